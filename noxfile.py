@@ -1,0 +1,68 @@
+"""Sessions of the repository: ``nox -l`` lists them, ``nox -s tests`` runs the tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PLUGINS = sorted(p.parent for p in ROOT.glob("plugins/*/pyproject.toml"))
+PYTHONS = ["3.11", "3.12", "3.13"]
+
+nox.options.sessions = ["tests"]
+nox.options.error_on_missing_interpreters = True
+
+
+def _python(session: nox.Session, *args: str) -> None:
+    """Run a module with the interpreter that runs nox; the environment is handed through."""
+    session.run(sys.executable, "-m", *args)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Run the tests in the current environment; arguments after ``--`` go to pytest."""
+    _python(session, "pytest", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+def tests_isolated(session: nox.Session) -> None:
+    """Install everything into a fresh environment per Python version and run the tests."""
+    session.install("-r", "plugins/requirements.txt")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """Check format, lint rules, spelling and declared dependencies."""
+    _python(session, "ruff", "check", ".")
+    _python(session, "ruff", "format", "--check", ".")
+    _python(session, "codespell_lib")
+    _python(session, "deptry", "src")
+    for plugin in PLUGINS:
+        with session.chdir(plugin):
+            _python(session, "deptry", "src")
+
+
+@nox.session(venv_backend="none")
+def types(session: nox.Session) -> None:
+    """Check types."""
+    _python(session, "mypy", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """Build the documentation; warnings are errors."""
+    # an extension calls what Sphinx will remove one day: not ours to mend
+    session.env["PYTHONWARNINGS"] = "ignore:::sphinx_autodoc_typehints._parser"
+    options = ["-b", "html", "-W", "--keep-going", "-q", *session.posargs]
+    _python(session, "sphinx", *options, "docs", "docs/_build/html")
+
+
+@nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """Run the benchmark scripts named after ``--``, or all of them."""
+    scripts = session.posargs or sorted(str(p) for p in ROOT.glob("tests/benchmarks/[!_]*.py"))
+    for script in scripts:
+        session.run(sys.executable, script)

@@ -1,0 +1,106 @@
+"""The cores of the baselines: what predicts, without scvi-tools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from episome.inference import ArrayCore
+from episome.metrics import knn_probabilities
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy import sparse
+
+
+class MajorityClassCore(ArrayCore):
+    """Class frequencies."""
+
+    array_names = ("frequencies",)
+
+    def prepare(self) -> None:
+        """Check the shape."""
+        self.require("frequencies", int(self.config["n_classes"]))
+
+    def forward(self, batch: Mapping[str, object]) -> dict[str, NDArray[np.floating]]:
+        """Return the same probabilities for every cell."""
+        n = batch["X"].shape[0]
+        return {"probabilities": np.tile(self.arrays["frequencies"].astype(np.float32), (n, 1))}
+
+
+class NearestCentroidCore(ArrayCore):
+    """Unit-length class means and a temperature."""
+
+    array_names = ("centroids", "scale")
+
+    def prepare(self) -> None:
+        """Check the shapes."""
+        self.require("centroids", int(self.config["n_classes"]), int(self.config["n_features"]))
+        self.require("scale", 1)
+
+    def forward(self, batch: Mapping[str, object]) -> dict[str, NDArray[np.floating]]:
+        """Return scaled cosine similarities as logits."""
+        similarity = cosine(batch["X"], self.arrays["centroids"])
+        return {"logits": (similarity * self.arrays["scale"][0]).astype(np.float32)}
+
+
+def cosine(values: sparse.csr_matrix, centroids: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Cosine similarity of sparse rows to unit-length centroids; an empty row gives zeros."""
+    length = np.sqrt(np.asarray(values.multiply(values).sum(axis=1)).ravel())
+    return (values @ centroids.T) / np.where(length > 0, length, 1.0)[:, None]
+
+
+class KNNClassifierCore(ArrayCore):
+    """Loadings, the training cells' components and their classes."""
+
+    array_names = ("genes", "mean", "loadings", "reference", "codes")
+
+    def prepare(self) -> None:
+        """Check the shapes."""
+        n_genes = len(self.require("genes", None))
+        width = self.require("loadings", None, n_genes).shape[0]
+        self.require("mean", n_genes)
+        n_cells = len(self.require("codes", None))
+        self.require("reference", n_cells, width)
+
+    def forward(self, batch: Mapping[str, object]) -> dict[str, NDArray[np.floating]]:
+        """Return vote shares as probabilities and the components as latent."""
+        a = self.arrays
+        latent = project(batch["X"][:, a["genes"]], a["mean"], a["loadings"])
+        votes = knn_probabilities(
+            a["reference"],
+            a["codes"],
+            latent,
+            n_classes=int(self.config["n_classes"]),
+            n_neighbors=int(self.config["n_neighbors"]),
+            weights=self.config["weights"],
+            metric=self.config["metric"],
+        )
+        return {"probabilities": votes, "latent": latent}
+
+
+def project(
+    values: object, mean: NDArray[np.floating], loadings: NDArray[np.floating]
+) -> NDArray[np.float32]:
+    """Principal components of sparse rows; the query is projected, never refitted."""
+    return np.asarray(values @ loadings.T - mean @ loadings.T, dtype=np.float32)
+
+
+class LogisticRegressionCore(ArrayCore):
+    """Coefficients of chosen genes."""
+
+    array_names = ("genes", "coefficients", "intercept")
+
+    def prepare(self) -> None:
+        """Check the shapes."""
+        n_classes = int(self.config["n_classes"])
+        n_genes = len(self.require("genes", None))
+        self.require("coefficients", n_classes, n_genes)
+        self.require("intercept", n_classes)
+
+    def forward(self, batch: Mapping[str, object]) -> dict[str, NDArray[np.floating]]:
+        """Return the linear scores as logits."""
+        a = self.arrays
+        return {"logits": batch["X"][:, a["genes"]] @ a["coefficients"].T + a["intercept"]}

@@ -1,0 +1,94 @@
+"""`SCTab`: the TabNet cell-type classifier of Fischer et al. (2024)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from scipy import sparse
+
+from episome.models import ClassifierModel
+from episome_sctab.core import SCTabCore
+from episome_sctab.presets import training_defaults, values_for
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+class SCTab(ClassifierModel):
+    """TabNet with one decision step, as published as scTab.
+
+    A sparse mask picks few genes for each cell; a stack of gated linear layers reads them.
+
+    Parameters
+    ----------
+    adata, registry
+        As for every model.
+    preset
+        ``"paper"``: the published sizes and schedule, made for millions of cells. ``"small"``:
+        chosen here for references of hundreds to tens of thousands of cells. ``"auto"``: by the
+        number of training cells.
+    n_d, n_a, n_steps, n_shared, n_independent, virtual_batch_size, gamma, momentum, mask
+        Sizes of the network; ``None`` takes the preset's.
+    lambda_sparse
+        Weight of the mask entropy in the loss.
+    dropout
+        Share of input genes set to zero in training.
+    n_top_genes
+        Only so many of the most variable training genes enter; 0: all.
+
+    References
+    ----------
+    Fischer et al., Nature Communications 15, 6611 (2024).
+    """
+
+    capabilities = ("annotation", "embedding", "explanation")
+    _core_cls = SCTabCore
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict[str, object] | None = None,
+        *,
+        preset: Literal["auto", "paper", "small"] = "auto",
+        n_d: int | None = None,
+        n_a: int | None = None,
+        n_steps: int | None = None,
+        n_shared: int | None = None,
+        n_independent: int | None = None,
+        virtual_batch_size: int | None = None,
+        gamma: float | None = None,
+        momentum: float | None = None,
+        mask: Literal["entmax15", "sparsemax"] | None = None,
+        lambda_sparse: float | None = None,
+        dropout: float | None = None,
+        n_top_genes: int | None = None,
+    ) -> None:
+        init_locals = dict(locals())
+        super().__init__(adata, registry)
+        given = {k: v for k, v in init_locals.items() if k in SIZES and v is not None}
+        self.preset, values = values_for(preset, self.summary_stats.n_cells)
+        config = {**values, **given}
+        config["n_top_genes"] = config["n_top_genes"] or None
+        core = self._build_core(**config)
+        summary = f"SCTab ({self.preset}) of {len(self.labels)} classes, {len(self.features):,} genes"
+        self._finish_init(core, init_locals, summary)
+
+    def _training_defaults(self) -> dict[str, object]:
+        return training_defaults(self.preset, self.summary_stats.n_cells)
+
+
+SIZES = (
+    "n_d",
+    "n_a",
+    "n_steps",
+    "n_shared",
+    "n_independent",
+    "virtual_batch_size",
+    "gamma",
+    "momentum",
+    "mask",
+    "lambda_sparse",
+    "dropout",
+    "n_top_genes",
+)

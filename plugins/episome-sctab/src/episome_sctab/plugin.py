@@ -1,0 +1,23 @@
+"""What this plugin adds to the host: names and targets only, nothing heavy."""
+
+from __future__ import annotations
+
+from episome.plugins import ModelSpec, hookimpl
+
+EPISOME_API = (1, 0)
+
+
+@hookimpl
+def episome_register_models() -> tuple[ModelSpec, ...]:
+    """Return the models of this plugin."""
+    return (
+        ModelSpec(
+            name="sctab",
+            target="episome_sctab.model:SCTab",
+            core="episome_sctab.core:SCTabCore",
+            summary="TabNet classifier for cell types, one step of sparse gene selection",
+            reference="10.1038/s41467-024-51059-5",
+            capabilities=("annotation", "embedding", "explanation"),
+            tags=("demo",),
+        ),
+    )

@@ -1,0 +1,161 @@
+"""The command group: commands are imported when they run, and listed without importing them."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from episome.cli._command import global_options
+from episome.cli._errors import guarded, pipe_noticed
+
+__all__ = ["COMMANDS", "App", "app"]
+
+#: Name of a command -> where it is, and its line in ``episome --help``.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "annotate": ("episome.cli.annotate:command", "Annotate cells with a model folder."),
+    "demo": ("episome.cli.demo:command", "Train and annotate real data that needs no download."),
+    "doctor": ("episome.cli.doctor:command", "Show versions, plugins, resources and folders."),
+    "help": ("episome.cli.help:command", "Explain exit codes, or a command."),
+    "plugins": ("episome.cli.plugins:command", "List plugins, and what failed to load and why."),
+    "train": ("episome.cli.train:command", "Train a model on labelled cells."),
+}
+
+
+class App(click.Group):
+    """A group that knows its commands by name and asks the plugins for more only when needed."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = "episome",
+        complete_var: str | None = None,
+        standalone_mode: bool = True,  # noqa: FBT001, FBT002 - click's signature
+        windows_expand_args: bool = True,  # noqa: FBT001, FBT002 - click's signature
+        **extra: Any,
+    ) -> Any:
+        """Run; every error ends in one message, one JSON object where asked for, and a code."""
+        run = super().main
+        if not standalone_mode:
+            return run(args, prog_name, complete_var, standalone_mode=False, **extra)
+
+        def call(arguments: list[str]) -> object:
+            return run(
+                arguments,
+                prog_name,
+                complete_var,
+                standalone_mode=False,
+                windows_expand_args=windows_expand_args,
+                **extra,
+            )
+
+        raise SystemExit(guarded(call, args))
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the arguments; help and version are printed here."""
+        with pipe_noticed():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with pipe_noticed():
+            return super().invoke(ctx)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, those of plugins included."""
+        self._ask_plugins()
+        return sorted({*COMMANDS, *self.commands})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command of the host; ask the plugins for any other."""
+        if cmd_name in COMMANDS:
+            return _load(COMMANDS[cmd_name][0])
+        if cmd_name.startswith("-"):
+            return None
+        self._ask_plugins()
+        return self.commands.get(cmd_name)
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command of a plugin; the host's own commands stay."""
+        wanted = name or cmd.name or ""
+        if wanted in COMMANDS or wanted in self.commands:
+            from episome.log import get_logger
+
+            text = "a plugin's command %r is ignored: the name is taken [E-P04]"
+            get_logger("cli").warning(text, wanted)
+            return
+        super().add_command(cmd, name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or say which ones have a similar name."""
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and self.get_command(ctx, name) is None:
+            near = difflib.get_close_matches(name, self.list_commands(ctx), n=3, cutoff=0.5)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            ctx.fail(f"There is no command {name!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands from the table, importing none of them."""
+        self._ask_plugins()
+        rows = {name: text for name, (_, text) in COMMANDS.items()}
+        rows |= {n: c.get_short_help_str(70) for n, c in self.commands.items() if not c.hidden}
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(rows.items()))
+
+    def _ask_plugins(self) -> None:
+        from episome.plugins import add_commands, get_manager
+
+        manager = get_manager()
+        if getattr(self, "_asked", None) is not manager:
+            self._asked = manager
+            self.commands.clear()
+            add_commands(self)
+
+
+def _load(target: str) -> click.Command:
+    module, _, name = target.partition(":")
+    found: click.Command = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001
+    if not value or ctx.resilient_parsing:
+        return
+    import episome
+
+    click.echo(f"episome {episome.__version__}")
+    if ctx.params.get("verbose"):
+        from episome.plugins import plugin_status
+
+        for status in plugin_status():
+            click.echo(f"{status.distribution} {status.version} ({status.status})")
+    ctx.exit()
+
+
+@click.command(
+    "episome",
+    cls=App,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: `episome help exit-codes`.",
+)
+@click.option("-v", "--verbose", count=True, is_eager=True, help="Say more.")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version.",
+)
+@global_options
+@click.pass_context
+def app(ctx: click.Context, verbose: int) -> None:
+    """Train models for single cells, annotate cells with them, and see how far to trust them."""
+    from episome.cli._command import state_of
+
+    state_of(ctx).verbosity += verbose

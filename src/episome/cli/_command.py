@@ -1,0 +1,305 @@
+"""What every command shares: its options, its state, and how it answers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import click
+
+from episome.errors import EpisomeError, EpisomeWarning, InputFileError
+from episome.log import configure, get_logger
+
+__all__ = [
+    "Outcome",
+    "State",
+    "answer",
+    "command_options",
+    "examples",
+    "global_options",
+    "run_command",
+    "running",
+    "state_of",
+]
+
+#: State of the command that runs, for the message about whatever ends it.
+running: list[State] = []
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class State:
+    """Options that every command has, and what it has to say about its inputs so far.
+
+    Parameters
+    ----------
+    command
+        Name of the command that runs.
+    json
+        Whether the answer is one JSON object.
+    verbosity
+        Below zero quiet, above zero more.
+    debug
+        Whether tracebacks are shown.
+    log_file
+        File that receives the log.
+    progress
+        Whether progress is shown.
+    inputs, outputs, warnings
+        What the JSON object lists, also after a failure.
+    stdout
+        The real standard output while a command runs; see :func:`run_command`.
+    """
+
+    command: str = ""
+    json: bool = False
+    verbosity: int = 0
+    debug: bool = False
+    log_file: Path | None = None
+    progress: bool = True
+    inputs: list[Any] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+    warnings: list[Any] = field(default_factory=list)
+    stdout: IO[str] | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a command answers.
+
+    Parameters
+    ----------
+    text
+        What is printed on standard output without ``--json``.
+    inputs, outputs
+        Files that were read and written: paths, or objects with ``path`` and more.
+    warnings
+        What was repaired or looks wrong, beyond the warnings that were issued.
+    metrics, timings
+        Numbers; seconds.
+    data
+        Further keys of the JSON object.
+    exit_code
+        0, or the code of a gate that was not met.
+    """
+
+    text: str = ""
+    inputs: list[Any] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+    warnings: list[Any] = field(default_factory=list)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    exit_code: int = 0
+
+    @classmethod
+    def of(cls, value: object) -> Outcome:
+        """Make an outcome of what a command's function returned."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, Mapping):
+            names = set(cls.__slots__) - {"data"}
+            known = {k: v for k, v in value.items() if k in names}
+            extra = {k: v for k, v in value.items() if k not in names}
+            return cls(**known, data=extra)
+        return cls(text="" if value is None else str(value))
+
+
+def state_of(ctx: click.Context) -> State:
+    """Return the state of this run."""
+    root = ctx.find_root()
+    if not isinstance(root.obj, State):
+        root.obj = State()
+    return root.obj
+
+
+def _store(
+    name: str, convert: Callable[[Any], Any] = lambda v: v
+) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def callback(ctx: click.Context, _: click.Parameter, value: Any) -> None:
+        if value not in (None, False, 0) and not ctx.resilient_parsing:
+            setattr(state_of(ctx), name, convert(value))
+
+    return callback
+
+
+def _louder(ctx: click.Context, _: click.Parameter, value: int) -> None:
+    state_of(ctx).verbosity += value
+
+
+def _quieter(ctx: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001
+    if value:
+        state_of(ctx).verbosity = -1
+
+
+def global_options(function: F) -> F:
+    """Add ``-q --debug --log-file --no-progress``."""
+    for option in (
+        click.option(
+            "--no-progress",
+            is_flag=True,
+            expose_value=False,
+            callback=_store("progress", lambda _: False),
+            help="Show no progress.",
+        ),
+        click.option(
+            "--log-file",
+            type=click.Path(dir_okay=False, path_type=Path),
+            expose_value=False,
+            callback=_store("log_file"),
+            help="Write the log, with times, to this file too.",
+        ),
+        click.option(
+            "--debug",
+            is_flag=True,
+            expose_value=False,
+            callback=_store("debug"),
+            help="Show the traceback of an unexpected error.",
+        ),
+        click.option(
+            "-q",
+            "--quiet",
+            is_flag=True,
+            expose_value=False,
+            callback=_quieter,
+            help="Say nothing but errors.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def command_options(function: F) -> F:
+    """Add the options of every command: ``--json -q -v --debug --log-file --no-progress``."""
+    function = global_options(function)
+    function = click.option(
+        "-v", "--verbose", count=True, expose_value=False, callback=_louder, help="Say more."
+    )(function)
+    return click.option(
+        "--json",
+        "json_",
+        is_flag=True,
+        expose_value=False,
+        callback=_store("json"),
+        help="Answer with one JSON object.",
+    )(function)
+
+
+def examples(*lines: str) -> str:
+    """Return the end of a command's help: lines to copy and paste."""
+    return "\b\nExamples:\n" + "\n".join(f"  $ {line}" for line in lines)
+
+
+def run_command(
+    ctx: click.Context, name: str, function: Callable[[], Outcome | Mapping[str, Any] | str | None]
+) -> None:
+    """Run the body of a command and print its answer.
+
+    While ``function`` runs, standard output is standard error, so that a library that prints
+    cannot spoil the answer; ``state_of(ctx).stdout`` is the real one, for a command that streams
+    its result. Warnings of episome are shown, and listed in the JSON object; those of libraries go
+    to the log.
+
+    Parameters
+    ----------
+    ctx
+        Context of the command.
+    name
+        Its name in the JSON object.
+    function
+        Does the work; returns an :class:`Outcome`, a mapping with its fields, a text or nothing.
+    """
+    state = state_of(ctx)
+    state.command = name
+    running.append(state)
+    state.stdout = sys.stdout
+    start = time.perf_counter()
+    try:
+        configure(state.verbosity, log_file=state.log_file)
+    except OSError as error:
+        raise InputFileError(
+            "E-F27", "the log file cannot be written", where=str(state.log_file), why=str(error)
+        ) from error
+    with contextlib.redirect_stdout(sys.stderr), _listed_warnings(state):
+        outcome = Outcome.of(function())
+    outcome.timings.setdefault("total", round(time.perf_counter() - start, 3))
+    if state.json:
+        click.echo(dumps(answer(state, outcome)))
+    elif outcome.text:
+        click.echo(outcome.text)
+    if outcome.exit_code:
+        ctx.exit(outcome.exit_code)
+
+
+@contextlib.contextmanager
+def _listed_warnings(state: State) -> Iterator[None]:
+    log = get_logger("cli")
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object
+    ) -> None:
+        if issubclass(category, EpisomeWarning):
+            code = getattr(message, "code", None)
+            state.warnings.append({"code": code, "message": str(message)})
+            log.warning("%s", message)
+        else:
+            log.debug("%s:%s: %s: %s", filename, lineno, category.__name__, message)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", EpisomeWarning)
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
+
+
+def answer(
+    state: State,
+    outcome: Outcome | None = None,
+    error: EpisomeError | dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the one JSON object of a command."""
+    import episome
+
+    outcome = outcome or Outcome()
+    fields = {
+        "ok": error is None and outcome.exit_code == 0,
+        "command": state.command,
+        "version": episome.__version__,
+        "inputs": [*state.inputs, *outcome.inputs],
+        "outputs": [*state.outputs, *outcome.outputs],
+        "warnings": [*state.warnings, *outcome.warnings],
+        "metrics": outcome.metrics,
+        "timings": outcome.timings,
+        "error": error.to_json() if isinstance(error, EpisomeError) else error,
+    }
+    return {**fields, **{k: v for k, v in outcome.data.items() if k not in fields}}
+
+
+def dumps(value: object) -> str:
+    """Return one line of strict JSON: numbers of any library, paths and dates as text."""
+    return json.dumps(_plain(value), ensure_ascii=True, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if hasattr(value, "tolist") and callable(value.tolist):  # numpy and torch
+        return _plain(value.tolist())
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
+        return [_plain(v) for v in items]
+    return str(value)

@@ -1,0 +1,71 @@
+"""Cells: where they come from, what they hold, how they are aligned, split and read in batches."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from episome.data._features import Alignment, AlignmentReport, FeatureSpace
+    from episome.data._genes import variable_genes
+    from episome.data._labels import (
+        Labels,
+        check_classes,
+        class_terms,
+        clean_labels,
+        definite_donors,
+    )
+    from episome.data._loader import CellLoader
+    from episome.data._query import Query, open_source, prepare_query
+    from episome.data._read import check_readable, read_cells
+    from episome.data._rule import InputRule, QueryKind
+    from episome.data._schema import SchemaChoice, cellxgene_choice
+    from episome.data._simulate import simulate_cells
+    from episome.data._source import AnnDataSource, CellSource, combined_column, obs_column
+    from episome.data._splits import Split, given_split, split_cells, stratified_halves
+    from episome.data._values import ValueReport, check_values, inspect_values
+
+_HOME = {
+    "Alignment": "_features",
+    "AlignmentReport": "_features",
+    "AnnDataSource": "_source",
+    "CellLoader": "_loader",
+    "CellSource": "_source",
+    "FeatureSpace": "_features",
+    "InputRule": "_rule",
+    "Labels": "_labels",
+    "Query": "_query",
+    "QueryKind": "_rule",
+    "SchemaChoice": "_schema",
+    "Split": "_splits",
+    "ValueReport": "_values",
+    "cellxgene_choice": "_schema",
+    "check_classes": "_labels",
+    "check_readable": "_read",
+    "check_values": "_values",
+    "class_terms": "_labels",
+    "clean_labels": "_labels",
+    "combined_column": "_source",
+    "definite_donors": "_labels",
+    "given_split": "_splits",
+    "inspect_values": "_values",
+    "obs_column": "_source",
+    "open_source": "_query",
+    "prepare_query": "_query",
+    "read_cells": "_read",
+    "simulate_cells": "_simulate",
+    "split_cells": "_splits",
+    "stratified_halves": "_splits",
+    "variable_genes": "_genes",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

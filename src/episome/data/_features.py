@@ -1,0 +1,340 @@
+"""`FeatureSpace`: the one place where the genes of a query are aligned to those of a model."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from episome.data._keys import GENE_ID_COLUMNS
+from episome.errors import GeneMatchError, InputDataError
+from episome.log import get_logger
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+logger = get_logger(__name__)
+
+_VERSION = re.compile(r"^(ENS[A-Z]*[GTP]\d{6,})\.\d+$")
+DEFAULT_MIN_OVERLAP = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class AlignmentReport:
+    """How the genes of a query met those of the model."""
+
+    where: str
+    n_model: int
+    n_query: int
+    n_matched: int
+    n_extra: int
+    n_summed: int
+    id_column: str
+    versions_stripped: int
+    missing: tuple[str, ...]
+
+    @property
+    def overlap(self) -> float:
+        """Share of the model's genes that the query has."""
+        return self.n_matched / max(self.n_model, 1)
+
+    @property
+    def text(self) -> str:
+        """One line for logs and results."""
+        line = (
+            f"{self.n_matched:,} of the model's {self.n_model:,} genes are in {self.where} "
+            f"({self.overlap:.1%}, matched by {self.id_column})"
+        )
+        if self.missing:
+            line += f"; {self.n_model - self.n_matched:,} missing ones count as zero"
+        if self.n_extra:
+            line += f"; {self.n_extra:,} genes unknown to the model are left out"
+        if self.n_summed:
+            line += f"; {self.n_summed:,} duplicated genes were summed"
+        return line
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """A map from the genes of a query to those of a model.
+
+    Parameters
+    ----------
+    columns
+        For every query gene its position in the model, or -1; int64 of shape (n_query,).
+    n_features
+        Number of genes of the model.
+    report
+        What was found.
+    """
+
+    columns: NDArray[np.int64]
+    n_features: int
+    report: AlignmentReport
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the query has the model's genes in the model's order."""
+        return len(self.columns) == self.n_features and bool(
+            (self.columns == np.arange(self.n_features)).all()
+        )
+
+    def apply(self, block: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Return ``block`` with the model's genes in the model's order; missing genes are zero.
+
+        Parameters
+        ----------
+        block
+            CSR of shape (n, n_query); not modified.
+
+        Returns
+        -------
+        CSR of shape (n, n_features), columns sorted, duplicates summed.
+        """
+        if self.is_identity:
+            return block
+        target = self.columns[block.indices]
+        keep = target >= 0
+        kept = np.zeros(len(target) + 1, dtype=np.int64)
+        np.cumsum(keep, out=kept[1:])
+        out = sparse.csr_matrix(
+            (block.data[keep], target[keep], kept[block.indptr]),
+            shape=(block.shape[0], self.n_features),
+        )
+        out.sum_duplicates()
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSpace:
+    """An ordered list of features of one modality and their other names.
+
+    Parameters
+    ----------
+    ids
+        Unique identifiers in the model's order.
+    other
+        Other names of the same features by column, e.g. ``{"feature_name": (...)}``; they are tried
+        when the identifiers of a query do not match.
+    modality
+        ``"rna"``, ``"protein"`` or ``"atac"``.
+    """
+
+    ids: tuple[str, ...]
+    other: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    modality: str = "rna"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the identifiers in order; the same genes give the same digest."""
+        return hashlib.sha256("\n".join(self.ids).encode()).hexdigest()
+
+    @classmethod
+    def from_var(
+        cls,
+        var: pd.DataFrame,
+        *,
+        where: str = "adata.var",
+        duplicates: Literal["error", "sum"] = "error",
+    ) -> FeatureSpace:
+        """Read the features of training data.
+
+        Parameters
+        ----------
+        var
+            Table of genes; its index holds the identifiers.
+        where
+            How messages name it.
+        duplicates
+            ``"sum"`` keeps one feature for equal names (their values are added), ``"error"`` refuses.
+
+        Raises
+        ------
+        InputDataError
+            No genes (E-D33), names that are empty or not strings (E-G13), duplicates (E-G11).
+        """
+        if len(var) == 0:
+            raise InputDataError("E-D33", "there are no genes", where=where, fix="pass other data")
+        names = clean_names(var.index)
+        _refuse_unnamed(var.index, names, where)
+        ids, _ = strip_versions(names)
+        first = pd.Index(ids).duplicated(keep="first")
+        if first.any() and duplicates == "error":
+            repeated = pd.Index(ids)[first].unique()
+            raise InputDataError(
+                "E-G11",
+                "duplicated gene names",
+                where=where,
+                count=len(repeated),
+                total=len(ids),
+                examples=list(repeated),
+                why="their columns cannot be told apart",
+                fix='pass duplicates="sum" to add them up, or make the names unique',
+            )
+        keep = ~first
+        other = {
+            str(c): tuple(clean_names(var[c])[keep]) for c in GENE_ID_COLUMNS if c in var.columns
+        }
+        return cls(tuple(ids[keep]), other)
+
+    def align(
+        self,
+        var: pd.DataFrame,
+        *,
+        min_gene_overlap: float = DEFAULT_MIN_OVERLAP,
+        duplicates: Literal["error", "sum"] = "error",
+        where: str = "adata.var",
+    ) -> Alignment:
+        """Map the genes of ``var`` to this space.
+
+        Names are tried in this order: the index of ``var`` and its known identifier columns, each
+        against the model's identifiers and their other names, with and without Ensembl version.
+
+        Parameters
+        ----------
+        var
+            Gene table of the query.
+        min_gene_overlap
+            Smallest accepted share of this space's features.
+        duplicates
+            What to do with query genes of one name that the model knows.
+        where
+            How messages name the query.
+
+        Returns
+        -------
+        An :class:`Alignment`.
+
+        Raises
+        ------
+        GeneMatchError
+            Fewer than ``min_gene_overlap`` features are found (E-G02, E-G03).
+        InputDataError
+            Duplicated names among the matched genes (E-G11).
+        """
+        best, column, stripped = self._best_match(var)
+        matched = best[best >= 0]
+        counts = np.bincount(matched, minlength=len(self))
+        n_matched = int((counts > 0).sum())
+        report = AlignmentReport(
+            where=where,
+            n_model=len(self),
+            n_query=len(var),
+            n_matched=n_matched,
+            n_extra=int((best < 0).sum()),
+            n_summed=int(counts.sum() - n_matched),
+            id_column=column,
+            versions_stripped=stripped,
+            missing=tuple(np.asarray(self.ids, dtype=object)[counts == 0][:10]),
+        )
+        if report.overlap < min_gene_overlap:
+            self._refuse_overlap(var, report, min_gene_overlap)
+        if report.n_summed and duplicates == "error":
+            repeated = [self.ids[i] for i in np.flatnonzero(counts > 1)]
+            raise InputDataError(
+                "E-G11",
+                "duplicated gene names",
+                where=where,
+                count=len(repeated),
+                total=len(var),
+                examples=repeated,
+                why="their columns cannot be told apart",
+                fix='pass duplicates="sum" to add them up, or make the names unique',
+            )
+        return Alignment(best, len(self), report)
+
+    def _best_match(self, var: pd.DataFrame) -> tuple[NDArray[np.int64], str, int]:
+        mine = [("its identifiers", self.ids), *self.other.items()]
+        theirs = [("var_names", var.index)]
+        theirs += [(f"var[{c!r}]", var[c]) for c in GENE_ID_COLUMNS if c in var.columns]
+        best = (np.full(len(var), -1, dtype=np.int64), "var_names", 0)
+        hits = -1
+        for label, column in theirs:
+            names, stripped = strip_versions(clean_names(column))
+            for _, ids in mine:
+                index = pd.Index(strip_versions(np.asarray(ids, dtype=object))[0])
+                found = _positions(index, names)
+                n = len(np.unique(found[found >= 0]))
+                if n > hits:
+                    best, hits = (found, label, stripped), n
+                if n == len(self):
+                    return best
+        return best
+
+    def _refuse_overlap(self, var: pd.DataFrame, report: AlignmentReport, limit: float) -> None:
+        theirs = list(map(str, var.index[:3]))
+        raise GeneMatchError(
+            "E-G02" if report.n_matched == 0 else "E-G03",
+            "too few of the model's genes are found",
+            where=report.where,
+            count=report.n_matched,
+            total=report.n_model,
+            why=f"the model knows {', '.join(self.ids[:3])}, the data has {', '.join(theirs)} "
+            f"({_id_kind(self.ids)} against {_id_kind(var.index)}), and a call made from "
+            "missing genes would be a guess",
+            fix="put identifiers of the model's kind into var_names or a column such as "
+            f"var['feature_name'], or lower min_gene_overlap (now {limit:g})",
+        )
+
+
+def clean_names(names: object) -> NDArray[np.object_]:
+    """Return names as stripped strings (BOM and non-breaking spaces too); missing becomes ''."""
+    series = pd.Series(np.asarray(names, dtype=object))
+    text = series.where(series.notna(), "").astype(str)
+    return text.str.replace("\ufeff", "", regex=False).str.strip().to_numpy(dtype=object)
+
+
+def strip_versions(names: NDArray[np.object_]) -> tuple[NDArray[np.object_], int]:
+    """Remove Ensembl version suffixes, unless two genes would become one.
+
+    Returns
+    -------
+    The names and how many were changed.
+    """
+    short = np.array([_VERSION.sub(r"\1", n) for n in names], dtype=object)
+    changed = int((short != names).sum())
+    if changed and len(set(short)) < len(set(names)):
+        return names, 0
+    return short, changed
+
+
+def _positions(index: pd.Index, names: NDArray[np.object_]) -> NDArray[np.int64]:
+    """Position of every name in ``index``; a name that stands twice there counts as unknown."""
+    unique = index[~index.duplicated(keep=False) & (index != "")]
+    where = pd.Series(index.get_indexer(unique), index=unique) if len(unique) else None
+    if where is None:
+        return np.full(len(names), -1, dtype=np.int64)
+    return where.reindex(names).fillna(-1).to_numpy(dtype=np.int64)
+
+
+def _refuse_unnamed(raw: pd.Index, names: NDArray[np.object_], where: str) -> None:
+    numbers = pd.api.types.is_numeric_dtype(raw) or all(n.isdigit() for n in names[:50])
+    empty = names == ""
+    if numbers or empty.any():
+        raise InputDataError(
+            "E-G13",
+            "gene names are row numbers" if numbers else "genes without a name",
+            where=where,
+            count=len(names) if numbers else int(empty.sum()),
+            total=len(names),
+            why="a query could only be matched by position, which is how labels go wrong",
+            fix="set var_names to gene symbols or Ensembl identifiers",
+        )
+
+
+def _id_kind(names: Sequence[str] | pd.Index) -> str:
+    sample = [str(n) for n in list(names)[:200]]
+    ensembl = sum(n.startswith("ENS") for n in sample)
+    if ensembl > 0.8 * len(sample):
+        return "Ensembl identifiers"
+    lower = sum(n[:1].isupper() and n[1:].islower() for n in sample if n[1:].isalpha())
+    return "mouse-style symbols" if lower > 0.3 * len(sample) else "symbols"

@@ -1,0 +1,43 @@
+"""Selection of variable genes, on training cells only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy import sparse
+
+
+def variable_genes(values: sparse.csr_matrix, n_top_genes: int | None) -> NDArray[np.int64]:
+    """Return the columns of the most variable genes.
+
+    Parameters
+    ----------
+    values
+        Normalised log1p values of the training cells, shape (n_cells, n_genes); not modified.
+    n_top_genes
+        How many; ``None`` or a number at or above ``n_genes`` keeps all.
+
+    Returns
+    -------
+    Sorted column numbers, int64.
+
+    Notes
+    -----
+    scanpy's ``highly_variable_genes`` with the binned dispersions of Seurat.
+    """
+    n_genes = values.shape[1]
+    if n_top_genes is None or n_top_genes >= n_genes:
+        return np.arange(n_genes, dtype=np.int64)
+    import anndata
+    import scanpy as sc
+
+    adata = anndata.AnnData(values)
+    adata.uns["log1p"] = {"base": None}
+    table = sc.pp.highly_variable_genes(
+        adata, n_top_genes=n_top_genes, flavor="seurat", inplace=False
+    )
+    return np.flatnonzero(table["highly_variable"].to_numpy()).astype(np.int64)

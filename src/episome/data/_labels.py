@@ -1,0 +1,153 @@
+"""Labels and donors of training cells, as clean strings and integer codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+
+from episome.data._keys import INDEFINITE_DONORS, UNLABELED
+from episome.errors import LabelError
+from episome.log import get_logger
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Classes of a model in the order of its outputs.
+
+    Parameters
+    ----------
+    names
+        Class names, in the order of the columns of every probability matrix.
+    term_ids
+        Cell Ontology identifier of each class, or an empty string.
+    unlabeled
+        The category of cells without a label; it is no class.
+    """
+
+    names: tuple[str, ...]
+    term_ids: tuple[str, ...]
+    unlabeled: str = UNLABELED
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def codes(self, values: NDArray[np.object_]) -> NDArray[np.int64]:
+        """Code of every value; ``len(self)`` for the unlabelled category and unknown names."""
+        index = pd.Index(self.names)
+        found = index.get_indexer(pd.Index(values))
+        return np.where(found < 0, len(self), found).astype(np.int64)
+
+
+def clean_labels(
+    column: pd.Series,
+    *,
+    unlabeled_category: str = UNLABELED,
+    unlabeled: Literal["error", "keep"] = "error",
+    where: str = "adata.obs",
+) -> NDArray[np.object_]:
+    """Return labels as strings; missing ones become ``unlabeled_category`` when kept.
+
+    Integers and booleans become their text. Blanks around names are kept, but names that differ
+    only by blanks or case are logged, because they make one type two classes.
+
+    Raises
+    ------
+    LabelError
+        Missing labels with ``unlabeled="error"`` (E-L01).
+    """
+    missing = column.isna().to_numpy()
+    if missing.any() and unlabeled == "error":
+        raise LabelError(
+            "E-L01",
+            "missing labels",
+            where=f"{where}[{column.name!r}]",
+            count=int(missing.sum()),
+            total=len(column),
+            examples=list(column.index[missing][:3]),
+            why="a cell without a label cannot teach a class",
+            fix='pass unlabeled="keep" to leave these cells out of the loss, or drop them',
+        )
+    values = column.astype(object).map(_text, na_action="ignore").to_numpy(dtype=object).copy()
+    values[missing] = unlabeled_category
+    _warn_near_duplicates(values, where)
+    return values
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _warn_near_duplicates(values: NDArray[np.object_], where: str) -> None:
+    names = pd.Series(pd.unique(values))
+    folded = names.str.strip().str.casefold()
+    groups = [list(g) for _, g in names.groupby(folded) if len(g) > 1]
+    if groups:
+        logger.warning(
+            "%d labels in %s differ only by blanks or case and stay separate classes, first: %s",
+            len(groups),
+            where,
+            groups[0],
+        )
+
+
+def check_classes(values: NDArray[np.object_], unlabeled_category: str, where: str) -> list[str]:
+    """Return the classes of training labels in sorted order.
+
+    Raises
+    ------
+    LabelError
+        Fewer than two classes (E-L03) or more classes than half the cells (E-L05).
+    """
+    labelled = values[values != unlabeled_category]
+    classes = sorted(set(labelled))
+    if len(classes) < 2:
+        raise LabelError(
+            "E-L03",
+            f"there is {'one class' if classes else 'no class'} ({', '.join(classes)})",
+            where=where,
+            count=len(labelled),
+            total=len(values),
+            why="a classifier needs two",
+            fix="pass labels_key= with a column of at least two types",
+        )
+    if len(classes) > max(len(labelled) / 2, 2):
+        raise LabelError(
+            "E-L05",
+            "more classes than half the labelled cells",
+            where=where,
+            count=len(classes),
+            total=len(labelled),
+            examples=classes[:3],
+            why="the column looks like cell names or a measurement",
+            fix="pass labels_key= with a column of cell types",
+        )
+    return classes
+
+
+def class_terms(
+    values: NDArray[np.object_], terms: pd.Series | None, classes: list[str]
+) -> tuple[str, ...]:
+    """Ontology term of each class from a parallel column; empty where it is not one and the same."""
+    if terms is None:
+        return ("",) * len(classes)
+    table = pd.DataFrame({"label": values, "term": terms.astype(object).to_numpy()}).dropna()
+    table = table[table["term"].astype(str).str.match(r"^[A-Za-z]+:\d+$")].drop_duplicates()
+    unique = table.drop_duplicates("label", keep=False).set_index("label")["term"]
+    return tuple(str(unique.get(c, "")) for c in classes)
+
+
+def definite_donors(column: pd.Series) -> NDArray[np.object_]:
+    """Donor of every cell as text, or ``None`` where the column names no single donor."""
+    text = column.astype(object).where(column.notna(), "").astype(str).str.strip()
+    indefinite = text.str.casefold().isin(INDEFINITE_DONORS)
+    return np.where(indefinite, None, text.to_numpy(dtype=object))

@@ -1,0 +1,115 @@
+"""`CellLoader`: aligned batches of cells from any source, in a seeded order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from scipy import sparse
+
+from episome import settings
+from episome.data._keys import INDICES_KEY, LABELS_KEY, SIZE_FACTOR_KEY, X_KEY
+from episome.data._rule import InputRule, QueryKind, unlog
+from episome.data._values import row_sums
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from episome.data._features import Alignment
+    from episome.data._source import CellSource
+
+Batch: TypeAlias = "dict[str, object]"
+
+
+class CellLoader:
+    """Iterate over cells as batches that every model understands.
+
+    A batch holds ``"X"`` (CSR float32 of the model's genes, not yet normalised), ``"size_factor"``
+    (library size of each cell, float64; 0 marks an empty cell; absent when nothing is to be
+    normalised), ``"ind_x"`` (row numbers, int64) and, when labels are known, ``"labels"`` (int64).
+
+    Parameters
+    ----------
+    source
+        Where the cells come from.
+    alignment
+        Map of the source's genes to the model's.
+    rule, kind
+        The model's input convention and how this source's values reach it.
+    rows
+        Rows to visit; default all, in order.
+    labels
+        Class code of every cell of the source.
+    batch_size
+        Cells per batch.
+    shuffle
+        Draw a new order every epoch from ``seed`` and the epoch number.
+    drop_last
+        Leave out a last batch that is smaller than ``batch_size``; ignored where it would leave none.
+    seed
+        Default ``episome.settings.seed``.
+    """
+
+    def __init__(
+        self,
+        source: CellSource,
+        alignment: Alignment,
+        *,
+        rule: InputRule,
+        kind: QueryKind,
+        rows: NDArray[np.int64] | None = None,
+        labels: NDArray[np.int64] | None = None,
+        batch_size: int = 1024,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        self.source, self.alignment, self.rule, self.kind = source, alignment, rule, kind
+        self.rows = np.arange(source.n_obs) if rows is None else np.asarray(rows, dtype=np.int64)
+        self.labels = labels
+        self.batch_size = int(batch_size)
+        self.shuffle = shuffle
+        self.drop_last = drop_last and len(self.rows) >= self.batch_size
+        self.seed = settings.seed if seed is None else seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.rows), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration uses."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = self.rows
+        if self.shuffle:
+            seed = settings.stream_seed("order", self.seed)
+            order = np.random.default_rng([seed, self.epoch]).permutation(self.rows)
+        for i in range(len(self)):
+            yield self.batch(order[i * self.batch_size : (i + 1) * self.batch_size])
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """Return the batch of the given rows of the source."""
+        consecutive = len(rows) > 0 and bool((np.diff(rows) == 1).all())
+        wanted = slice(int(rows[0]), int(rows[-1]) + 1) if consecutive else rows
+        block = self.source.read(wanted)
+        if self.kind.unlog:
+            block = unlog(block)
+        aligned = self.alignment.apply(block)
+        batch: Batch = {X_KEY: aligned, INDICES_KEY: rows}
+        if self.kind.normalise:
+            batch[SIZE_FACTOR_KEY] = self._library(block, aligned)
+        if self.labels is not None:
+            batch[LABELS_KEY] = self.labels[rows]
+        return batch
+
+    def _library(
+        self, block: sparse.csr_matrix, aligned: sparse.csr_matrix
+    ) -> NDArray[np.float64]:
+        # A model of log1p values never saw the counts of its own genes alone: its scale was set by
+        # whoever normalised, over all genes.
+        all_genes = self.rule.size_factor == "all_genes" or self.rule.input_kind == "log1p"
+        counted = block if all_genes else aligned
+        return row_sums(counted.data, counted.indptr)

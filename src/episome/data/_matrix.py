@@ -1,0 +1,91 @@
+"""Rows of any matrix that AnnData can hold, as CSR blocks of float32.
+
+Nothing here copies a whole matrix or writes to it: a block of rows is taken, converted and returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from scipy import sparse
+
+from episome.errors import InputDataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Rows: TypeAlias = "slice | NDArray[np.int64]"
+
+
+def to_csr_block(block: object) -> sparse.csr_matrix:
+    """Return any two-dimensional block as canonical CSR float32 (sorted, duplicates summed).
+
+    Parameters
+    ----------
+    block
+        Dense array, ``np.matrix``, masked array (masked entries become NaN), data frame, or any
+        scipy sparse matrix or array.
+
+    Returns
+    -------
+    ``csr_matrix`` of dtype float32; shares memory with ``block`` where it already fits.
+
+    Raises
+    ------
+    InputDataError
+        E-D23 when indices or pointers of a sparse block are broken.
+    """
+    if hasattr(block, "to_numpy"):
+        block = block.to_numpy()
+    if isinstance(block, np.ma.MaskedArray):
+        block = block.astype(np.float32).filled(np.nan)
+    if sparse.issparse(block):
+        _check_structure(block)
+        out = sparse.csr_matrix(block)
+    else:
+        out = sparse.csr_matrix(np.asarray(block))
+    if out.dtype != np.float32:
+        out = sparse.csr_matrix(
+            (out.data.astype(np.float32), out.indices, out.indptr), shape=out.shape
+        )
+    if not out.has_canonical_format:
+        # sum_duplicates works in place: never on the caller's arrays.
+        out = out.copy()
+        out.sum_duplicates()
+    return out
+
+
+def _check_structure(block: object) -> None:
+    """Refuse sparse data that would make compiled code read foreign memory."""
+    if getattr(block, "format", None) not in {"csr", "csc"}:
+        return
+    major, minor = block.shape if block.format == "csr" else block.shape[::-1]
+    indptr, indices = block.indptr, block.indices
+    broken = (
+        len(indptr) != major + 1
+        or indptr[0] != 0
+        or indptr[-1] > len(indices)
+        or len(indices) != len(block.data)
+        or (np.diff(indptr) < 0).any()
+        or (len(indices) > 0 and (indices.min() < 0 or indices.max() >= minor))
+    )
+    if broken:
+        raise InputDataError(
+            "E-D23",
+            "broken sparse structure (pointers or column numbers out of range)",
+            why="reading it would return foreign memory",
+            fix="write the file again from the original data",
+        )
+
+
+def iter_blocks(n_rows: int, block_rows: int) -> Iterator[slice]:
+    """Yield consecutive row slices of at most ``block_rows``."""
+    for start in range(0, n_rows, block_rows):
+        yield slice(start, min(start + block_rows, n_rows))
+
+
+def block_rows_for(n_vars: int, *, budget_bytes: int = 64 << 20) -> int:
+    """Number of rows whose dense float32 form fits into ``budget_bytes``."""
+    return int(np.clip(budget_bytes // (4 * max(n_vars, 1)), 16, 16384))

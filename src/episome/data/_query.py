@@ -1,0 +1,137 @@
+"""A query on its way to a model: opened, scanned, aligned, ready to be read in batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from episome.data._features import Alignment, FeatureSpace
+from episome.data._loader import CellLoader
+from episome.data._read import read_cells
+from episome.data._rule import InputRule, QueryKind, query_kind
+from episome.data._source import AnnDataSource, CellSource
+from episome.data._values import ValueReport, inspect_values
+from episome.errors import UsageError
+from episome.log import get_logger
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Cells that can be given to a model.
+
+    ``notes`` are the lines of the input report: what was found, aligned and converted.
+    """
+
+    source: CellSource
+    alignment: Alignment
+    rule: InputRule
+    kind: QueryKind
+    values: ValueReport
+    notes: tuple[str, ...]
+
+    def loader(
+        self, rows: NDArray[np.int64] | None = None, *, batch_size: int = 1024
+    ) -> CellLoader:
+        """Batches of the query in its own order."""
+        return CellLoader(
+            self.source,
+            self.alignment,
+            rule=self.rule,
+            kind=self.kind,
+            rows=rows,
+            batch_size=batch_size,
+        )
+
+
+def open_source(
+    data: AnnData | str | Path | CellSource,
+    *,
+    layer: str | None = None,
+    use_raw: bool = False,
+    backed: bool = False,
+) -> CellSource:
+    """Return a :class:`CellSource` for an object, a path or a source.
+
+    Raises
+    ------
+    UsageError
+        The data is of another type (E-U07).
+    """
+    if isinstance(data, str | Path):
+        data = read_cells(data, backed=backed)
+    if hasattr(data, "n_obs") and hasattr(data, "layers"):
+        return AnnDataSource(data, layer=layer, use_raw=use_raw)
+    if isinstance(data, CellSource):
+        return data
+    raise UsageError(
+        "E-U07",
+        f"cells cannot be read from a {type(data).__name__}",
+        why="an AnnData object, the path of an h5ad file or a CellSource is expected",
+        fix="pass adata, or anndata.AnnData(matrix, obs=..., var=...)",
+    )
+
+
+def prepare_query(
+    data: AnnData | str | Path | CellSource,
+    features: FeatureSpace,
+    rule: InputRule,
+    *,
+    layer: str | None = None,
+    use_raw: bool = False,
+    input_kind: Literal["auto", "counts", "log1p"] = "auto",
+    min_gene_overlap: float = 0.5,
+    duplicates: Literal["error", "sum"] = "error",
+    backed: bool = False,
+) -> Query:
+    """Check a query, align its genes and decide how its values reach the model's scale.
+
+    Parameters
+    ----------
+    data
+        AnnData, path or source; never modified.
+    features, rule
+        Of the model.
+    layer, use_raw
+        Where the values are.
+    input_kind
+        What the values are; ``"auto"`` decides by a scan of all of them.
+    min_gene_overlap
+        Smallest accepted share of the model's genes.
+    duplicates
+        ``"sum"`` adds up genes of one name.
+    backed
+        Read a path from disk in blocks.
+
+    Returns
+    -------
+    A :class:`Query`. An empty query (0 cells) is fine.
+
+    Raises
+    ------
+    InputDataError, GeneMatchError, UsageError, InputFileError
+        See ``check_values``, ``FeatureSpace.align`` and ``open_source``.
+    """
+    source = open_source(data, layer=layer, use_raw=use_raw, backed=backed)
+    alignment = features.align(
+        source.var, min_gene_overlap=min_gene_overlap, duplicates=duplicates, where=source.where
+    )
+    report = inspect_values(source)
+    if source.n_obs == 0:
+        kind = QueryKind(False, rule.input_kind == "counts", "there are no cells")
+    else:
+        kind = query_kind(rule, report, input_kind)
+    notes = [alignment.report.text, f"{source.where}: {kind.note}"]
+    if report.n_empty_cells:
+        notes.append(f"{report.n_empty_cells:,} of {report.n_obs:,} cells have no counts at all")
+    for note in notes:
+        logger.info("%s", note)
+    return Query(source, alignment, rule, kind, report, tuple(notes))

@@ -1,0 +1,216 @@
+"""`CellSource`: where cells come from; a model never knows which kind it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from episome.data._matrix import Rows, to_csr_block
+from episome.errors import InputDataError, UsageError
+from episome.log import get_logger
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+logger = get_logger(__name__)
+
+
+@runtime_checkable
+class CellSource(Protocol):
+    """What the host needs of any store of cells.
+
+    Attributes
+    ----------
+    n_obs, n_vars
+        Number of cells and genes.
+    obs_names, var
+        Cell names and the table of genes (its index holds the identifiers).
+    where
+        How messages name this source, e.g. ``"query.h5ad, adata.raw.X"``.
+    """
+
+    @property
+    def n_obs(self) -> int: ...
+    @property
+    def n_vars(self) -> int: ...
+    @property
+    def obs_names(self) -> pd.Index: ...
+    @property
+    def var(self) -> pd.DataFrame: ...
+    @property
+    def where(self) -> str: ...
+
+    def obs_column(self, key: str) -> pd.Series:
+        """Return one column of the cell table."""
+        ...
+
+    def read(self, rows: Rows) -> sparse.csr_matrix:
+        """Return the expression of ``rows`` as CSR float32, in the order asked for."""
+        ...
+
+
+class AnnDataSource:
+    """Cells of an AnnData object: CSR, CSC, dense, sparse arrays, views, backed files.
+
+    Parameters
+    ----------
+    adata
+        The object; never written to.
+    layer
+        Layer to read instead of ``X``.
+    use_raw
+        Read ``adata.raw`` (its own genes) instead of ``X``.
+    name
+        How messages name the object; default ``"adata"`` or the file it is backed by.
+
+    Raises
+    ------
+    UsageError
+        Both ``layer`` and ``use_raw`` are given (E-U03).
+    InputDataError
+        The layer (E-D28), ``raw`` (E-D30) or ``X`` (E-D27) does not exist.
+    """
+
+    def __init__(
+        self,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        use_raw: bool = False,
+        name: str | None = None,
+    ) -> None:
+        if layer is not None and use_raw:
+            raise UsageError(
+                "E-U03", "both `layer` and `use_raw` are given", fix="pass only one of them"
+            )
+        self._adata = adata
+        self._name = name or (Path(adata.filename).name if adata.isbacked else "adata")
+        self._slot = "raw.X" if use_raw else ("X" if layer is None else f"layers[{layer!r}]")
+        self._var = adata.raw.var if use_raw and adata.raw is not None else adata.var
+        self._matrix = self._find_matrix(layer, use_raw=use_raw)
+
+    def _find_matrix(self, layer: str | None, *, use_raw: bool) -> object:
+        adata, layers = self._adata, [k for k in self._adata.layers if k is not None]
+        if use_raw:
+            if adata.raw is None:
+                raise InputDataError(
+                    "E-D30",
+                    "`raw` is asked for and missing",
+                    where=self._name,
+                    fix="use_raw=False",
+                )
+            matrix = adata.raw.X
+        elif layer is not None:
+            if layer not in layers:
+                raise InputDataError(
+                    "E-D28",
+                    f"layer {layer!r} is missing",
+                    where=f"{self._name}.layers",
+                    why=f"the layers are {layers}" if layers else "there are no layers",
+                    fix="pass layer= with one of them, or leave it out to use X",
+                )
+            matrix = adata.layers[layer]
+        else:
+            matrix = adata.X
+        if matrix is None:
+            raise InputDataError(
+                "E-D27",
+                "X is None",
+                where=self._name,
+                why=f"the layers are {layers}" if layers else "and there are no layers",
+                fix="pass layer= or use_raw=True",
+            )
+        return self._row_access(matrix)
+
+    def _row_access(self, matrix: object) -> object:
+        """Column-major stores are turned once: row slices of them cost a full scan each."""
+        if getattr(matrix, "format", None) != "csc":
+            return matrix
+        if hasattr(matrix, "to_memory"):
+            logger.info("%s is stored by genes (CSC): reading it once into memory", self.where)
+            matrix = matrix.to_memory()
+        return sparse.csr_matrix(matrix)
+
+    @property
+    def n_obs(self) -> int:
+        return int(self._adata.n_obs)
+
+    @property
+    def n_vars(self) -> int:
+        return len(self._var)
+
+    @property
+    def obs_names(self) -> pd.Index:
+        return self._adata.obs_names
+
+    @property
+    def var(self) -> pd.DataFrame:
+        return self._var
+
+    @property
+    def where(self) -> str:
+        return f"{self._name}.{self._slot}"
+
+    @property
+    def obs_columns(self) -> list[str]:
+        """Names of the columns of the cell table."""
+        return [str(c) for c in self._adata.obs.columns]
+
+    def obs_column(self, key: str) -> pd.Series:
+        """Return one column of ``adata.obs``; E-U04 when it is missing."""
+        return obs_column(self._adata, key, name=self._name)
+
+    def read(self, rows: Rows) -> sparse.csr_matrix:
+        """Return the expression of ``rows`` as CSR float32, in the order asked for."""
+        if isinstance(rows, slice):
+            return to_csr_block(self._matrix[rows])
+        rows = np.asarray(rows, dtype=np.int64)
+        if not self._adata.isbacked or len(rows) < 2:
+            return to_csr_block(self._matrix[rows])
+        # Stores on disk want increasing unique rows; the wanted order is restored in memory.
+        unique, inverse = np.unique(rows, return_inverse=True)
+        return to_csr_block(self._matrix[unique])[inverse]
+
+
+def obs_column(adata: AnnData, key: str, *, name: str = "adata") -> pd.Series:
+    """Return ``adata.obs[key]``.
+
+    Raises
+    ------
+    UsageError
+        E-U04, naming the columns that exist, when there is no such column.
+    """
+    if key not in adata.obs.columns:
+        columns = [str(c) for c in adata.obs.columns if not str(c).startswith("_scvi")]
+        raise UsageError(
+            "E-U04",
+            f"column {key!r} is missing",
+            where=f"{name}.obs",
+            why=f"the columns are {columns[:12]}" if columns else "obs has no columns",
+            fix="pass the name of an existing column",
+        )
+    return adata.obs[key]
+
+
+def combined_column(
+    adata: AnnData, keys: str | Sequence[str], *, name: str = "adata"
+) -> pd.Series:
+    """Join one or several obs columns into one of strings, ``a_b``; missing stays missing."""
+    keys = [keys] if isinstance(keys, str) else list(keys)
+    parts = [obs_column(adata, k, name=name) for k in keys]
+    missing = np.logical_or.reduce([p.isna().to_numpy() for p in parts])
+    joined = parts[0].astype(str)
+    for part in parts[1:]:
+        joined = joined + "_" + part.astype(str)
+    return joined.where(~missing, other=pd.NA)
+
+
+def take(values: NDArray[np.generic] | None, rows: Rows) -> NDArray[np.generic] | None:
+    """Index an optional per-cell vector."""
+    return None if values is None else values[rows]

@@ -1,0 +1,264 @@
+"""The error family of episome and the one form of its messages.
+
+Every message to a user, from Python, the command line, ``--json`` or the page, is made here:
+what is wrong, where, how many of how many, which first, why it matters, what to do, and a code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+__all__ = [
+    "EpisomeError",
+    "EpisomeWarning",
+    "GeneMatchError",
+    "InputDataError",
+    "InputFileError",
+    "LabelError",
+    "MissingDependencyError",
+    "ModelFileError",
+    "ModelMismatchError",
+    "PluginError",
+    "Problem",
+    "RemoteError",
+    "ResourceError",
+    "TrainingError",
+    "UntrustedModelError",
+    "UsageError",
+    "raise_problems",
+]
+
+MAX_PROBLEMS = 50
+MAX_EXAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, in the form every surface shows.
+
+    Parameters
+    ----------
+    code
+        Stable identifier such as ``"E-D01"``; codes are versioned and never reused.
+    what
+        What is wrong, a noun phrase without a full stop.
+    where
+        File, slot or column.
+    count, total
+        How many of how many; either may be left out.
+    examples
+        Names of the first ones; at most three are shown.
+    why
+        Why it matters, one clause.
+    fix
+        The exact keyword or command that repairs it.
+    """
+
+    code: str
+    what: str
+    where: str | None = None
+    count: int | None = None
+    total: int | None = None
+    examples: Sequence[object] = ()
+    why: str | None = None
+    fix: str | None = None
+    details: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The message, without the code."""
+        parts = [self.what if self.where is None else f"{self.what} in {self.where}"]
+        facts = []
+        if self.count is not None:
+            facts.append(
+                f"{self.count:,}" + (f" of {self.total:,}" if self.total is not None else "")
+            )
+        if self.examples:
+            shown = ", ".join(str(e)[:80] for e in list(self.examples)[:MAX_EXAMPLES])
+            facts.append(f"first: {shown}")
+        head = parts[0] + (": " + ", ".join(facts) if facts else "")
+        sentences = [head, self.why, f"To fix: {self.fix}" if self.fix else None]
+        return " ".join(s.rstrip(".") + "." for s in sentences if s)
+
+    def __str__(self) -> str:
+        return f"{self.text} [{self.code}]"
+
+
+class EpisomeError(Exception):
+    """Base of every error that episome raises on purpose.
+
+    Parameters
+    ----------
+    problem
+        A :class:`Problem`, a sequence of them, or the code of a new one built from the keywords.
+    what, where, count, total, examples, why, fix, details
+        Fields of the problem when ``problem`` is a code.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        problem: Problem | Sequence[Problem] | str,
+        what: str | None = None,
+        *,
+        where: str | None = None,
+        count: int | None = None,
+        total: int | None = None,
+        examples: Sequence[object] = (),
+        why: str | None = None,
+        fix: str | None = None,
+        details: Mapping[str, object] | None = None,
+    ) -> None:
+        if isinstance(problem, str):
+            problem = Problem(
+                problem,
+                what or "",
+                where,
+                count,
+                total,
+                tuple(examples),
+                why,
+                fix,
+                dict(details or {}),
+            )
+        self.problems: tuple[Problem, ...] = (
+            (problem,) if isinstance(problem, Problem) else tuple(problem)[:MAX_PROBLEMS]
+        )
+        super().__init__(_join(self.problems))
+
+    @property
+    def code(self) -> str:
+        """Code of the first problem."""
+        return self.problems[0].code
+
+    @property
+    def fix(self) -> str | None:
+        """What to do about the first problem."""
+        return self.problems[0].fix
+
+    def __str__(self) -> str:
+        return _join(self.problems)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the error as the object that ``--json`` prints."""
+        return {
+            "code": self.code,
+            "class": type(self).__name__,
+            "message": str(self),
+            "fix": self.fix,
+            "details": {k: v for p in self.problems for k, v in p.details.items()},
+        }
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.problems,))
+
+
+def _join(problems: Sequence[Problem]) -> str:
+    if len(problems) == 1:
+        return str(problems[0])
+    return f"{len(problems)} problems:\n" + "\n".join(f"- {p}" for p in problems)
+
+
+class UsageError(EpisomeError, ValueError):
+    """A wrong argument or combination of arguments."""
+
+    exit_code = 2
+
+
+class InputDataError(EpisomeError, ValueError):
+    """The content of the data cannot be used."""
+
+    exit_code = 3
+
+
+class GeneMatchError(InputDataError):
+    """Too few of the model's genes are in the data."""
+
+
+class LabelError(InputDataError):
+    """The labels cannot be used."""
+
+
+class InputFileError(EpisomeError, OSError):
+    """A file cannot be read or written."""
+
+    exit_code = 3
+
+
+class ModelFileError(EpisomeError, ValueError):
+    """A model folder is damaged, incomplete or of another format."""
+
+    exit_code = 4
+
+
+class ModelMismatchError(ModelFileError):
+    """The model folder belongs to another class or does not fit the call."""
+
+
+class UntrustedModelError(ModelFileError):
+    """The file would run code when it is loaded."""
+
+
+class PluginError(EpisomeError, RuntimeError):
+    """A plugin is missing, broken, or breaks its contract."""
+
+    exit_code = 5
+
+
+class MissingDependencyError(EpisomeError, ModuleNotFoundError):
+    """An optional package is not installed; the message names the extra."""
+
+    exit_code = 5
+
+
+class ResourceError(EpisomeError, RuntimeError):
+    """Memory, disk, device or time is not enough."""
+
+    exit_code = 6
+
+
+class RemoteError(EpisomeError, ConnectionError):
+    """A network or registry could not be reached."""
+
+    exit_code = 7
+
+
+class TrainingError(EpisomeError, RuntimeError):
+    """Training diverged and could not be recovered."""
+
+    exit_code = 8
+
+
+class EpisomeWarning(UserWarning):
+    """Something was repaired or looks wrong; the run goes on."""
+
+
+def raise_problems(cls: type[EpisomeError], problems: Iterable[Problem]) -> None:
+    """Raise ``cls`` with all ``problems`` at once; do nothing when there are none."""
+    found = tuple(problems)
+    if found:
+        _raise(cls, found)
+
+
+def _raise(cls: type[EpisomeError], found: tuple[Problem, ...]) -> NoReturn:
+    raise cls(found)
+
+
+EXIT_CODES: dict[int, str] = {
+    0: "ok",
+    1: "a bug in episome (a crash report is written)",
+    2: "usage: a wrong option or argument",
+    3: "input data or file",
+    4: "model folder",
+    5: "plugin",
+    6: "resource: memory, disk, device",
+    7: "network",
+    8: "training diverged",
+    9: "a quality gate was not met",
+    130: "stopped by Ctrl-C",
+    141: "the reader of the output went away",
+    143: "stopped by SIGTERM",
+}

@@ -1,0 +1,322 @@
+"""`Predictor`: the one way from cells to numbers, streaming, without scvi-tools or Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+
+from episome.data import FeatureSpace, InputRule, Labels, Query, prepare_query
+from episome.errors import ModelFileError, PluginError, UsageError
+from episome.io import ModelFolder, read_model_folder
+from episome.log import get_logger
+from episome.nn import host_batch, normalized_batch
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from episome.data import CellSource
+
+logger = get_logger(__name__)
+
+DEFAULT_BATCH_SIZE = 1024
+
+
+class Core(Protocol):
+    """What a model folder restores and the predictor runs; see the architecture page."""
+
+    input_format: str
+    config: dict[str, object]
+
+    def state(self) -> tuple[dict[str, NDArray[np.generic]], dict[str, bytes]]: ...
+    def load_state(
+        self, tensors: Mapping[str, NDArray[np.generic]], files: Mapping[str, bytes] | None = None
+    ) -> None: ...
+    def to(self, device: object) -> object: ...
+    def inference(self) -> object: ...
+
+
+class Predictor:
+    """Run a core over any source of cells in batches of bounded memory.
+
+    Parameters
+    ----------
+    core
+        The core; moved to ``device`` and never trained here.
+    features
+        Genes of the model.
+    rule
+        Its input convention.
+    labels
+        Its classes; ``None`` for a model that does not annotate.
+    device
+        Where to run; default where the core is.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        *,
+        features: FeatureSpace,
+        rule: InputRule,
+        labels: Labels | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.core, self.features, self.rule, self.labels = core, features, rule, labels
+        if device is not None:
+            core.to(device)
+        self._device = torch.device(core.device if device is None else device)
+        self._run = core.inference()
+
+    @classmethod
+    def from_folder(
+        cls,
+        path: str | Path,
+        *,
+        device: str | torch.device = "auto",
+        core_cls: type[Core] | None = None,
+    ) -> Predictor:
+        """Restore a predictor from a model folder; nothing in it is executed.
+
+        Parameters
+        ----------
+        path
+            The folder.
+        device
+            ``"auto"`` takes a GPU when there is one.
+        core_cls
+            Class of the core; default what the installed plugin registers for the folder's model.
+
+        Raises
+        ------
+        ModelFileError
+            See ``read_model_folder``; also when labels and weights disagree (E-M13).
+        PluginError
+            The plugin is not installed (E-P01).
+        """
+        folder = read_model_folder(path)
+        core = core_from_folder(folder, core_cls)
+        return cls(
+            core,
+            features=folder_features(folder),
+            rule=InputRule(**folder.manifest["input"]),
+            labels=folder_labels(folder),
+            device=pick_device(device),
+        )
+
+    def prepare(self, data: AnnData | str | Path | CellSource, **kwargs: object) -> Query:
+        """Check and align a query; the keywords are those of ``episome.data.prepare_query``."""
+        return prepare_query(data, self.features, self.rule, **kwargs)
+
+    def stream(
+        self, query: Query, *, rows: NDArray[np.int64] | None = None, batch_size: int | None = None
+    ) -> Iterator[dict[str, NDArray[np.generic]]]:
+        """Yield outputs batch by batch, in the order of the query.
+
+        Each is a dictionary with ``ind_x`` (row numbers), ``empty`` (cells with none of the model's
+        genes) and what the core gives: ``probabilities`` (from logits by softmax), ``latent``, ...
+        """
+        loader = query.loader(rows, batch_size=batch_size or DEFAULT_BATCH_SIZE)
+        with torch.no_grad():
+            for batch in loader:
+                yield self._step(batch)
+
+    def _step(self, batch: dict[str, object]) -> dict[str, NDArray[np.generic]]:
+        empty = np.diff(batch["X"].indptr) == 0
+        rows = batch["ind_x"]
+        tensors = {
+            k: v.to(self._device) for k, v in host_batch(batch).items() if hasattr(v, "to")
+        }
+        ready = normalized_batch(
+            tensors, target_sum=self.rule.target_sum, input_format=self.core.input_format
+        )
+        out = {k: _to_numpy(v) for k, v in self._run(ready).items()}
+        if "logits" in out and "probabilities" not in out:
+            out["probabilities"] = _softmax(out["logits"])
+        return {**out, "ind_x": rows, "empty": empty}
+
+    def collect(
+        self,
+        query: Query,
+        keys: Iterable[str],
+        *,
+        rows: NDArray[np.int64] | None = None,
+        batch_size: int | None = None,
+    ) -> dict[str, NDArray[np.generic]]:
+        """Return chosen outputs of all cells, stacked; empty arrays for an empty query."""
+        keys = [*keys, "empty"]
+        parts: dict[str, list[NDArray[np.generic]]] = {k: [] for k in keys}
+        for out in self.stream(query, rows=rows, batch_size=batch_size):
+            for key in keys:
+                if key not in out:
+                    raise UsageError(
+                        "E-U12",
+                        f"the model gives no {key!r}",
+                        why=f"it gives {sorted(set(out) - {'ind_x', 'empty'})}",
+                        fix="use a model with that capability",
+                    )
+                parts[key].append(out[key])
+        return {k: np.concatenate(v) if v else self._nothing(k) for k, v in parts.items()}
+
+    def _nothing(self, key: str) -> NDArray[np.generic]:
+        if key == "empty":
+            return np.empty(0, dtype=bool)
+        width = len(self.labels) if key == "probabilities" and self.labels else 0
+        return np.empty((0, width), dtype=np.float32)
+
+    def predict_proba(
+        self, query: Query, *, rows: NDArray[np.int64] | None = None, batch_size: int | None = None
+    ) -> pd.DataFrame:
+        """Return class probabilities; rows are cells, columns classes in the model's order."""
+        labels = self._require_labels()
+        out = self.collect(query, ["probabilities"], rows=rows, batch_size=batch_size)
+        names = query.source.obs_names if rows is None else query.source.obs_names[rows]
+        return pd.DataFrame(out["probabilities"], index=names, columns=list(labels.names))
+
+    def annotate(
+        self, query: Query, *, rows: NDArray[np.int64] | None = None, batch_size: int | None = None
+    ) -> pd.DataFrame:
+        """Return one row of calls per cell.
+
+        Columns: ``label``, ``label_ontology_term_id``, ``confidence`` (probability of the label),
+        ``label_raw`` (before cells without counts became unknown), ``second``,
+        ``second_confidence``. A cell with none of the model's genes is ``unknown`` with NaN.
+        """
+        labels = self._require_labels()
+        out = self.collect(query, ["probabilities"], rows=rows, batch_size=batch_size)
+        names = query.source.obs_names if rows is None else query.source.obs_names[rows]
+        return calls_frame(out["probabilities"], out["empty"], labels, names)
+
+    def _require_labels(self) -> Labels:
+        if self.labels is None:
+            raise UsageError(
+                "E-U13", "the model does not annotate cells", fix="use a model with labels"
+            )
+        return self.labels
+
+
+def calls_frame(
+    probabilities: NDArray[np.floating],
+    empty: NDArray[np.bool_],
+    labels: Labels,
+    names: pd.Index,
+) -> pd.DataFrame:
+    """Turn probabilities into the table of calls; see :meth:`Predictor.annotate`."""
+    classes = np.array(labels.names, dtype=object)
+    terms = np.array(labels.term_ids, dtype=object)
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :2]
+    best, second = order[:, 0], order[:, 1] if len(labels) > 1 else order[:, 0]
+    rows = np.arange(len(probabilities))
+
+    def hidden(values: NDArray[np.generic], blank: object) -> NDArray[np.generic]:
+        return np.where(empty, blank, values)
+
+    return pd.DataFrame(
+        {
+            "label": hidden(classes[best], labels.unlabeled),
+            "label_ontology_term_id": hidden(terms[best], ""),
+            "confidence": hidden(probabilities[rows, best], np.nan).astype(np.float32),
+            "label_raw": hidden(classes[best], ""),
+            "second": hidden(classes[second], ""),
+            "second_confidence": hidden(probabilities[rows, second], np.nan).astype(np.float32),
+        },
+        index=names,
+    )
+
+
+def core_from_folder(folder: ModelFolder, core_cls: type[Core] | None = None) -> Core:
+    """Build and fill the core of a folder.
+
+    Raises
+    ------
+    PluginError
+        The plugin that wrote the folder is not installed (E-P01).
+    ModelFileError
+        The configuration or the weights do not fit (E-M06).
+    """
+    if core_cls is None:
+        core_cls = _registered_core(folder.manifest["model"])
+    try:
+        core = core_cls.from_config(folder.manifest["core"])
+    except (TypeError, ValueError, KeyError) as error:
+        raise ModelFileError(
+            "E-M06",
+            "the configuration does not fit the model class",
+            where="manifest.json",
+            why=str(error)[:200],
+            fix="install the version of the plugin that wrote it",
+        ) from error
+    tensors = {k: v for k, v in folder.tensors.items() if not k.startswith(INDEX_PREFIX)}
+    core.load_state(tensors, folder.files)
+    return core
+
+
+INDEX_PREFIX = "_indices/"
+
+
+def _registered_core(model: Mapping[str, object]) -> type[Core]:
+    from episome import plugins
+
+    qualified = f"{model['plugin']}:{model['spec']}"
+    try:
+        spec = plugins.get_spec(qualified)
+    except PluginError as error:
+        raise PluginError(
+            "E-P01",
+            f"the plugin {model['plugin']!r} that wrote the model is not available",
+            why=str(error.problems[0].what),
+            fix=f"pip install {model.get('distribution') or 'episome-' + str(model['plugin'])}",
+        ) from error
+    return plugins.load_core(spec)
+
+
+def folder_features(folder: ModelFolder) -> FeatureSpace:
+    """Genes of a saved model."""
+    columns = dict(folder.genes)
+    return FeatureSpace(tuple(columns.pop("id")), columns)
+
+
+def folder_labels(folder: ModelFolder) -> Labels | None:
+    """Classes of a saved model, or ``None``.
+
+    Raises
+    ------
+    ModelFileError
+        The number of classes differs from the width of the head (E-M13).
+    """
+    if not folder.labels.get("label"):
+        return None
+    names = tuple(folder.labels["label"])
+    width = folder.manifest["core"].get("n_classes", len(names))
+    if len(set(names)) != len(names) or width != len(names):
+        raise ModelFileError(
+            "E-M13",
+            f"{len(names)} labels ({len(set(names))} different) and {width} model outputs",
+            where="labels.tsv",
+            why="calls would carry wrong names",
+            fix="copy the folder again",
+        )
+    return Labels(names, tuple(folder.labels["ontology_term_id"]), str(folder.manifest["unlabeled"]))
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """Return the device; ``"auto"`` takes CUDA when there is one and says nothing otherwise."""
+    if isinstance(device, torch.device):
+        return device
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def _to_numpy(value: object) -> NDArray[np.generic]:
+    return value.float().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
+def _softmax(logits: NDArray[np.floating]) -> NDArray[np.float32]:
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)

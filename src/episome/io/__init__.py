@@ -1,0 +1,42 @@
+"""Model folders, result files and the writing that survives a crash."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from episome.io._atomic import ensure_free, write_file, write_folder
+    from episome.io._folder import (
+        ModelFolder,
+        read_manifest,
+        read_model_folder,
+        write_model_folder,
+    )
+    from episome.io._json import decode, encode
+    from episome.io._results import check_output, write_calls
+
+_HOME = {
+    "ModelFolder": "_folder",
+    "check_output": "_results",
+    "decode": "_json",
+    "encode": "_json",
+    "ensure_free": "_atomic",
+    "read_manifest": "_folder",
+    "read_model_folder": "_folder",
+    "write_calls": "_results",
+    "write_file": "_atomic",
+    "write_folder": "_atomic",
+    "write_model_folder": "_folder",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

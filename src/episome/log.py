@@ -1,0 +1,77 @@
+"""One logger tree, ``episome``. The root logger is never touched."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["configure", "get_logger"]
+
+ROOT = "episome"
+_FILE_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_LEVELS = {-1: logging.ERROR, 0: logging.INFO}
+_handlers: list[logging.Handler] = []
+
+logging.getLogger(ROOT).addHandler(logging.NullHandler())
+
+
+def get_logger(name: str = "") -> logging.Logger:
+    """Return the logger ``episome`` or one below it.
+
+    Parameters
+    ----------
+    name
+        Name below ``episome``; a module's ``__name__`` is fine too.
+    """
+    if name in ("", ROOT):
+        return logging.getLogger(ROOT)
+    return logging.getLogger(name if name.startswith(f"{ROOT}.") else f"{ROOT}.{name}")
+
+
+def configure(
+    verbosity: int = 0,
+    *,
+    stream: IO[str] | None = None,
+    log_file: str | Path | None = None,
+) -> None:
+    """Show the messages of the tree; the command line calls this, a library user need not.
+
+    Parameters
+    ----------
+    verbosity
+        Below zero errors only, zero messages, above zero everything.
+    stream
+        Where to write, standard error when not given.
+    log_file
+        A file that receives everything, with times.
+    """
+    logger = get_logger()
+    for handler in _handlers:
+        logger.removeHandler(handler)
+        handler.close()
+    _handlers.clear()
+    console = logging.StreamHandler(stream or sys.stderr)
+    console.setLevel(_LEVELS.get(max(min(verbosity, 1), -1), logging.DEBUG))
+    console.setFormatter(_Console())
+    _handlers.append(console)
+    if log_file is not None:
+        file = logging.FileHandler(log_file, encoding="utf-8")
+        file.setFormatter(logging.Formatter(_FILE_FORMAT))
+        _handlers.append(file)
+    for handler in _handlers:
+        logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if log_file is not None else console.level)
+
+
+class _Console(logging.Formatter):
+    """The message alone; warnings and errors carry their level."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if record.levelno >= logging.WARNING:
+            return f"{record.levelname.lower()}: {text}"
+        return text

@@ -1,0 +1,245 @@
+"""Capability `annotation`: set-up with labels, predict, annotate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+from scvi.data import AnnDataManager
+
+from episome.data import (
+    AnnDataSource,
+    FeatureSpace,
+    InputRule,
+    Labels,
+    check_classes,
+    check_values,
+    class_terms,
+    clean_labels,
+    combined_column,
+    definite_donors,
+    inspect_values,
+    obs_column,
+)
+from episome.errors import InputDataError, UsageError
+from episome.log import get_logger
+from episome.models._base import as_rows
+from episome.models._fields import ExpressionField, LabelsField
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from episome.data import CellSource, Query
+
+logger = get_logger(__name__)
+
+MIN_TRAINING_CELLS = 4
+
+
+class AnnotationMixin:
+    """What every annotator does the same way; mixed in before ``EpisomeModel``."""
+
+    capabilities = ("annotation",)
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        labels_key: str,
+        *,
+        layer: str | None = None,
+        use_raw: bool = False,
+        donor_key: str | list[str] | None = None,
+        unlabeled_category: str = "unknown",
+        unlabeled: Literal["error", "keep", "drop"] = "error",
+        input_kind: Literal["auto", "counts", "log1p"] = "auto",
+        size_factor: Literal["model_genes", "all_genes"] = "model_genes",
+        duplicates: Literal["error", "sum"] = "error",
+        **kwargs: object,
+    ) -> None:
+        """Register training data.
+
+        Reads ``obs[labels_key]``, the donor columns, the chosen matrix and ``var``; writes only
+        scvi-tools' bookkeeping (``obs["_scvi_labels"]``, ``uns["_scvi_uuid"]``,
+        ``uns["_scvi_manager_uuid"]``).
+
+        Parameters
+        ----------
+        adata
+            Training cells.
+        labels_key
+            Column of ``obs`` with the cell types; numbers and booleans become text.
+        layer, use_raw
+            Where the values are; default ``X``.
+        donor_key
+            Column or columns that name the donor; whole donors are held out for validation.
+        unlabeled_category
+            Label of cells without one.
+        unlabeled
+            What to do with missing labels: refuse, or ``"keep"``/``"drop"``: leave the cells out of
+            training.
+        input_kind
+            What the values are; ``"auto"`` decides by a scan of all of them and records it.
+        size_factor
+            Genes that make up the library size of counts.
+        duplicates
+            ``"sum"`` adds up genes of one name.
+
+        Raises
+        ------
+        InputDataError, LabelError, UsageError
+            The data cannot be used; all reasons are named.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        if adata.is_view:
+            raise UsageError(
+                "E-U06",
+                "the object is a view",
+                where="adata",
+                why="set-up has to leave its bookkeeping in the object",
+                fix="adata = adata.copy()",
+            )
+        if kwargs.get("source_registry") is not None:
+            fields = [
+                ExpressionField("X", layer, use_raw=use_raw),
+                LabelsField("labels", labels_key, unlabeled_category),
+            ]
+        else:
+            source = AnnDataSource(adata, layer=layer, use_raw=use_raw)
+            features, rule = _registered_input(source, input_kind, size_factor, duplicates)
+            found = _registered_labels(adata, labels_key, unlabeled_category, unlabeled)
+            if donor_key is not None:
+                combined_column(adata, donor_key)
+            fields = [
+                ExpressionField("X", layer, use_raw=use_raw, features=features, rule=rule),
+                LabelsField("labels", labels_key, unlabeled_category, found),
+            ]
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    # --- training data --------------------------------------------------------------------
+
+    def training_codes(self) -> NDArray[np.int64]:
+        """Class code of every training cell, -1 for cells without a label."""
+        codes = np.asarray(self.adata.obs["_scvi_labels"], dtype=np.int64)
+        return np.where(codes >= len(self.labels), -1, codes)
+
+    def training_donors(self) -> NDArray[np.object_] | None:
+        """Donor of every training cell (``None`` where it is not definite), or ``None``."""
+        key = self.setup_args.get("donor_key")
+        return None if key is None else definite_donors(combined_column(self.adata, key))
+
+    def training_query(self) -> Query:
+        """Training cells, aligned and ready to be read."""
+        return self.prepare(None)
+
+    # --- prediction -----------------------------------------------------------------------
+
+    def predict(
+        self,
+        adata: AnnData | str | Path | CellSource | None = None,
+        *,
+        indices: Sequence[int] | None = None,
+        soft: bool = False,
+        batch_size: int | None = None,
+        **query: object,
+    ) -> NDArray[np.object_] | pd.DataFrame:
+        """Return the label of every cell, or class probabilities.
+
+        Parameters
+        ----------
+        adata
+            Query; genes are aligned by name, labels are not needed, nothing is modified. ``None``
+            takes the training cells.
+        indices
+            Rows to predict; default all.
+        soft
+            Return the frame of :meth:`predict_proba`.
+        batch_size
+            Cells at a time.
+        **query
+            ``layer``, ``use_raw``, ``input_kind``, ``min_gene_overlap``, ``duplicates``.
+
+        Returns
+        -------
+        Array of labels, shape (n_cells,), dtype object. Cells with none of the model's genes get
+        the unlabelled category.
+        """
+        if soft:
+            return self.predict_proba(adata, indices=indices, batch_size=batch_size, **query)
+        calls = self.annotate(adata, indices=indices, batch_size=batch_size, **query)
+        return calls["label"].to_numpy(dtype=object)
+
+    def predict_proba(
+        self,
+        adata: AnnData | str | Path | CellSource | None = None,
+        *,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        **query: object,
+    ) -> pd.DataFrame:
+        """Return class probabilities, one row per cell, one column per class, rows sum to one."""
+        predictor = self.predictor()
+        prepared = self.prepare(adata, **query)
+        return predictor.predict_proba(prepared, rows=as_rows(indices), batch_size=batch_size)
+
+    def annotate(
+        self,
+        adata: AnnData | str | Path | CellSource | None = None,
+        *,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        **query: object,
+    ) -> pd.DataFrame:
+        """Return one row of calls per cell, indexed by cell name, in the order of the query.
+
+        Returns
+        -------
+        Columns ``label``, ``label_ontology_term_id`` (Cell Ontology, where the training data had
+        it), ``confidence`` (probability of the label, not calibrated), ``label_raw`` (before cells
+        without counts became unknown), ``second``, ``second_confidence``.
+        """
+        predictor = self.predictor()
+        prepared = self.prepare(adata, **query)
+        return predictor.annotate(prepared, rows=as_rows(indices), batch_size=batch_size)
+
+
+def _registered_input(
+    source: AnnDataSource,
+    input_kind: Literal["auto", "counts", "log1p"],
+    size_factor: Literal["model_genes", "all_genes"],
+    duplicates: Literal["error", "sum"],
+) -> tuple[FeatureSpace, InputRule]:
+    if source.n_obs < MIN_TRAINING_CELLS:
+        raise InputDataError(
+            "E-D31" if source.n_obs == 0 else "E-D32",
+            "too few cells to train on",
+            where=source.where,
+            count=source.n_obs,
+            why=f"at least {MIN_TRAINING_CELLS} are needed",
+            fix="pass more cells",
+        )
+    features = FeatureSpace.from_var(source.var, where=source.where, duplicates=duplicates)
+    report = inspect_values(source)
+    kind = check_values(report, input_kind)
+    target = report.expm1_row_sum if kind == "log1p" else None
+    rule = InputRule(kind, size_factor, float(np.round(target, 3)) if target else 1e4)
+    logger.info("%s holds %s (%s)", source.where, kind, report.evidence)
+    return features, rule
+
+
+def _registered_labels(
+    adata: AnnData, labels_key: str, unlabeled_category: str, unlabeled: str
+) -> Labels:
+    column = obs_column(adata, labels_key)
+    keep: Literal["error", "keep"] = "error" if unlabeled == "error" else "keep"
+    values = clean_labels(column, unlabeled_category=unlabeled_category, unlabeled=keep)
+    classes = check_classes(values, unlabeled_category, f"adata.obs[{labels_key!r}]")
+    terms_key = f"{labels_key}_ontology_term_id"
+    terms = adata.obs[terms_key] if terms_key in adata.obs.columns else None
+    return Labels(tuple(classes), class_terms(values, terms, classes), unlabeled_category)

@@ -1,0 +1,384 @@
+"""`EpisomeModel`: a scvi-tools model under the host's contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import anndata
+import numpy as np
+import pandas as pd
+from scvi.model.base import BaseModelClass
+
+from episome import plugins
+from episome.data import (
+    AnnDataSource,
+    FeatureSpace,
+    InputRule,
+    Labels,
+    Query,
+    cellxgene_choice,
+    prepare_query,
+)
+from episome.errors import ModelMismatchError, UsageError
+from episome.inference import Predictor, core_from_folder, pick_device
+from episome.io import decode, read_model_folder, write_model_folder
+from episome.log import get_logger
+from episome.models._fields import ExpressionField, features_from_state, labels_from_state
+from episome.models._folder import model_folder, saved_history, saved_indices
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from episome.data import CellSource
+
+logger = get_logger(__name__)
+
+_FIELDS, _STATE = "field_registries", "state_registry"
+
+
+class EpisomeModel(BaseModelClass):
+    """Base of every model of episome.
+
+    It keeps scvi-tools' contract (fields through ``AnnDataManager``, ``setup_anndata``, ``history``,
+    ``registry``) and adds the host's: data that follow the CELLxGENE schema are set up by
+    themselves, every query is aligned by gene name and never modified, saved folders hold no code.
+
+    Parameters
+    ----------
+    adata
+        Training data, set up with ``setup_anndata`` or following the CELLxGENE schema.
+    registry
+        What a saved model restores instead of data.
+
+    Raises
+    ------
+    UsageError
+        Data that are neither set up nor in the schema (E-U05), or a view (E-U06).
+    """
+
+    capabilities: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, adata: AnnData | None = None, registry: dict[str, object] | None = None) -> None:
+        if adata is not None and not self._is_set_up(adata):
+            self._set_up_from_schema(adata)
+        super().__init__(adata, registry)
+        self.fit_: dict[str, object] = {}
+
+    # --- set-up -----------------------------------------------------------------------------
+
+    @classmethod
+    def _is_set_up(cls, adata: AnnData) -> bool:
+        manager = cls._setup_adata_manager_store.get(adata.uns.get("_scvi_uuid"))
+        return manager is not None and manager.adata is adata
+
+    @classmethod
+    def _set_up_from_schema(cls, adata: AnnData) -> None:
+        if not isinstance(adata, anndata.AnnData):
+            raise UsageError(
+                "E-U07",
+                f"a model cannot be made from a {type(adata).__name__}",
+                why="an AnnData object is expected",
+                fix="adata = scanpy.read_h5ad(path)",
+            )
+        choice = cellxgene_choice(adata, model=cls.__name__)
+        logger.info("set up by the CELLxGENE columns: %s", choice.text)
+        cls.setup_anndata(
+            adata,
+            labels_key=choice.labels_key,
+            donor_key=list(choice.donor_key) if choice.donor_key else None,
+            layer=choice.layer,
+            use_raw=choice.use_raw,
+            unlabeled="keep",
+        )
+
+    # --- what the registry holds ------------------------------------------------------------
+
+    def _state_registry(self, key: str) -> dict[str, object]:
+        return self.registry[_FIELDS][key][_STATE]
+
+    @property
+    def features(self) -> FeatureSpace:
+        """Genes of the model, in its order."""
+        return features_from_state(self._state_registry("X"))
+
+    @property
+    def input_rule(self) -> InputRule:
+        """What the model's input values are and how counts become its scale."""
+        return InputRule(**self._state_registry("X")[ExpressionField.INPUT_KEY])
+
+    @property
+    def labels(self) -> Labels | None:
+        """Classes in the order of the outputs; ``None`` for models that do not annotate."""
+        if "labels" not in self.registry[_FIELDS]:
+            return None
+        return labels_from_state(self._state_registry("labels"))
+
+    @property
+    def setup_args(self) -> dict[str, object]:
+        """Arguments of the set-up call."""
+        return dict(self.registry["setup_args"])
+
+    # --- data -------------------------------------------------------------------------------
+
+    def training_source(self) -> CellSource:
+        """Return the training cells.
+
+        Raises
+        ------
+        UsageError
+            The model was loaded without data (E-U17).
+        """
+        if self.adata is None:
+            raise UsageError(
+                "E-U17",
+                "the model holds no data",
+                why="it was loaded or made without an AnnData object",
+                fix=f"pass adata=, or load it with {type(self).__name__}.load(folder, adata)",
+            )
+        args = self.setup_args
+        return AnnDataSource(self.adata, layer=args.get("layer"), use_raw=bool(args.get("use_raw")))
+
+    def prepare(
+        self,
+        adata: AnnData | str | Path | CellSource | None = None,
+        *,
+        layer: str | None = None,
+        use_raw: bool = False,
+        **kwargs: object,
+    ) -> Query:
+        """Check a query and align its genes to the model's.
+
+        Parameters
+        ----------
+        adata
+            Query; ``None`` takes the training cells with their own layer.
+        layer, use_raw
+            Where its values are.
+        **kwargs
+            Of ``episome.data.prepare_query``.
+        """
+        if adata is None or adata is self.adata:
+            source: object = self.training_source()
+            kwargs.setdefault("input_kind", self.input_rule.input_kind)
+            kwargs.setdefault("duplicates", "sum")
+        else:
+            source = adata
+        return prepare_query(
+            source, self.features, self.input_rule, layer=layer, use_raw=use_raw, **kwargs
+        )
+
+    def predictor(self) -> Predictor:
+        """Return the live model's predictor, on its device."""
+        self._require_trained()
+        return Predictor(
+            self.module, features=self.features, rule=self.input_rule, labels=self.labels
+        )
+
+    def _require_trained(self) -> None:
+        if not self.is_trained_:
+            raise UsageError(
+                "E-M20",
+                "the model is not trained",
+                why="its calls and its saved folder would be noise",
+                fix="call train() first",
+            )
+
+    def _validate_anndata(
+        self, adata: AnnData | None = None, copy_if_view: bool = True
+    ) -> AnnData:
+        """Return an aligned stand-in of ``adata`` that scvi-tools' own methods can read.
+
+        Genes are in the model's order, labels and unknown batches are filled in; the caller's
+        object is not touched. Earlier queries of this model are let go.
+        """
+        if adata is None or adata is self.adata:
+            self.training_source()
+            return super()._validate_anndata(None, copy_if_view=False)
+        self.release_queries()
+        aligned = self._stand_in(adata)
+        setup = type(self)._transfer_setup
+        self._register_manager_for_instance(setup(aligned, self.registry))
+        return aligned
+
+    @classmethod
+    def _transfer_setup(cls, adata: AnnData, registry: Mapping[str, object]) -> object:
+        """Set up a stand-in from a registry and take the manager out of the class-wide store."""
+        method = getattr(cls, str(registry["setup_method_name"]))
+        method(adata, source_registry=registry, **registry["setup_args"])
+        return cls._setup_adata_manager_store.pop(adata.uns["_scvi_uuid"])
+
+    def _stand_in(self, adata: AnnData) -> AnnData:
+        args = self.setup_args
+        layer = args.get("layer") if args.get("layer") in adata.layers else None
+        use_raw = bool(args.get("use_raw")) and adata.raw is not None
+        query = self.prepare(adata, layer=layer, use_raw=use_raw)
+        matrix = query.alignment.apply(query.source.read(slice(0, query.source.n_obs)))
+        obs = pd.DataFrame(index=adata.obs_names)
+        for name, entry in self.registry[_FIELDS].items():
+            if name in {"X", "labels"}:
+                continue
+            self._fill_column(obs, adata, entry[_STATE])
+        var = pd.DataFrame(index=list(self.features.ids))
+        layers = {args["layer"]: matrix} if args.get("layer") else None
+        return anndata.AnnData(matrix, obs=obs, var=var, layers=layers)
+
+    @staticmethod
+    def _fill_column(obs: pd.DataFrame, adata: AnnData, state: Mapping[str, object]) -> None:
+        """Copy a categorical column; unknown or absent values become its first category."""
+        key, known = state.get("original_key"), state.get("categorical_mapping")
+        if key is None or known is None or str(key).startswith("_scvi"):
+            return
+        first = known[0]
+        values = adata.obs[key].astype(str) if key in adata.obs else pd.Series(first, obs.index)
+        obs[key] = pd.Categorical(values.where(values.isin(list(known)), first))
+
+    def release_queries(self) -> None:
+        """Let go of every object but the training data that scvi-tools' stores keep alive."""
+        store = self._per_instance_manager_store.get(self.id, {})
+        keep = None if self.adata_manager is None else self.adata_manager.adata_uuid
+        for uuid in [u for u in store if u != keep]:
+            del store[uuid]
+
+    def close(self) -> None:
+        """Let go of the training data too; the model can still predict and save."""
+        if self.adata_manager is not None:
+            self._setup_adata_manager_store.pop(self.adata_manager.adata_uuid, None)
+        self._per_instance_manager_store.pop(self.id, None)
+        self._adata = self._adata_manager = None
+
+    # --- folders ----------------------------------------------------------------------------
+
+    def save(
+        self,
+        dir_path: str | Path,
+        *,
+        overwrite: bool = False,
+        format: Literal["episome", "scvi"] = "episome",
+        **kwargs: object,
+    ) -> None:
+        """Save the model as a folder of safetensors, JSON and tables.
+
+        Parameters
+        ----------
+        dir_path
+            The folder.
+        overwrite
+            Replace an existing one; the old one stays whole until the new one is.
+        format
+            ``"scvi"`` writes scvi-tools' own pickle instead.
+        **kwargs
+            Of scvi-tools' ``save`` with ``format="scvi"``.
+
+        Raises
+        ------
+        UsageError
+            The model is not trained (E-M20), or unknown arguments (E-U18).
+        """
+        self._require_trained()
+        if format == "scvi":
+            super().save(str(dir_path), overwrite=overwrite, **kwargs)
+            return
+        if kwargs or format != "episome":
+            raise UsageError(
+                "E-U18",
+                f"save() does not take {sorted(kwargs) or format!r} for an episome folder",
+                why="data are not saved with the model, and names have no prefix",
+                fix='leave it out, or pass format="scvi" for scvi-tools\' own file',
+            )
+        write_model_folder(dir_path, model_folder(self), overwrite=overwrite)
+        logger.info("saved %s", dir_path)
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | Path,
+        adata: AnnData | Literal[False] | None = None,
+        *,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+    ) -> EpisomeModel:
+        """Load a model folder; nothing in it is executed.
+
+        Parameters
+        ----------
+        dir_path
+            A folder that :meth:`save` wrote.
+        adata
+            Data to attach, in any gene order; it is set up with the saved arguments.
+        accelerator, device
+            Where the model goes; ``"auto"`` takes a GPU when there is one.
+
+        Raises
+        ------
+        ModelFileError, UntrustedModelError
+            See ``episome.io.read_model_folder``.
+        ModelMismatchError
+            The folder holds another model class (E-M08).
+        """
+        folder = read_model_folder(dir_path)
+        saved = folder.manifest["model"]
+        if saved["class"] != cls.__name__:
+            raise ModelMismatchError(
+                "E-M08",
+                f"the folder holds a {saved['class']}, not a {cls.__name__}",
+                where=str(dir_path),
+                fix=f"{saved['class']}.load(folder), or episome.models.load(folder)",
+            )
+        registry = decode(folder.manifest["registry"])
+        model = cls(registry=registry, **decode(folder.manifest["init_params"]))
+        core = core_from_folder(folder, type(model.module))
+        where = "cpu" if accelerator == "cpu" else device
+        core.to(pick_device(f"cuda:{where}" if isinstance(where, int) else where))
+        model.module = core
+        model.is_trained_ = True
+        model.history_ = saved_history(folder)
+        model.fit_ = dict(folder.manifest["fit"])
+        for name, rows in saved_indices(folder).items():
+            setattr(model, f"{name}_indices_", rows)
+        if adata is not None and adata is not False:
+            model._attach(adata)
+        return model
+
+    def _attach(self, adata: AnnData) -> None:
+        cls = type(self)
+        if adata.is_view:
+            raise UsageError("E-U06", "the object is a view", fix="adata = adata.copy()")
+        self.features.align(adata.raw.var if self.setup_args.get("use_raw") else adata.var)
+        method = getattr(cls, str(self.registry["setup_method_name"]))
+        method(adata, source_registry=self.registry, **self.registry["setup_args"])
+        self._adata = adata
+        self._adata_manager = cls._get_most_recent_anndata_manager(adata, required=True)
+        self._register_manager_for_instance(self._adata_manager)
+
+    # --- the core ---------------------------------------------------------------------------
+
+    def _finish_init(self, core: object, init_locals: Mapping[str, object], summary: str) -> None:
+        """Set what every constructor ends with.
+
+        Parameters
+        ----------
+        core
+            The core, untrained.
+        init_locals
+            ``locals()`` of the constructor.
+        summary
+            One line for ``repr``.
+        """
+        self.module = core
+        self._model_summary_string = summary
+        self.init_params_ = self._get_init_params(dict(init_locals))
+
+    @classmethod
+    def spec(cls) -> plugins.ModelSpec | None:
+        """Return what the plugin registered for this class; ``None`` outside plugins."""
+        return plugins.spec_of_class(cls)
+
+
+def as_rows(indices: Sequence[int] | np.ndarray | None) -> np.ndarray | None:
+    """Row numbers as int64; boolean masks are turned into numbers."""
+    if indices is None:
+        return None
+    rows = np.asarray(indices)
+    return np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)

@@ -1,0 +1,399 @@
+"""`ClassifierModel`: the base that SCTab, SIMS and the neural baselines share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+import torch
+
+from episome import plugins, settings
+from episome.data import given_split, split_cells, variable_genes
+from episome.errors import TrainingError, UsageError
+from episome.log import get_logger
+from episome.models._annotation import AnnotationMixin
+from episome.models._base import EpisomeModel, as_rows
+from episome.train import (
+    CellDataModule,
+    ClassifierPlan,
+    Fit,
+    balanced_weights,
+    check_plan_kwargs,
+    check_trainer_kwargs,
+    fit,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from episome.data import CellSource, Query, Split
+    from episome.nn import TorchCore
+
+logger = get_logger(__name__)
+
+
+class ClassifierModel(AnnotationMixin, EpisomeModel):
+    """A neural annotator: a ``TorchCore`` with logits, trained by the host.
+
+    Subclasses set ``_core_cls`` and build the core in their constructor with
+    :meth:`_build_core`; ``_training_defaults`` returns the defaults of ``train`` for the data at
+    hand (``max_epochs``, ``batch_size``, ``plan_kwargs``, trainer keywords).
+    """
+
+    capabilities = ("annotation", "embedding")
+    _core_cls: ClassVar[type[TorchCore]]
+
+    def _build_core(self, **config: object) -> TorchCore:
+        """Build the core with weights from the initialisation stream of ``settings.seed``."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.stream_seed("init"))
+            return self._core_cls.from_config(
+                {"n_features": len(self.features), "n_classes": len(self.labels), **config}
+            )
+
+    def _training_defaults(self) -> dict[str, object]:
+        return {"max_epochs": 50, "batch_size": 256, "plan_kwargs": {}}
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        load_sparse_tensor: bool = False,
+        batch_size: int | None = None,
+        early_stopping: bool | None = None,
+        datasplitter_kwargs: Mapping[str, object] | None = None,
+        plan_kwargs: Mapping[str, object] | None = None,
+        datamodule: CellDataModule | None = None,
+        **trainer_kwargs: object,
+    ) -> None:
+        """Train the model; the weights of the best epoch by validation macro F1 are kept.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the training cells; default by the model and the size of the data.
+        accelerator, devices
+            Of Lightning; ``"auto"`` takes a GPU when there is one.
+        train_size, validation_size
+            Shares of the labelled cells, by default 0.9 and the rest. With a ``donor_key`` of at
+            least four donors whole donors are held out.
+        shuffle_set_split
+            Only ``True``: splits are seeded and by donor or class.
+        load_sparse_tensor
+            Accepted for scvi-tools' sake: batches are always sparse until the device.
+        batch_size
+            Cells per update.
+        early_stopping
+            Stop when validation macro F1 has not improved for ``early_stopping_patience`` epochs.
+        datasplitter_kwargs
+            ``external_indexing=[train, validation, test]`` gives the split, ``drop_last`` leaves
+            out a smaller last batch (default true).
+        plan_kwargs
+            ``lr``, ``weight_decay``, ``lr_schedule``, ``lr_decay``, ``lr_patience``,
+            ``label_smoothing``, ``class_weight`` (``"balanced"`` or ``None``).
+        datamodule
+            Batches made by the caller instead of the model's own data.
+        **trainer_kwargs
+            Of ``lightning.Trainer`` (``precision``, ``logger``, ``strategy``, ``callbacks`` ...),
+            ``early_stopping_patience`` and its siblings, and ``progress``: a function
+            ``(done, total, metrics)`` called after every epoch.
+
+        Raises
+        ------
+        UsageError
+            Unknown or impossible arguments, before anything is computed.
+        TrainingError
+            The loss is not finite (E-T01).
+        """
+        defaults = self._training_defaults()
+        plan_args = {**defaults.pop("plan_kwargs", {}), **(plan_kwargs or {})}
+        progress = trainer_kwargs.pop("progress", None)
+        check_plan_kwargs(plan_args)
+        check_trainer_kwargs(trainer_kwargs)
+        splitter = _checked_splitter(datasplitter_kwargs, shuffle_set_split=shuffle_set_split)
+        max_epochs = int(_given(max_epochs, defaults.pop("max_epochs")))
+        batch_size = int(_given(batch_size, defaults.pop("batch_size")))
+        early = bool(_given(early_stopping, defaults.pop("early_stopping", True)))
+        _require_positive(max_epochs=max_epochs, batch_size=batch_size)
+        if datamodule is None:
+            split = self._split(splitter.get("external_indexing"), train_size, validation_size)
+            datamodule = self._datamodule(
+                self.training_query(), split, batch_size, drop_last=bool(splitter.get("drop_last", True))
+            )
+        self._fit(
+            datamodule,
+            plan_args,
+            max_epochs=max_epochs,
+            early_stopping=early,
+            accelerator=accelerator,
+            devices=devices,
+            progress=progress,
+            **{**defaults, **trainer_kwargs},
+        )
+
+    def _split(
+        self, given: object, train_size: float | None, validation_size: float | None
+    ) -> Split:
+        codes = self.training_codes()
+        if given is not None:
+            split = given_split([as_rows(p) for p in given], len(codes), settings.seed)
+        else:
+            split = split_cells(
+                codes,
+                donors=self.training_donors(),
+                train_size=train_size,
+                validation_size=validation_size,
+            )
+        return split
+
+    def _datamodule(
+        self,
+        query: Query,
+        split: Split,
+        batch_size: int,
+        *,
+        drop_last: bool = True,
+        codes: NDArray[np.int64] | None = None,
+    ) -> CellDataModule:
+        codes = self.training_codes() if codes is None else codes
+        labelled = [np.asarray(p)[codes[p] >= 0] for p in (split.train, split.validation, split.test)]
+        split = given_split(labelled, len(codes), split.seed) if split.by == "given" else split
+        if len(split.train) < 2:
+            raise UsageError(
+                "E-U19",
+                "fewer than two labelled cells are left for training",
+                count=len(split.train),
+                total=len(codes),
+                fix="pass a larger train_size",
+            )
+        return CellDataModule(
+            query.source,
+            query.alignment,
+            rule=query.rule,
+            kind=query.kind,
+            labels=codes,
+            split=split,
+            batch_size=min(batch_size, len(split.train)),
+            drop_last=drop_last,
+            seed=settings.seed,
+        )
+
+    def _fit(
+        self,
+        datamodule: CellDataModule,
+        plan_args: dict[str, object],
+        *,
+        max_epochs: int,
+        early_stopping: bool,
+        **trainer_kwargs: object,
+    ) -> None:
+        plan_args = dict(plan_args)
+        weights = self._class_weights(plan_args.pop("class_weight", "balanced"), datamodule)
+        self._before_fit(datamodule)
+        plan = ClassifierPlan(
+            self.module,
+            class_weights=weights,
+            target_sum=self.input_rule.target_sum,
+            n_epochs=max_epochs,
+            **plan_args,
+        )
+        plan.n_obs_training = len(datamodule.split.train)
+        plan.n_obs_validation = len(datamodule.split.validation)
+        before = {k: v.clone() for k, v in self.module.state_dict().items()}
+        self._notify("before_train")
+        try:
+            result = fit(
+                plan,
+                datamodule,
+                max_epochs=max_epochs,
+                early_stopping=early_stopping,
+                seed=settings.seed,
+                **trainer_kwargs,
+            )
+        except TrainingError:
+            # A model that raised answers the next good call as if nothing had happened.
+            self.module.load_state_dict(before)
+            raise
+        self._remember(result, datamodule, plan_args)
+        self._notify("after_train")
+
+    def _before_fit(self, datamodule: CellDataModule) -> None:
+        """Choose the variable genes on training cells, where the core takes some of them."""
+        n_top = self.module.config.get("n_top_genes")
+        if n_top and not self.is_trained_:
+            values = normalized_rows(datamodule, datamodule.split.train)
+            self.module.select_genes(variable_genes(values, int(n_top)))
+
+    def _class_weights(self, kind: object, datamodule: CellDataModule) -> NDArray[np.float32] | None:
+        if kind is None:
+            return None
+        if kind != "balanced":
+            raise UsageError(
+                "E-U15", f"class_weight={kind!r}", where="plan_kwargs", fix='use "balanced" or None'
+            )
+        codes = datamodule.labels[datamodule.split.train]
+        counts = np.bincount(codes, minlength=len(self.labels))
+        if (counts == 0).any():
+            absent = [self.labels.names[i] for i in np.flatnonzero(counts == 0)]
+            raise UsageError(
+                "E-U20",
+                "classes without a training cell",
+                count=len(absent),
+                total=len(self.labels),
+                examples=absent,
+                why="the model could never call them",
+                fix="give them training cells in the split, or take the labels out",
+            )
+        return balanced_weights(codes, len(self.labels))
+
+    def _notify(self, notice: Literal["before_train", "after_train"]) -> None:
+        getattr(plugins, notice)(model=self, run={"seed": settings.seed})
+
+    def _remember(self, result: Fit, data: CellDataModule, plan_args: dict[str, object]) -> None:
+        self.is_trained_ = True
+        self.history_ = _append_history(self.history_, result.history)
+        split = data.split
+        self.train_indices_, self.validation_indices_ = split.train, split.validation
+        self.test_indices_ = split.test
+        best = {}
+        if result.best_epoch is not None:
+            for name in ("validation_f1_macro", "validation_loss"):
+                best[name] = float(result.history[name].loc[result.best_epoch].iloc[0])
+        self.fit_ = {
+            "n_epochs": result.n_epochs,
+            "best_epoch": result.best_epoch,
+            "n_updates": result.n_updates,
+            "seconds": round(result.seconds, 2),
+            "batch_size": data.batch_size,
+            "n_train": len(split.train),
+            "n_validation": len(split.validation),
+            "split_by": split.by,
+            "split_sha256": split.digest,
+            "seed": split.seed,
+            "plan": plan_args,
+            **best,
+        }
+
+    # --- more training --------------------------------------------------------------------
+
+    def fine_tune(
+        self,
+        adata: AnnData,
+        labels_key: str | None = None,
+        *,
+        layer: str | None = None,
+        use_raw: bool = False,
+        donor_key: str | list[str] | None = None,
+        input_kind: Literal["auto", "counts", "log1p"] = "auto",
+        **train_kwargs: object,
+    ) -> ClassifierModel:
+        """Return a new model, trained further on new cells, which may bring new classes.
+
+        The genes, the input rule and the old classes stay; weights of the old classes are kept, new
+        classes start fresh. ``adata`` is not modified.
+
+        Parameters
+        ----------
+        adata
+            New labelled cells, genes in any order.
+        labels_key
+            Their label column; default the column of the first training.
+        layer, use_raw, input_kind
+            Where the values are and what they are.
+        donor_key
+            Donor column of the new cells.
+        **train_kwargs
+            Of :meth:`train`.
+
+        Returns
+        -------
+        A model of the same class; it holds no data.
+        """
+        self._require_trained()
+        from episome.models._fine_tune import fine_tuned
+
+        return fine_tuned(
+            self,
+            adata,
+            labels_key or self.setup_args["labels_key"],
+            donor_key=donor_key,
+            query={"layer": layer, "use_raw": use_raw, "input_kind": input_kind},
+            train_kwargs=train_kwargs,
+        )
+
+    # --- embedding ------------------------------------------------------------------------
+
+    def get_latent_representation(
+        self,
+        adata: AnnData | str | Path | CellSource | None = None,
+        *,
+        indices: list[int] | None = None,
+        batch_size: int | None = None,
+        **query: object,
+    ) -> NDArray[np.float32]:
+        """Return the embedding of every cell, float32 of shape (n_cells, n_latent)."""
+        predictor = self.predictor()
+        out = predictor.collect(
+            self.prepare(adata, **query), ["latent"], rows=as_rows(indices), batch_size=batch_size
+        )
+        return out["latent"].astype(np.float32, copy=False)
+
+
+def normalized_rows(data: CellDataModule, rows: NDArray[np.int64]) -> object:
+    """Normalised log1p values of chosen rows as one scipy CSR."""
+    from scipy import sparse
+
+    from episome.nn import host_batch, normalized_batch
+
+    blocks = [
+        normalized_batch(host_batch(b), target_sum=data.rule.target_sum, input_format="scipy")["X"]
+        for b in data.loader(rows, batch_size=2048)
+    ]
+    return sparse.vstack(blocks, format="csr")
+
+
+def _checked_splitter(
+    kwargs: Mapping[str, object] | None, *, shuffle_set_split: bool
+) -> dict[str, object]:
+    given = dict(kwargs or {})
+    unknown = sorted(set(given) - {"external_indexing", "drop_last"})
+    if unknown or not shuffle_set_split:
+        raise UsageError(
+            "E-U21",
+            f"unknown keys {unknown}" if unknown else "shuffle_set_split=False",
+            where="datasplitter_kwargs" if unknown else "train()",
+            fix="pass external_indexing=[train, validation, test] to choose the cells of each part",
+        )
+    return given
+
+
+def _given(value: object, default: object) -> object:
+    return default if value is None else value
+
+
+def _require_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise UsageError("E-U22", f"{name}={value}", fix=f"pass {name} of at least 1")
+
+
+def _append_history(
+    old: dict[str, pd.DataFrame] | None, new: Mapping[str, pd.DataFrame]
+) -> dict[str, pd.DataFrame]:
+    import pandas as pd
+
+    if not old:
+        return dict(new)
+    shift = max(len(f) for f in old.values())
+    moved = {k: f.set_axis(f.index + shift) for k, f in new.items()}
+    return {k: pd.concat([f for f in (old.get(k), moved.get(k)) if f is not None]) for k in {**old, **moved}}

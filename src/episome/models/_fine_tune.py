@@ -1,0 +1,113 @@
+"""Further training of a classifier on new cells and classes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from episome import settings
+from episome.data import (
+    Labels,
+    check_classes,
+    class_terms,
+    clean_labels,
+    combined_column,
+    definite_donors,
+    obs_column,
+    split_cells,
+)
+from episome.models._fields import LabelsField
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from episome.models._classifier import ClassifierModel
+    from episome.nn import TorchCore
+
+
+def fine_tuned(
+    model: ClassifierModel,
+    adata: AnnData,
+    labels_key: str,
+    *,
+    donor_key: str | list[str] | None,
+    query: Mapping[str, object],
+    train_kwargs: Mapping[str, object],
+) -> ClassifierModel:
+    """See ``ClassifierModel.fine_tune``."""
+    labels = model.labels
+    values = clean_labels(
+        obs_column(adata, labels_key), unlabeled_category=labels.unlabeled, unlabeled="keep"
+    )
+    found = check_classes(values, labels.unlabeled, f"adata.obs[{labels_key!r}]")
+    merged = _merged_labels(labels, values, found, adata, labels_key)
+    new = _clone(model, merged)
+    codes = merged.codes(values)
+    codes = np.where(codes >= len(merged), -1, codes)
+    donors = None if donor_key is None else definite_donors(combined_column(adata, donor_key))
+    args = dict(train_kwargs)
+    split = split_cells(
+        codes,
+        donors=donors,
+        train_size=args.pop("train_size", None),
+        validation_size=args.pop("validation_size", None),
+    )
+    batch_size = int(args.pop("batch_size", None) or new._training_defaults()["batch_size"])
+    data = new._datamodule(new.prepare(adata, **query), split, batch_size, codes=codes)
+    plan = dict(args.pop("plan_kwargs", None) or {})
+    # Old classes may be absent from the new cells: they keep weight one instead of dividing by zero.
+    plan.setdefault("class_weight", None if len(found) < len(merged) else "balanced")
+    new.train(datamodule=data, plan_kwargs=plan, **args)
+    return new
+
+
+def _merged_labels(
+    labels: Labels, values: np.ndarray, found: list[str], adata: AnnData, labels_key: str
+) -> Labels:
+    fresh = [c for c in found if c not in set(labels.names)]
+    column = f"{labels_key}_ontology_term_id"
+    terms = adata.obs[column] if column in adata.obs.columns else None
+    return Labels(
+        (*labels.names, *fresh),
+        (*labels.term_ids, *class_terms(values, terms, fresh)),
+        labels.unlabeled,
+    )
+
+
+def _clone(model: ClassifierModel, labels: Labels) -> ClassifierModel:
+    registry = copy.deepcopy({k: v for k, v in model.registry.items() if k != "_scvi_uuid"})
+    entry = registry["field_registries"]["labels"]
+    state = entry["state_registry"]
+    state[LabelsField.CATEGORICAL_MAPPING_KEY] = np.array(
+        [*labels.names, labels.unlabeled], dtype=object
+    )
+    state[LabelsField.TERMS_KEY] = np.array(labels.term_ids, dtype=object)
+    entry["summary_stats"]["n_labels"] = len(labels) + 1
+    params = model.init_params_
+    new = type(model)(registry=registry, **params["non_kwargs"])
+    new.module = grown_core(model.module, len(labels))
+    new.is_trained_ = True
+    return new
+
+
+def grown_core(core: TorchCore, n_classes: int) -> TorchCore:
+    """Copy a core and widen its head; the first rows keep their weights."""
+    old = int(core.config["n_classes"])
+    if n_classes == old:
+        return copy.deepcopy(core)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.stream_seed("init"))
+        grown = type(core).from_config({**core.config, "n_classes": n_classes})
+    state = grown.state_dict()
+    for name, tensor in core.state_dict().items():
+        if state[name].shape == tensor.shape:
+            state[name] = tensor.clone()
+        else:
+            state[name] = state[name].clone()
+            state[name][tuple(slice(0, n) for n in tensor.shape)] = tensor
+    grown.load_state_dict(state)
+    return grown

@@ -1,0 +1,133 @@
+"""What of a live model goes into its folder, and back."""
+
+from __future__ import annotations
+
+import platform
+from datetime import datetime, timezone
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from episome import settings
+from episome.inference import INDEX_PREFIX
+from episome.io import ModelFolder, encode
+from episome.models._card import model_card
+
+if TYPE_CHECKING:
+    from episome.models._base import EpisomeModel
+
+_VERSIONS = ("episome", "scvi-tools", "torch", "lightning", "anndata", "numpy", "scipy", "scikit-learn")
+_PARTS = ("train", "validation", "test")
+
+
+def model_folder(model: EpisomeModel) -> ModelFolder:
+    """Collect the parts of a trained model's folder."""
+    tensors, files = model.module.state()
+    features, labels = model.features, model.labels
+    manifest = {
+        "model": model_identity(type(model)),
+        "core": encode(model.module.config),
+        "init_params": encode(_plain_init(model)),
+        "registry": encode(_plain_registry(model)),
+        "input": model.input_rule.to_json(),
+        "genes_sha256": features.digest,
+        "unlabeled": labels.unlabeled if labels else None,
+        "fit": encode(model.fit_),
+        "confidence": {"calibrated": False},
+        "provenance": provenance(),
+    }
+    table = {} if labels is None else {"label": labels.names, "ontology_term_id": labels.term_ids}
+    return ModelFolder(
+        manifest=manifest,
+        tensors={**tensors, **_index_tensors(model)},
+        genes={"id": features.ids, **features.other},
+        labels=table,
+        history=_history_columns(model.history_),
+        files=files,
+        card=model_card(model, manifest),
+    )
+
+
+def model_identity(cls: type[EpisomeModel]) -> dict[str, object]:
+    """Class, spec name, plugin and its version."""
+    spec = cls.spec()
+    identity: dict[str, object] = {"class": cls.__name__, "spec": None, "plugin": None}
+    if spec is not None:
+        distribution = cls.__module__.split(".")[0].replace("_", "-")
+        identity |= {"spec": spec.name, "plugin": spec.plugin, "distribution": distribution}
+        identity["version"] = _version(distribution)
+    return identity
+
+
+def provenance() -> dict[str, object]:
+    """Versions, seed and date; no user, host or path."""
+    versions = {name: _version(name) for name in _VERSIONS}
+    return {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seed": settings.seed,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": versions,
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _plain_init(model: EpisomeModel) -> dict[str, object]:
+    params = model.init_params_
+    plain = dict(params["non_kwargs"])
+    for extra in params["kwargs"].values():
+        plain |= extra
+    return plain
+
+
+def _plain_registry(model: EpisomeModel) -> dict[str, object]:
+    """The registry without the identifiers of one run's objects."""
+    return {k: _unpacked(v) for k, v in model.registry.items() if k != "_scvi_uuid"}
+
+
+def _unpacked(value: object) -> object:
+    if hasattr(value, "items"):
+        return {str(k): _unpacked(v) for k, v in value.items()}
+    return value
+
+
+def _index_tensors(model: EpisomeModel) -> dict[str, np.ndarray]:
+    rows = {p: getattr(model, f"{p}_indices_") for p in _PARTS}
+    return {
+        f"{INDEX_PREFIX}{p}": np.asarray(r, dtype=np.int64)
+        for p, r in rows.items()
+        if r is not None
+    }
+
+
+def saved_indices(folder: ModelFolder) -> dict[str, np.ndarray]:
+    """Row numbers of training, validation and test cells."""
+    return {
+        k.removeprefix(INDEX_PREFIX): v
+        for k, v in folder.tensors.items()
+        if k.startswith(INDEX_PREFIX)
+    }
+
+
+def _history_columns(history: dict[str, pd.DataFrame] | None) -> dict[str, list[float]]:
+    if not history:
+        return {}
+    table = pd.concat(history.values(), axis=1)
+    return {"epoch": list(table.index), **{c: table[c].tolist() for c in table.columns}}
+
+
+def saved_history(folder: ModelFolder) -> dict[str, pd.DataFrame] | None:
+    """History as scvi-tools holds it: one single-column float frame per metric."""
+    columns = dict(folder.history)
+    if not columns:
+        return None
+    epochs = pd.Index([int(e) for e in columns.pop("epoch")], name="epoch")
+    return {k: pd.DataFrame({k: np.asarray(v, float)}, index=epochs) for k, v in columns.items()}

@@ -1,0 +1,74 @@
+"""Torch parts that more than one method uses; names are imported on first use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from episome.nn._core import TorchCore
+    from episome.nn._csr import CSRParts
+    from episome.nn._entmax import entmax15, entmax15_sort, sparsemax, sparsemax_sort
+    from episome.nn._folded import FoldedTabNet
+    from episome.nn._mask_csr import explanation_csr, gene_mask_csr
+    from episome.nn._norm import GhostBatchNorm, reestimate_batch_norm
+    from episome.nn._normalize import CSRBatch, host_batch, log_normalize, normalized_batch
+    from episome.nn._tabnet import TabNet, TabNetOutput
+    from episome.nn._tabnet_state import rename_reference_state
+
+__all__ = [
+    "CSRBatch",
+    "CSRParts",
+    "FoldedTabNet",
+    "GhostBatchNorm",
+    "TabNet",
+    "TabNetOutput",
+    "TorchCore",
+    "entmax15",
+    "entmax15_sort",
+    "explanation_csr",
+    "gene_mask_csr",
+    "reestimate_batch_norm",
+    "host_batch",
+    "log_normalize",
+    "normalized_batch",
+    "rename_reference_state",
+    "sparsemax",
+    "sparsemax_sort",
+]
+
+_HOME = {
+    "CSRBatch": "_normalize",
+    "host_batch": "_normalize",
+    "log_normalize": "_normalize",
+    "normalized_batch": "_normalize",
+    "CSRParts": "_csr",
+    "FoldedTabNet": "_folded",
+    "GhostBatchNorm": "_norm",
+    "TabNet": "_tabnet",
+    "TabNetOutput": "_tabnet",
+    "TorchCore": "_core",
+    "entmax15": "_entmax",
+    "entmax15_sort": "_entmax",
+    "explanation_csr": "_mask_csr",
+    "gene_mask_csr": "_mask_csr",
+    "reestimate_batch_norm": "_norm",
+    "rename_reference_state": "_tabnet_state",
+    "sparsemax": "_entmax",
+    "sparsemax_sort": "_entmax",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its module on first use."""
+    if name not in _HOME:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

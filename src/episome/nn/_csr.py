@@ -1,0 +1,157 @@
+"""Compressed sparse rows as three tensors, and the few products that networks need."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from episome.nn import _csr_kernels as kernels
+from episome.nn._numba import run_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "CSRParts",
+    "csr_from_dense",
+    "csr_times",
+    "csr_transpose_times",
+    "csr_values_at",
+    "csr_values_from_dense",
+    "sampled_dots",
+]
+
+_DENSE_ABOVE = 0.25
+_BLOCK_BYTES = 512 * 1024
+
+
+class CSRParts(NamedTuple):
+    """A sparse matrix (n, d) by rows.
+
+    Parameters
+    ----------
+    indptr
+        Where each row starts, (n + 1,) int64.
+    indices
+        Columns, (nnz,) int32, ascending within a row.
+    values
+        Values, (nnz,), float32 or float64.
+    """
+
+    indptr: torch.Tensor
+    indices: torch.Tensor
+    values: torch.Tensor
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return len(self.indptr) - 1
+
+    def rows(self) -> torch.Tensor:
+        """Return the row of every stored entry, (nnz,) int64."""
+        counts = self.indptr.diff()
+        return torch.repeat_interleave(torch.arange(self.n_rows, device=counts.device), counts)
+
+    @classmethod
+    def from_dense(cls, x: torch.Tensor) -> CSRParts:
+        """Take the non-zero entries of dense `x` (n, d), on any device."""
+        rows, columns = x.nonzero(as_tuple=True)
+        counts = torch.bincount(rows, minlength=len(x))
+        indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return cls(indptr, columns.to(torch.int32), x[rows, columns])
+
+    def to_dense(self, n_columns: int) -> torch.Tensor:
+        """Return the dense matrix (n, n_columns); differentiable in the values."""
+        out = self.values.new_zeros((self.n_rows, n_columns))
+        return out.index_put((self.rows(), self.indices.long()), self.values, accumulate=True)
+
+    def numpy(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.floating]]:
+        """Return the three parts as numpy arrays on the CPU."""
+        return (
+            self.indptr.detach().cpu().numpy(),
+            self.indices.detach().cpu().numpy(),
+            self.values.detach().cpu().numpy(),
+        )
+
+    def is_dense(self, n_columns: int) -> bool:
+        """Whether so many entries are stored that dense products are quicker."""
+        return len(self.indices) > _DENSE_ABOVE * self.n_rows * n_columns
+
+
+def _block(width: int, itemsize: int) -> int:
+    return max(_BLOCK_BYTES // max(width * itemsize, 1), 1)
+
+
+def csr_from_dense(x: torch.Tensor, *, max_density: float = 1.0) -> CSRParts | None:
+    """Take the non-zero entries of dense `x` (n, d) on the CPU, or None if there are too many."""
+    counts = torch.empty(len(x), dtype=torch.int64)
+    run_rows(kernels.count_nonzero, len(x), x.numpy(), counts.numpy())
+    indptr = torch.zeros(len(x) + 1, dtype=torch.int64)
+    torch.cumsum(counts, 0, out=indptr[1:])
+    nnz = int(indptr[-1])
+    if nnz > max_density * x.numel():
+        return None
+    indices = torch.empty(nnz, dtype=torch.int32)
+    values = torch.empty(nnz, dtype=x.dtype)
+    parts = (indptr.numpy(), indices.numpy(), values.numpy())
+    run_rows(kernels.take_nonzero, len(x), x.numpy(), *parts)
+    return CSRParts(indptr, indices, values)
+
+
+def csr_times(a: CSRParts, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Compute ``a @ w + bias`` for sparse `a` (n, G) and dense `w` (G, H); result (n, H)."""
+    if a.is_dense(len(w)):
+        out = a.to_dense(len(w)) @ w
+        return out if bias is None else out + bias
+    out = w.new_zeros((a.n_rows, w.shape[1]))
+    if bias is not None:
+        out += bias
+    block = _block(w.shape[1], w.itemsize)
+    run_rows(kernels.rows_times, a.n_rows, *a.numpy(), w.numpy(), block, out.numpy(), even=True)
+    return out
+
+
+def csr_transpose_times(a: CSRParts, g: torch.Tensor, n_columns: int) -> torch.Tensor:
+    """Compute ``a.T @ g`` for sparse `a` (n, G) and dense `g` (n, H); result (G, H)."""
+    if a.is_dense(n_columns):
+        return a.to_dense(n_columns).T @ g
+    out = g.new_zeros((n_columns, g.shape[1]))
+    block = _block(g.shape[1], g.itemsize)
+    run_rows(
+        kernels.transpose_times,
+        n_columns,
+        *a.numpy(),
+        g.contiguous().numpy(),
+        block,
+        out.numpy(),
+        rows_per_task=256,
+    )
+    return out
+
+
+def sampled_dots(a: CSRParts, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Compute ``left @ right.T`` at the stored positions of `a`, (nnz,)."""
+    if a.is_dense(len(right)):
+        return (left @ right.T)[a.rows(), a.indices.long()]
+    out = left.new_empty(len(a.indices))
+    args = (a.indptr.numpy(), a.indices.numpy(), left.contiguous().numpy(), right.numpy())
+    run_rows(kernels.row_dots, a.n_rows, *args, out.numpy())
+    return out
+
+
+def csr_values_from_dense(x: torch.Tensor, at: CSRParts) -> torch.Tensor:
+    """Entries of dense `x` (n, G) at the stored positions of `at`, (nnz,)."""
+    out = x.new_empty(len(at.indices))
+    args = (x.numpy(), at.indptr.numpy(), at.indices.numpy(), out.numpy())
+    run_rows(kernels.gather_dense, at.n_rows, *args)
+    return out
+
+
+def csr_values_at(x: CSRParts, at: CSRParts) -> torch.Tensor:
+    """Entries of sparse `x` at the stored positions of `at`, (nnz,)."""
+    out = x.values.new_empty(len(at.indices))
+    parts = (at.indptr.numpy(), at.indices.numpy())
+    run_rows(kernels.lookup_sorted, at.n_rows, *x.numpy(), *parts, out.numpy())
+    return out

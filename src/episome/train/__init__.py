@@ -1,0 +1,39 @@
+"""Training: plans, the data module, callbacks, one run."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from episome.train._callbacks import BestWeights, EpochProgress, History, ReestimateBatchNorm
+    from episome.train._datamodule import Batches, CellDataModule
+    from episome.train._fit import Fit, check_trainer_kwargs, fit
+    from episome.train._plan import MONITOR, ClassifierPlan, balanced_weights, check_plan_kwargs
+
+_HOME = {
+    "MONITOR": "_plan",
+    "Batches": "_datamodule",
+    "BestWeights": "_callbacks",
+    "CellDataModule": "_datamodule",
+    "ClassifierPlan": "_plan",
+    "EpochProgress": "_callbacks",
+    "Fit": "_fit",
+    "History": "_callbacks",
+    "ReestimateBatchNorm": "_callbacks",
+    "balanced_weights": "_plan",
+    "check_plan_kwargs": "_plan",
+    "check_trainer_kwargs": "_fit",
+    "fit": "_fit",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

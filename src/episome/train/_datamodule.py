@@ -1,0 +1,112 @@
+"""`CellDataModule`: the one Lightning data module, over any cell source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import lightning.pytorch as pl
+import numpy as np
+
+from episome.data import CellLoader, InputRule, QueryKind, Split
+from episome.nn import host_batch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from episome.data import Alignment, CellSource
+
+
+class Batches:
+    """A loader as Lightning wants it: sized, iterable again, tensors."""
+
+    def __init__(self, loader: CellLoader) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, object]]:
+        for batch in self.loader:
+            yield host_batch(batch)
+
+
+class CellDataModule(pl.LightningDataModule):
+    """Training and validation batches of one split.
+
+    Parameters
+    ----------
+    source, alignment, rule, kind
+        Where cells come from and how they reach the model's scale.
+    labels
+        Class code of every cell of the source, int64; negative: unlabelled.
+    split
+        Which rows are for what.
+    batch_size
+        Cells per batch.
+    drop_last
+        Leave out a smaller last training batch; batch norms need more than one cell.
+    seed
+        Of the order of cells.
+    """
+
+    def __init__(
+        self,
+        source: CellSource,
+        alignment: Alignment,
+        *,
+        rule: InputRule,
+        kind: QueryKind,
+        labels: NDArray[np.int64],
+        split: Split,
+        batch_size: int = 256,
+        drop_last: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.source, self.alignment, self.rule, self.kind = source, alignment, rule, kind
+        self.labels, self.split = labels, split
+        self.batch_size, self.drop_last, self.seed = batch_size, drop_last, seed
+
+    def loader(
+        self,
+        rows: NDArray[np.int64],
+        *,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        batch_size: int | None = None,
+    ) -> CellLoader:
+        """Batches of chosen rows."""
+        return CellLoader(
+            self.source,
+            self.alignment,
+            rule=self.rule,
+            kind=self.kind,
+            rows=rows,
+            labels=self.labels,
+            batch_size=batch_size or self.batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            seed=self.seed,
+        )
+
+    def train_dataloader(self) -> Batches:
+        """Shuffled training batches; the order follows the seed and the epoch."""
+        loader = self.loader(self._share(self.split.train), shuffle=True, drop_last=self.drop_last)
+        if self.trainer is not None:
+            loader.set_epoch(self.trainer.current_epoch)
+        return Batches(loader)
+
+    def val_dataloader(self) -> Batches | list[object]:
+        """Validation batches in order; an empty list without validation cells."""
+        rows = self._share(self.split.validation)
+        if len(rows) == 0:
+            return []
+        return Batches(self.loader(rows, batch_size=max(self.batch_size, 1024)))
+
+    def _share(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """This process's rows: Lightning does not shard loaders that are no torch DataLoader."""
+        world = 1 if self.trainer is None else self.trainer.world_size
+        if world == 1:
+            return rows
+        return rows[: len(rows) // world * world][self.trainer.global_rank :: world]

@@ -1,0 +1,238 @@
+"""One training run with Lightning's own trainer."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+
+from episome import settings
+from episome.errors import ResourceError, UsageError
+from episome.train._callbacks import (
+    FEW_UPDATES,
+    BestWeights,
+    EpochProgress,
+    History,
+    ReestimateBatchNorm,
+)
+from episome.train._plan import MONITOR
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from episome.train._datamodule import CellDataModule
+    from episome.train._plan import ClassifierPlan
+
+ProgressReport = Callable[[int, int, dict[str, float]], None]
+
+_EARLY = {
+    "early_stopping_monitor": MONITOR,
+    "early_stopping_mode": "max",
+    "early_stopping_patience": 10,
+    "early_stopping_min_delta": 0.0,
+}
+_REFUSED = {
+    "enable_checkpointing": "the best weights are kept and restored without it",
+    "checkpointing_monitor": "pass early_stopping_monitor",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What a training run leaves beside the weights.
+
+    ``best_epoch`` is ``None`` when there was no validation.
+    """
+
+    history: Mapping[str, pd.DataFrame]
+    best_epoch: int | None
+    n_epochs: int
+    n_updates: int
+    seconds: float
+    stopped_early: bool
+
+
+def check_trainer_kwargs(trainer_kwargs: Mapping[str, object]) -> None:
+    """Refuse unknown keys before any training.
+
+    Raises
+    ------
+    UsageError
+        E-U16, naming the near ones.
+    """
+    import difflib
+
+    known = {*inspect.signature(pl.Trainer.__init__).parameters, *_EARLY} - {"self"}
+    known -= {"max_epochs", "accelerator", "devices", *_REFUSED}
+    unknown = sorted(set(trainer_kwargs) - known)
+    if not unknown:
+        return
+    near = difflib.get_close_matches(unknown[0], [*sorted(known), "plan_kwargs", "batch_size"], n=3)
+    raise UsageError(
+        "E-U16",
+        f"train() does not know {', '.join(unknown)}",
+        why=_REFUSED.get(unknown[0]) or (f"near: {', '.join(near)}" if near else None),
+        fix="optimiser settings go into plan_kwargs={...}, Lightning's trainer settings are keywords",
+    )
+
+
+def fit(
+    plan: ClassifierPlan,
+    datamodule: CellDataModule,
+    *,
+    max_epochs: int,
+    accelerator: str = "auto",
+    devices: int | list[int] | str = "auto",
+    early_stopping: bool = True,
+    seed: int | None = None,
+    progress: ProgressReport | None = None,
+    **trainer_kwargs: object,
+) -> Fit:
+    """Train ``plan.core`` in place and leave its best weights in it.
+
+    Parameters
+    ----------
+    plan, datamodule
+        What is trained, on what.
+    max_epochs
+        Number of passes over the training cells.
+    accelerator, devices
+        Of Lightning.
+    early_stopping
+        Stop after ``early_stopping_patience`` (10) validations without a better
+        ``validation_f1_macro``. Needs validation cells.
+    seed
+        Of everything random in training; the user's global random state is left as it was.
+    progress
+        Called after every epoch.
+    **trainer_kwargs
+        Of ``lightning.Trainer``, and scvi-tools' ``early_stopping_*``.
+
+    Returns
+    -------
+    A :class:`Fit`.
+
+    Raises
+    ------
+    TrainingError
+        The loss is not finite (E-T01).
+    ResourceError
+        The device does not exist (E-R04).
+    """
+    early = {k: trainer_kwargs.pop(k, v) for k, v in _EARLY.items()}
+    validates = len(datamodule.split.validation) > 0
+    history = History()
+    best = BestWeights(early["early_stopping_monitor"], early["early_stopping_mode"])
+    renorm = ReestimateBatchNorm(datamodule)
+    callbacks = [renorm, best] if validates else [renorm]
+    if early_stopping and validates:
+        callbacks.append(
+            EarlyStopping(
+                early["early_stopping_monitor"],
+                mode=early["early_stopping_mode"],
+                patience=early["early_stopping_patience"],
+                min_delta=early["early_stopping_min_delta"],
+            )
+        )
+    callbacks.append(history)
+    if progress is not None:
+        callbacks.append(EpochProgress(progress))
+    callbacks += list(trainer_kwargs.pop("callbacks", None) or [])
+    started = time.monotonic()
+    with _quiet(), _seeded(seed):
+        trainer = _trainer(max_epochs, accelerator, devices, callbacks, validates, trainer_kwargs)
+        _run(trainer, plan, datamodule)
+        if trainer.global_step < FEW_UPDATES:
+            renorm.run(plan)
+    plan.core.to("cpu")
+    plan.core.eval()
+    return Fit(
+        history=history.frames(),
+        best_epoch=best.epoch,
+        n_epochs=trainer.current_epoch,
+        n_updates=trainer.global_step,
+        seconds=time.monotonic() - started,
+        stopped_early=trainer.current_epoch < max_epochs,
+    )
+
+
+def _trainer(
+    max_epochs: int,
+    accelerator: str,
+    devices: int | list[int] | str,
+    callbacks: list[pl.Callback],
+    validates: bool,
+    trainer_kwargs: dict[str, object],
+) -> pl.Trainer:
+    defaults: dict[str, object] = {
+        "logger": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": False,
+        "num_sanity_val_steps": 0,
+        "gradient_clip_val": 1.0,
+        # Buffers touched under inference mode could not be updated again in training.
+        "inference_mode": False,
+        # A new loader per epoch carries the epoch's order.
+        "reload_dataloaders_every_n_epochs": 1,
+        "limit_val_batches": 1.0 if validates else 0,
+    }
+    try:
+        return pl.Trainer(
+            max_epochs=max_epochs,
+            accelerator=accelerator,
+            devices=devices,
+            callbacks=callbacks,
+            enable_checkpointing=False,
+            **{**defaults, **trainer_kwargs},
+        )
+    except (pl.utilities.exceptions.MisconfigurationException, ValueError) as error:
+        if accelerator in {"auto", "cpu"}:
+            raise
+        raise ResourceError(
+            "E-R04",
+            f"accelerator={accelerator!r}, devices={devices!r} cannot be used",
+            why=str(error).splitlines()[0],
+            fix='accelerator="auto" takes what is there',
+        ) from error
+
+
+def _run(trainer: pl.Trainer, plan: ClassifierPlan, datamodule: CellDataModule) -> None:
+    try:
+        trainer.fit(plan, datamodule=datamodule)
+    except SystemExit as stop:
+        # Lightning turns Ctrl-C into SystemExit(1); callers expect the interrupt.
+        raise KeyboardInterrupt from stop
+
+
+@contextlib.contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.stream_seed("train", seed) % (1 << 63))
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's notices about devices and workers off the user's screen."""
+    names = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "lightning.pytorch")
+    loggers = [logging.getLogger(n) for n in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning.*")
+            warnings.filterwarnings("ignore", message=".*dataloader.*num_workers.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

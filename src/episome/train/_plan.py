@@ -1,0 +1,193 @@
+"""`ClassifierPlan`: how a classifier is trained."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torchmetrics.classification import MulticlassF1Score
+
+from episome.errors import TrainingError, UsageError
+from episome.nn import normalized_batch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from episome.nn import TorchCore
+
+MONITOR = "validation_f1_macro"
+
+
+class ClassifierPlan(pl.LightningModule):
+    """Weighted cross-entropy, AdamW, a schedule per epoch, metrics over whole epochs.
+
+    Parameters
+    ----------
+    core
+        The network; its output ``penalty`` is added to the loss.
+    class_weights
+        Weight of each class in the training loss, (C,); ``None`` weighs cells alike.
+    target_sum
+        Library size to which counts are scaled.
+    lr, weight_decay
+        Of AdamW.
+    lr_schedule
+        ``"step"``: times ``lr_decay`` after every epoch; ``"cosine"``: to zero over the epochs;
+        ``"plateau"``: times ``lr_decay`` after ``lr_patience`` epochs without a better validation
+        loss; ``None``: constant.
+    lr_decay, lr_patience
+        See ``lr_schedule``.
+    label_smoothing
+        Share of the target spread over all classes, in training only.
+    n_epochs
+        For the cosine schedule.
+    """
+
+    def __init__(
+        self,
+        core: TorchCore,
+        *,
+        class_weights: NDArray[np.float32] | None = None,
+        target_sum: float = 1e4,
+        lr: float = 5e-3,
+        weight_decay: float = 0.05,
+        lr_schedule: Literal["step", "cosine", "plateau"] | None = "step",
+        lr_decay: float = 0.9,
+        lr_patience: int = 10,
+        label_smoothing: float = 0.0,
+        n_epochs: int = 50,
+    ) -> None:
+        super().__init__()
+        self.core = core
+        n_classes = int(core.config["n_classes"])
+        weights = None if class_weights is None else torch.as_tensor(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.target_sum, self.label_smoothing = target_sum, label_smoothing
+        self.lr, self.weight_decay = lr, weight_decay
+        self.lr_schedule, self.lr_decay, self.lr_patience = lr_schedule, lr_decay, lr_patience
+        self.n_epochs = n_epochs
+        self.validation_f1 = MulticlassF1Score(num_classes=n_classes, average="macro")
+        self.n_obs_training = self.n_obs_validation = 0
+
+    def on_after_batch_transfer(self, batch: dict[str, object], dataloader_idx: int) -> dict[str, object]:
+        """Normalise and densify on the device."""
+        return normalized_batch(
+            batch, target_sum=self.target_sum, input_format=self.core.input_format
+        )
+
+    def training_step(self, batch: dict[str, object], batch_idx: int) -> torch.Tensor:
+        """Return the loss of one batch; stop at once when it is not finite."""
+        out = self.core(batch)
+        loss = F.cross_entropy(
+            out["logits"].float(),
+            batch["labels"],
+            weight=self.class_weights,
+            label_smoothing=self.label_smoothing,
+        )
+        if "penalty" in out:
+            loss = loss + out["penalty"]
+        if loss.device.type == "cpu" and not torch.isfinite(loss):
+            self.raise_diverged(batch, batch_idx)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["labels"]))
+        return loss
+
+    def raise_diverged(self, batch: dict[str, object], batch_idx: int) -> None:
+        """Raise E-T01 with the step and the cells."""
+        rows = batch["ind_x"]
+        raise TrainingError(
+            "E-T01",
+            f"the loss is not finite at epoch {self.current_epoch}, batch {batch_idx}",
+            where=f"cells {int(rows.min())} to {int(rows.max())} of the training data",
+            why=f"lr={self.lr:g}, precision={self.trainer.precision}",
+            fix='lower the rate with plan_kwargs={"lr": ...}, or use precision="32-true"',
+        )
+
+    def validation_step(self, batch: dict[str, object], batch_idx: int) -> None:
+        """Add one batch to the validation loss (unweighted) and the macro F1."""
+        logits = self.core(batch)["logits"].float()
+        loss = F.cross_entropy(logits, batch["labels"])
+        self.validation_f1.update(logits, batch["labels"])
+        size = len(batch["labels"])
+        self.log("validation_loss", loss, on_epoch=True, batch_size=size, sync_dist=True)
+        self.log(MONITOR, self.validation_f1, on_epoch=True, batch_size=size)
+
+    def on_train_epoch_end(self) -> None:
+        """Record the learning rate."""
+        self.log("lr", self.optimizers().param_groups[0]["lr"])
+
+    def configure_optimizers(self) -> dict[str, object]:
+        """Return AdamW and its schedule, stepped per epoch."""
+        optimizer = torch.optim.AdamW(
+            self.core.parameters(), lr=self.lr, weight_decay=self.weight_decay
+        )
+        schedule = self._schedule(optimizer)
+        if schedule is None:
+            return {"optimizer": optimizer}
+        config = {"scheduler": schedule, "interval": "epoch", "monitor": "validation_loss"}
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def _schedule(self, optimizer: torch.optim.Optimizer) -> object:
+        if self.lr_schedule == "step":
+            return torch.optim.lr_scheduler.StepLR(optimizer, 1, self.lr_decay)
+        if self.lr_schedule == "cosine":
+            return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(self.n_epochs, 1))
+        if self.lr_schedule == "plateau":
+            return torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimizer, factor=self.lr_decay, patience=self.lr_patience
+            )
+        return None
+
+
+PLAN_KEYS = tuple(
+    k
+    for k in inspect.signature(ClassifierPlan.__init__).parameters
+    if k not in {"self", "core", "class_weights", "target_sum", "n_epochs"}
+)
+
+
+def check_plan_kwargs(plan_kwargs: dict[str, object]) -> None:
+    """Refuse unknown keys and impossible values before any training.
+
+    Raises
+    ------
+    UsageError
+        Unknown key (E-U14) or value (E-U15).
+    """
+    unknown = sorted(set(plan_kwargs) - {*PLAN_KEYS, "class_weight"})
+    if unknown:
+        raise UsageError(
+            "E-U14",
+            f"unknown keys {unknown}",
+            where="plan_kwargs",
+            fix=f"use some of {', '.join(('class_weight', *PLAN_KEYS))}",
+        )
+    if plan_kwargs.get("lr_schedule", "step") not in {"step", "cosine", "plateau", None}:
+        raise UsageError(
+            "E-U15",
+            f"lr_schedule={plan_kwargs['lr_schedule']!r}",
+            where="plan_kwargs",
+            fix='use "step", "cosine", "plateau" or None',
+        )
+    if not float(plan_kwargs.get("lr", 1.0)) > 0:
+        raise UsageError(
+            "E-U15", f"lr={plan_kwargs['lr']!r}", where="plan_kwargs", fix="pass a positive number"
+        )
+
+
+def balanced_weights(labels: NDArray[np.int64], n_classes: int) -> NDArray[np.float32]:
+    """Return ``N / (C * n_c)`` from the labels of training cells, as scikit-learn's "balanced".
+
+    Raises
+    ------
+    ValueError
+        A class has no training cell.
+    """
+    counts = np.bincount(labels, minlength=n_classes)
+    if (counts == 0).any():
+        msg = f"classes {np.flatnonzero(counts == 0).tolist()} have no training cell"
+        raise ValueError(msg)
+    return (len(labels) / (n_classes * counts)).astype(np.float32)

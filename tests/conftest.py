@@ -1,0 +1,85 @@
+"""Fixtures that every test of the host may use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from episome import plugins
+
+_PLUGIN_VARIABLES = ("BLOCK", "ONLY", "STRICT", "TRACE")
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep caches and crash reports of tests out of the user's folder."""
+    monkeypatch.setenv("EPISOME_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+
+
+@pytest.fixture
+def fresh_manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Load the plugins anew in a test, without switches from outside, and again after it."""
+    for name in _PLUGIN_VARIABLES:
+        monkeypatch.delenv(f"EPISOME_{name}_PLUGINS", raising=False)
+    plugins.reset_manager()
+    yield
+    plugins.reset_manager()
+
+
+@pytest.fixture
+def install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_manager: None
+) -> Iterator[Callable[..., Path]]:
+    """Install a distribution with one entry point and one module into a folder on the path."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    before = set(sys.modules)
+
+    def add(
+        plugin: str,
+        source: str,
+        *,
+        distribution: str | None = None,
+        module: str | None = None,
+        entry_points: str | None = None,
+    ) -> Path:
+        distribution = distribution or f"episome-{plugin}"
+        module = module or f"fake_{plugin.replace('-', '_')}"
+        (site / f"{module}.py").write_text(source, encoding="utf-8")
+        info = site / f"{distribution.replace('-', '_')}-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n", encoding="utf-8"
+        )
+        text = entry_points or f"[episome]\n{plugin} = {module}\n"
+        (info / "entry_points.txt").write_text(text, encoding="utf-8")
+        return site
+
+    yield add
+    for name in set(sys.modules) - before:
+        if name.startswith("fake_"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run code in an interpreter of its own."""
+
+    def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **environment},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    return run

@@ -1,0 +1,53 @@
+"""Fixtures of the tests of `episome.nn`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+
+
+def _load(name: str, path: Path) -> ModuleType:
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@pytest.fixture
+def golden() -> Callable[[str], object]:
+    """Open a golden case by name; skips where the folder is not given."""
+    folder = os.environ.get("EPISOME_TEST_DATA")
+    if not folder:
+        pytest.skip("EPISOME_TEST_DATA is not set: the recorded reference numbers are elsewhere")
+    reader = _load("_episome_nn_golden", HERE / "_golden.py")
+    return lambda name: reader.GoldenCase(Path(folder) / "goldens", name)
+
+
+@pytest.fixture
+def textbook() -> ModuleType:
+    """The textbook networks that benchmarks use too."""
+    return _load("_episome_nn_textbook", HERE.parent / "benchmarks" / "_common.py")
+
+
+@pytest.fixture(params=["numba", "torch"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test with the compiled kernels, then with plain torch."""
+    monkeypatch.setenv("EPISOME_NUMBA", "1" if request.param == "numba" else "0")
+    return request.param
+
+
+@pytest.fixture
+def rng() -> torch.Generator:
+    """A seeded source of random numbers."""
+    return torch.Generator().manual_seed(0)
