@@ -133,7 +133,10 @@ class Predictor:
             k: v.to(self._device) for k, v in host_batch(batch).items() if hasattr(v, "to")
         }
         ready = normalized_batch(
-            tensors, target_sum=self.rule.target_sum, input_format=self.core.input_format
+            tensors,
+            target_sum=self.rule.target_sum,
+            n_features=len(self.features),
+            input_format=self.core.input_format,
         )
         out = {k: _to_numpy(v) for k, v in self._run(ready).items()}
         if "logits" in out and "probabilities" not in out:

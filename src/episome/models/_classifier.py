@@ -355,10 +355,16 @@ def normalized_rows(data: CellDataModule, rows: NDArray[np.int64]) -> object:
 
     from episome.nn import host_batch, normalized_batch
 
-    blocks = [
-        normalized_batch(host_batch(b), target_sum=data.rule.target_sum, input_format="scipy")["X"]
-        for b in data.loader(rows, batch_size=2048)
-    ]
+    def block(batch: dict[str, object]) -> object:
+        ready = normalized_batch(
+            host_batch(batch),
+            target_sum=data.rule.target_sum,
+            n_features=data.alignment.n_features,
+            input_format="scipy",
+        )
+        return ready["X"]
+
+    blocks = [block(b) for b in data.loader(rows, batch_size=2048)]
     return sparse.vstack(blocks, format="csr")
 
 

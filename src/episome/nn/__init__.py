@@ -12,12 +12,11 @@ if TYPE_CHECKING:
     from episome.nn._folded import FoldedTabNet
     from episome.nn._mask_csr import explanation_csr, gene_mask_csr
     from episome.nn._norm import GhostBatchNorm, reestimate_batch_norm
-    from episome.nn._normalize import CSRBatch, host_batch, log_normalize, normalized_batch
+    from episome.nn._normalize import host_batch, log_normalize, normalized_batch
     from episome.nn._tabnet import TabNet, TabNetOutput
     from episome.nn._tabnet_state import rename_reference_state
 
 __all__ = [
-    "CSRBatch",
     "CSRParts",
     "FoldedTabNet",
     "GhostBatchNorm",
@@ -38,7 +37,6 @@ __all__ = [
 ]
 
 _HOME = {
-    "CSRBatch": "_normalize",
     "host_batch": "_normalize",
     "log_normalize": "_normalize",
     "normalized_batch": "_normalize",

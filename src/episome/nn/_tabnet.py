@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from episome.nn._autograd import autocast_on_cpu
 from episome.nn._csr import CSRParts
 from episome.nn._entmax import entmax15, sparsemax
 from episome.nn._groups import FeatureGroups
@@ -253,7 +254,7 @@ class TabNet(nn.Module):
             and len(x) > 0
             and not x.requires_grad
             and (prior is None or (prior.dtype == x.dtype and not prior.requires_grad))
-            and not torch.is_autocast_cpu_enabled()
+            and not autocast_on_cpu()
         )
 
     def _steps_dense(self, x: torch.Tensor, prior: torch.Tensor | None) -> Steps:

@@ -89,7 +89,10 @@ class ReestimateBatchNorm(pl.Callback):
                     k: v.to(core.device) for k, v in host_batch(batch).items() if hasattr(v, "to")
                 }
                 yield normalized_batch(
-                    tensors, target_sum=plan.target_sum, input_format=core.input_format
+                    tensors,
+                    target_sum=plan.target_sum,
+                    n_features=int(core.config["n_features"]),
+                    input_format=core.input_format,
                 )
 
         reestimate_batch_norm(core, batches())

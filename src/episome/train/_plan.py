@@ -76,7 +76,10 @@ class ClassifierPlan(pl.LightningModule):
     def on_after_batch_transfer(self, batch: dict[str, object], dataloader_idx: int) -> dict[str, object]:
         """Normalise and densify on the device."""
         return normalized_batch(
-            batch, target_sum=self.target_sum, input_format=self.core.input_format
+            batch,
+            target_sum=self.target_sum,
+            n_features=int(self.core.config["n_features"]),
+            input_format=self.core.input_format,
         )
 
     def training_step(self, batch: dict[str, object], batch_idx: int) -> torch.Tensor:

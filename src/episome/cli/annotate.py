@@ -1,0 +1,111 @@
+"""``episome annotate``: annotate cells with a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from episome.cli._command import Outcome, command_options, examples, run_command, state_of
+
+__all__ = ["command"]
+
+
+@click.command(
+    "annotate",
+    epilog=examples(
+        "episome annotate query.h5ad -m my-model -o calls.csv",
+        "episome annotate query.h5ad -m my-model -o annotated.h5ad",
+    ),
+)
+@click.argument("input", type=click.Path(path_type=Path))
+@click.option(
+    "-m", "--model", required=True, type=click.Path(path_type=Path), help="Folder of the model."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="calls.csv, .tsv, .parquet, or .h5ad for an annotated copy; - for standard output.",
+)
+@click.option("--layer", help="Layer that holds the values; default X.")
+@click.option("--use-raw", is_flag=True, help="Take the values of raw.")
+@click.option(
+    "--input-kind",
+    type=click.Choice(["auto", "counts", "log1p"]),
+    default="auto",
+    show_default=True,
+    help="What the values are.",
+)
+@click.option(
+    "--min-gene-overlap",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Smallest share of the model's genes that the data must have.",
+)
+@click.option("--duplicates", type=click.Choice(["error", "sum"]), default="error", show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), help="Cells at a time.")
+@click.option("--threads", type=click.IntRange(1), help="Processor threads; default all.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:0 or mps.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@command_options
+@click.pass_context
+def command(ctx: click.Context, **options: Any) -> None:
+    """Annotate INPUT, an h5ad file, with a model folder.
+
+    Genes are matched by name. INPUT is never changed.
+    """
+    run_command(ctx, "annotate", lambda: _annotate(ctx, options))
+
+
+def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
+    from episome.data import check_readable
+    from episome.io import check_output, read_manifest
+
+    to_stdout = options["output"] == Path("-")
+    output = None if to_stdout else options["output"] or Path("calls.csv")
+    check_readable(options["input"])
+    read_manifest(options["model"])
+    if output is not None:
+        check_output(output, overwrite=options["overwrite"])
+
+    from episome.cli._ui import note, progress
+    from episome.jobs import AnnotateRequest, annotate, describe_input
+    from episome.resources import set_threads
+
+    names = ("input", "model", "layer", "use_raw", "input_kind", "min_gene_overlap", "duplicates")
+    names += ("batch_size", "device", "overwrite")
+    request = AnnotateRequest(output=output, **{n: options[n] for n in names})
+    set_threads(options["threads"])
+    state = state_of(ctx)
+    state.inputs.append(describe_input(request.input) if state.json else {"path": str(request.input)})
+    visible = state.progress and state.verbosity >= 0
+    bar = None
+
+    def report(done: int, total: int) -> None:
+        if bar is not None:
+            bar.update(done, f"of {total:,}")
+
+    with progress(None, "annotating", unit="cells", enabled=visible) as bar:
+        result = annotate(request, progress=report)
+    if visible:
+        for line in result.notes:
+            note(line)
+    if to_stdout and not state.json:
+        state.stdout.write(result.calls.to_csv(index_label="cell"))
+        return Outcome()
+    counts = result.calls["label"].value_counts()
+    text = [str(output)] if output else []
+    text += [f"  {count:>8,}  {label}" for label, count in counts.items()]
+    return Outcome(
+        text="\n".join(text),
+        outputs=[{"path": str(output)}] if output else [],
+        data={
+            "n_obs": result.n_obs,
+            "n_vars": result.n_vars,
+            "labels": {str(k): int(v) for k, v in counts.items()},
+            "notes": list(result.notes),
+        },
+    )

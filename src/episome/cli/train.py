@@ -1,0 +1,190 @@
+"""``episome train``: train a model on labelled cells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from episome.cli._command import Outcome, command_options, examples, run_command, state_of
+from episome.errors import UsageError
+
+__all__ = ["command"]
+
+_METHODS = "a name that `episome plugins` lists"
+
+
+@click.command(
+    "train",
+    epilog=examples(
+        "episome train sctab atlas.h5ad --labels-key cell_type --donor-key donor_id -o my-model",
+        "episome train logreg cells.h5ad --labels-key type --labels-file labels.csv -o my-model",
+    ),
+)
+@click.argument("method")
+@click.argument("input", type=click.Path(path_type=Path))
+@click.option("--labels-key", required=True, help="Column of obs with the cell types.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the model."
+)
+@click.option("--donor-key", multiple=True, help="Column of the donor; may be given twice.")
+@click.option("--batch-key", help="Column of a covariate that the model conditions on.")
+@click.option("--layer", help="Layer that holds the values; default X.")
+@click.option("--use-raw", is_flag=True, help="Take the values of raw.")
+@click.option(
+    "--input-kind",
+    type=click.Choice(["auto", "counts", "log1p"]),
+    default="auto",
+    show_default=True,
+    help="What the values are.",
+)
+@click.option(
+    "--labels-file",
+    type=click.Path(path_type=Path),
+    help="Table of labels, joined by barcode (first column), never by position.",
+)
+@click.option(
+    "--unlabeled",
+    type=click.Choice(["error", "keep", "drop"]),
+    default="error",
+    show_default=True,
+    help="What to do with cells without a label.",
+)
+@click.option("--duplicates", type=click.Choice(["error", "sum"]), default="error", show_default=True)
+@click.option("--preset", help="Size preset of the model, where it has some.")
+@click.option("--max-epochs", type=click.IntRange(1), help="Passes over the cells.")
+@click.option("--batch-size", type=click.IntRange(1), help="Cells per update.")
+@click.option("--set", "settings_", multiple=True, metavar="KEY=VALUE", help="Argument of the model.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="Processor threads; default all.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:0 or mps.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing folder.")
+@command_options
+@click.pass_context
+def command(ctx: click.Context, **options: Any) -> None:
+    """Train METHOD on INPUT, an h5ad file, and save a model folder.
+
+    METHOD is a name that `episome plugins` lists.
+    """
+    run_command(ctx, "train", lambda: _train(ctx, options))
+
+
+def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
+    from episome import plugins
+    from episome.data import check_readable
+    from episome.io import ensure_free
+
+    plugins.get_spec(options["method"])
+    check_readable(options["input"])
+    ensure_free(options["output"], overwrite=options["overwrite"])
+    model = _model_arguments(options)
+
+    from episome.cli._ui import progress
+    from episome.jobs import TrainRequest, describe_input, device_arguments, train
+    from episome.resources import set_threads
+
+    train_arguments = device_arguments(options["device"])
+    for name in ("max_epochs", "batch_size"):
+        if options[name] is not None:
+            train_arguments[name] = options[name]
+    request = TrainRequest(
+        method=options["method"],
+        input=options["input"],
+        output=options["output"],
+        setup=_setup_arguments(options),
+        labels_file=options["labels_file"],
+        model=model,
+        train=train_arguments,
+        overwrite=options["overwrite"],
+        seed=options["seed"],
+    )
+    set_threads(options["threads"])
+    state = state_of(ctx)
+    state.inputs.append(describe_input(request.input) if state.json else {"path": str(request.input)})
+    with progress(None, "training", unit="epochs", enabled=_visible(ctx)) as bar:
+        result = train(request, progress=lambda done, total, m: bar.update(done, _shown(m, total)))
+    metrics = {k: v for k, v in result.fit.items() if str(k).startswith("validation")}
+    return Outcome(
+        text=_text(result),
+        outputs=[{"path": str(result.output)}],
+        metrics=metrics,
+        data={
+            "model": result.model,
+            "n_cells": result.n_cells,
+            "n_genes": result.n_genes,
+            "n_classes": result.n_classes,
+            "input_kind": result.input_kind,
+            "notes": list(result.notes),
+            "fit": dict(result.fit),
+        },
+    )
+
+
+def _setup_arguments(options: dict[str, Any]) -> dict[str, object]:
+    setup: dict[str, object] = {
+        "labels_key": options["labels_key"],
+        "input_kind": options["input_kind"],
+        "unlabeled": options["unlabeled"],
+        "duplicates": options["duplicates"],
+    }
+    if options["layer"]:
+        setup["layer"] = options["layer"]
+    if options["use_raw"]:
+        setup["use_raw"] = True
+    if options["donor_key"]:
+        keys = list(options["donor_key"])
+        setup["donor_key"] = keys if len(keys) > 1 else keys[0]
+    if options["batch_key"]:
+        setup["batch_key"] = options["batch_key"]
+    return setup
+
+
+def _model_arguments(options: dict[str, Any]) -> dict[str, object]:
+    arguments: dict[str, object] = {}
+    for pair in options["settings_"]:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(
+                "E-U26", f"--set {pair!r} is no KEY=VALUE", fix="for example --set n_steps=3"
+            )
+        arguments[key] = _value(value)
+    if options["preset"]:
+        arguments["preset"] = options["preset"]
+    return arguments
+
+
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _visible(ctx: click.Context) -> bool:
+    state = state_of(ctx)
+    return state.progress and state.verbosity >= 0
+
+
+def _shown(metrics: dict[str, float], total: int) -> str:
+    parts = [f"of at most {total}"]
+    names = {"train_loss": "loss", "validation_f1_macro": "validation macro F1"}
+    parts += [f"{label} {metrics[k]:.3f}" for k, label in names.items() if k in metrics]
+    return ", ".join(parts)
+
+
+def _text(result: Any) -> str:
+    lines = [
+        str(result.output),
+        f"  {result.model} trained on {result.n_cells:,} cells, {result.n_genes:,} genes "
+        f"({result.input_kind}), {result.n_classes} classes",
+    ]
+    if "validation_f1_macro" in result.fit:
+        lines.append(
+            f"  validation macro F1 {result.fit['validation_f1_macro']:.3f} on "
+            f"{result.fit['n_validation']:,} cells, held out by {result.fit['split_by']}"
+        )
+    lines += [f"  {note}" for note in result.notes]
+    lines.append(f"  next: episome annotate query.h5ad -m {result.output} -o calls.csv")
+    return "\n".join(lines)

@@ -1,0 +1,164 @@
+"""Annotate a file with a model folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+
+from episome.data import check_readable, read_cells
+from episome.inference import Predictor, calls_frame
+from episome.io import check_output, read_manifest, write_calls
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from episome.data import Query
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotateRequest:
+    """What ``episome annotate`` is asked for.
+
+    Parameters
+    ----------
+    input
+        ``h5ad`` to annotate; it is never changed.
+    model
+        Model folder.
+    output
+        ``.csv``, ``.tsv``, ``.parquet`` or ``.h5ad``; ``None`` writes no file.
+    layer, use_raw, input_kind
+        Where the values are and what they are.
+    min_gene_overlap
+        Smallest accepted share of the model's genes.
+    duplicates
+        ``"sum"`` adds up genes of one name.
+    batch_size
+        Cells at a time.
+    device
+        Where to run.
+    overwrite
+        Replace an existing file.
+    """
+
+    input: Path
+    model: Path
+    output: Path | None
+    layer: str | None = None
+    use_raw: bool = False
+    input_kind: Literal["auto", "counts", "log1p"] = "auto"
+    min_gene_overlap: float = 0.5
+    duplicates: Literal["error", "sum"] = "error"
+    batch_size: int | None = None
+    device: str = "auto"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotateResult:
+    """What ``episome annotate`` found: the calls and the lines of the input report."""
+
+    calls: pd.DataFrame
+    notes: tuple[str, ...]
+    n_obs: int
+    n_vars: int
+    output: Path | None
+
+
+def annotate(
+    request: AnnotateRequest, *, progress: Callable[[int, int], None] | None = None
+) -> AnnotateResult:
+    """Annotate the cells of a file; memory is bounded unless an ``.h5ad`` is written.
+
+    Parameters
+    ----------
+    request
+        What to do.
+    progress
+        Called with ``(cells done, cells)`` after every batch.
+
+    Raises
+    ------
+    EpisomeError
+        Of the family in ``episome.errors``; nothing is written then.
+    """
+    check_readable(request.input)
+    manifest = read_manifest(request.model)
+    if request.output is not None:
+        check_output(request.output, overwrite=request.overwrite)
+    predictor = Predictor.from_folder(request.model, device=request.device)
+    whole = request.output is not None and request.output.suffix == ".h5ad"
+    adata = read_cells(request.input, backed=not whole)
+    try:
+        query = predictor.prepare(
+            adata,
+            layer=request.layer,
+            use_raw=request.use_raw,
+            input_kind=request.input_kind,
+            min_gene_overlap=request.min_gene_overlap,
+            duplicates=request.duplicates,
+        )
+        calls = _calls(predictor, query, request.batch_size, progress)
+        if request.output is not None:
+            write_calls(
+                request.output,
+                calls,
+                adata=adata if whole else None,
+                provenance=_provenance(manifest, request),
+                overwrite=request.overwrite,
+            )
+    finally:
+        if adata.isbacked:
+            adata.file.close()
+    return AnnotateResult(calls, query.notes, len(calls), query.source.n_vars, request.output)
+
+
+def _calls(
+    predictor: Predictor,
+    query: Query,
+    batch_size: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> pd.DataFrame:
+    names, total, parts = query.source.obs_names, query.source.n_obs, []
+    for out in predictor.stream(query, batch_size=batch_size):
+        rows = out["ind_x"]
+        parts.append(
+            calls_frame(out["probabilities"], out["empty"], predictor.labels, names[rows])
+        )
+        if progress is not None:
+            progress(int(rows[-1]) + 1, total)
+    if not parts:
+        nothing = np.empty((0, len(predictor.labels)), dtype=np.float32)
+        return calls_frame(nothing, np.empty(0, dtype=bool), predictor.labels, names[:0])
+    return pd.concat(parts)
+
+
+def _provenance(manifest: dict[str, object], request: AnnotateRequest) -> dict[str, object]:
+    model = manifest["model"]
+    return {
+        "model": str(model["class"]),
+        "plugin": str(model["plugin"]),
+        "model_sha256": str(manifest["files"]["weights.safetensors"]["sha256"]),
+        "episome": str(manifest["provenance"]["versions"]["episome"]),
+        "input_kind": request.input_kind,
+    }
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in blocks."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def describe_input(path: Path, adata: AnnData | None = None) -> dict[str, object]:
+    """Path, digest and size of an input, for the JSON answer."""
+    facts: dict[str, object] = {"path": str(path), "sha256": file_sha256(path)}
+    if adata is not None:
+        facts |= {"n_obs": int(adata.n_obs), "n_vars": int(adata.n_vars)}
+    return facts

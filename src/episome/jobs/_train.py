@@ -1,0 +1,185 @@
+"""Train a model on a labelled file and save its folder."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from episome import plugins, settings
+from episome.data import check_readable, read_cells
+from episome.errors import UsageError
+from episome.io import ensure_free
+from episome.jobs._labels_file import join_labels
+from episome.log import get_logger
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from episome.models import EpisomeModel
+
+logger = get_logger(__name__)
+
+ProgressReport = Callable[[int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """What ``episome train`` is asked for.
+
+    Parameters
+    ----------
+    method
+        Name of an installed model.
+    input
+        Labelled ``h5ad``.
+    output
+        Folder of the model.
+    setup
+        Of the model's ``setup_anndata``: ``labels_key``, ``donor_key``, ``layer``, ...
+    labels_file
+        Table of labels to join by barcode.
+    model
+        Arguments of the model, e.g. ``{"preset": "small"}``.
+    train
+        Arguments of ``train``, e.g. ``{"max_epochs": 20}``.
+    overwrite
+        Replace an existing folder.
+    seed
+        Default ``episome.settings.seed``.
+    """
+
+    method: str
+    input: Path
+    output: Path
+    setup: Mapping[str, object]
+    labels_file: Path | None = None
+    model: Mapping[str, object] = field(default_factory=dict)
+    train: Mapping[str, object] = field(default_factory=dict)
+    overwrite: bool = False
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What ``episome train`` leaves: the folder and the facts of the fit."""
+
+    output: Path
+    model: str
+    n_cells: int
+    n_genes: int
+    n_classes: int
+    input_kind: str
+    notes: tuple[str, ...]
+    fit: Mapping[str, object]
+
+
+def train(request: TrainRequest, *, progress: ProgressReport | None = None) -> TrainResult:
+    """Train a model on a file and save its folder.
+
+    Parameters
+    ----------
+    request
+        What to do; everything that can be checked without the data is checked first.
+    progress
+        Called with ``(done, total, metrics)`` after every epoch of models that have epochs.
+
+    Raises
+    ------
+    EpisomeError
+        Of the family in ``episome.errors``; nothing is written then.
+    """
+    spec = plugins.get_spec(request.method)
+    check_readable(request.input)
+    ensure_free(request.output, overwrite=request.overwrite)
+    if request.seed is not None:
+        settings.seed = request.seed
+    cls = plugins.load_class(spec)
+    model_args = known_arguments(cls.__init__, request.model, f"{spec.name} (--set)")
+    setup = known_arguments(cls.setup_anndata, request.setup, f"{spec.name} (set-up)")
+    train_args = known_arguments(cls.train, request.train, f"{spec.name} (train)")
+    adata = read_cells(request.input)
+    notes = _join(adata, request, setup)
+    cls.setup_anndata(adata, **setup)
+    model = cls(adata, **model_args)
+    if progress is not None:
+        train_args["progress"] = progress
+    model.train(**train_args)
+    model.save(request.output, overwrite=request.overwrite)
+    return _result(model, request.output, spec.name, tuple(notes))
+
+
+def _join(adata: AnnData, request: TrainRequest, setup: dict[str, object]) -> list[str]:
+    if request.labels_file is None:
+        return []
+    join = join_labels(adata, request.labels_file, str(setup["labels_key"]))
+    adata.obs[str(setup["labels_key"])] = join.labels
+    setup["unlabeled"] = "keep"
+    logger.info("%s", join.text)
+    return [join.text]
+
+
+def _result(model: EpisomeModel, output: Path, name: str, notes: tuple[str, ...]) -> TrainResult:
+    return TrainResult(
+        output=output,
+        model=name,
+        n_cells=int(model.summary_stats.n_cells),
+        n_genes=len(model.features),
+        n_classes=len(model.labels) if model.labels else 0,
+        input_kind=model.input_rule.input_kind,
+        notes=notes,
+        fit=model.fit_,
+    )
+
+
+def known_arguments(
+    function: Callable[..., object], given: Mapping[str, object], where: str
+) -> dict[str, object]:
+    """Return the arguments that were given; refuse those that ``function`` does not take.
+
+    Raises
+    ------
+    UsageError
+        E-U24, naming what it takes.
+    """
+    parameters = inspect.signature(function).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    names = [
+        p.name
+        for p in parameters.values()
+        if p.kind in {p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD}
+        and p.name not in {"self", "cls", "adata", "registry"}
+    ]
+    unknown = [k for k in given if k not in names]
+    if unknown and not takes_any:
+        raise UsageError(
+            "E-U24",
+            f"unknown arguments {', '.join(unknown)}",
+            where=where,
+            why=f"it takes {', '.join(names)}" if names else "it takes none",
+            fix="leave them out, or use one of these",
+        )
+    return dict(given)
+
+
+DeviceName = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+
+
+def device_arguments(device: str) -> dict[str, object]:
+    """Arguments of ``train`` for a ``--device``: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+
+    Raises
+    ------
+    UsageError
+        Another word (E-U25).
+    """
+    kind, _, number = device.partition(":")
+    accelerator = {"auto": "auto", "cpu": "cpu", "gpu": "gpu", "cuda": "gpu", "mps": "mps"}.get(kind)
+    if accelerator is None or (number and not number.isdigit()):
+        raise UsageError(
+            "E-U25", f"--device {device!r}", fix="use auto, cpu, cuda, cuda:0 or mps"
+        )
+    devices: object = [int(number)] if number else (1 if kind != "auto" else "auto")
+    return {"accelerator": accelerator, "devices": devices}
