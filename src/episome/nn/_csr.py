@@ -49,6 +49,10 @@ class CSRParts(NamedTuple):
         """Number of rows."""
         return len(self.indptr) - 1
 
+    def to(self, device: torch.device | str) -> CSRParts:
+        """Move all parts to a device."""
+        return CSRParts(*(part.to(device, non_blocking=True) for part in self))
+
     def rows(self) -> torch.Tensor:
         """Return the row of every stored entry, (nnz,) int64."""
         counts = self.indptr.diff()
