@@ -171,12 +171,14 @@ class TextbookTabNet(nn.Module):
         for _ in range(n_steps + 1):
             own = [nn.Linear(w, 2 * hidden, bias=False) for w in widths[n_shared:]]
             self.blocks.append(nn.ModuleList(Gated(m, size) for m in shared + own))
-        self.attention = nn.ModuleList(
-            nn.Linear(n_a, n_features, bias=False) for _ in range(n_steps)
-        )
-        self.attention_norm = nn.ModuleList(
-            LoopGhostNorm(n_features, size) for _ in range(n_steps)
-        )
+        spread = None
+        if groups is not None:
+            chosen = F.one_hot(groups).T.double()
+            spread = chosen / chosen.sum(1, keepdim=True)
+        self.register_buffer("spread", spread, persistent=False)
+        scored = n_features if spread is None else len(spread)
+        self.attention = nn.ModuleList(nn.Linear(n_a, scored, bias=False) for _ in range(n_steps))
+        self.attention_norm = nn.ModuleList(LoopGhostNorm(scored, size) for _ in range(n_steps))
         self.head = nn.Linear(n_d, n_classes, bias=False)
 
     def transform(self, k: int, x: torch.Tensor) -> torch.Tensor:

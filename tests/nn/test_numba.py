@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from episome.nn import _numba, entmax15
+from episome.nn import TabNet, _numba, entmax15
+
+
+@pytest.fixture(autouse=True)
+def several_threads(one_thread, monkeypatch):
+    torch.set_num_threads(3)
+    monkeypatch.setattr(_numba, "_WORK_PER_TASK", 500)
 
 
 def _in_worker(x):
@@ -34,6 +40,41 @@ def test_kernels_in_worker_run_serially_and_agree(method):
     np.testing.assert_array_equal(out, expected.numpy())
 
 
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_kernels_any_number_of_threads_are_bit_identical(n_threads, rng):
+    x = torch.randn(101, 70, generator=rng)
+    expected = entmax15(x)
+
+    torch.set_num_threads(n_threads)
+
+    assert torch.equal(entmax15(x), expected)
+
+
+def test_tabnet_any_number_of_threads_gives_same_gradients(rng):
+    x = torch.rand(40, 90, generator=rng, dtype=torch.float64)
+    x = x * (torch.rand(40, 90, generator=rng) < 0.2)
+    torch.manual_seed(0)
+    net = TabNet(90, 3, n_d=8, n_a=4, n_steps=3, virtual_batch_size=16).double()
+    gradients = []
+    for n_threads in (1, 4):
+        torch.set_num_threads(n_threads)
+        net.zero_grad()
+        net(x).logits.square().sum().backward()
+        gradients.append([p.grad.clone() for p in net.parameters()])
+
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_kernel_error_in_a_thread_is_raised():
+    def fail(start, stop):
+        if start:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        _numba.run_rows(fail, 100, work=10**9)
+
+
 def test_kernels_from_many_threads_agree(rng):
     x = torch.randn(300, 80, generator=rng)
     expected = entmax15(x)
@@ -50,7 +91,7 @@ def test_run_rows_any_number_of_rows_covers_each_once():
 
     for n_rows in (0, 1, 15, 16, 33, 1000):
         seen = np.zeros(n_rows, int)
-        _numba.run_rows(mark, n_rows, seen)
+        _numba.run_rows(mark, n_rows, seen, work=10**9)
         assert (seen == 1).all()
 
 

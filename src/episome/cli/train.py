@@ -74,11 +74,11 @@ def command(ctx: click.Context, **options: Any) -> None:
 def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     from episome import plugins
     from episome.data import check_readable
-    from episome.io import ensure_free
+    from episome.io import check_model_output
 
     plugins.get_spec(options["method"])
     check_readable(options["input"])
-    ensure_free(options["output"], overwrite=options["overwrite"])
+    check_model_output(options["output"], overwrite=options["overwrite"])
     model = _model_arguments(options)
 
     from episome.cli._ui import progress

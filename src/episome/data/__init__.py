@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         definite_donors,
     )
     from episome.data._loader import CellLoader
-    from episome.data._query import Query, open_source, prepare_query
+    from episome.data._query import Query, open_source, prepare_query, require_choice
     from episome.data._read import check_readable, read_cells
     from episome.data._rule import InputRule, QueryKind
     from episome.data._schema import SchemaChoice, cellxgene_choice
@@ -53,6 +53,7 @@ _HOME = {
     "open_source": "_query",
     "prepare_query": "_query",
     "read_cells": "_read",
+    "require_choice": "_query",
     "simulate_cells": "_simulate",
     "split_cells": "_splits",
     "stratified_halves": "_splits",

@@ -253,19 +253,21 @@ class FeatureSpace:
         return Alignment(best, len(self), report)
 
     def _best_match(self, var: pd.DataFrame) -> tuple[NDArray[np.int64], str, int]:
-        mine = [("its identifiers", self.ids), *self.other.items()]
+        mine = [self.ids, *self.other.values()]
         theirs = [("var_names", var.index)]
         theirs += [(f"var[{c!r}]", var[c]) for c in GENE_ID_COLUMNS if c in var.columns]
         best = (np.full(len(var), -1, dtype=np.int64), "var_names", 0)
         hits = -1
         for label, column in theirs:
-            names, stripped = strip_versions(clean_names(column))
-            for _, ids in mine:
+            names = clean_names(column)
+            short = _without_version(names)
+            for ids in mine:
                 index = pd.Index(strip_versions(np.asarray(ids, dtype=object))[0])
-                found = _positions(index, names)
+                exact = _positions(index, names)
+                found = np.where(exact >= 0, exact, _positions(index, short))
                 n = len(np.unique(found[found >= 0]))
                 if n > hits:
-                    best, hits = (found, label, stripped), n
+                    best, hits = (found, label, int((found != exact).sum())), n
                 if n == len(self):
                     return best
         return best
@@ -294,17 +296,22 @@ def clean_names(names: object) -> NDArray[np.object_]:
 
 
 def strip_versions(names: NDArray[np.object_]) -> tuple[NDArray[np.object_], int]:
-    """Remove Ensembl version suffixes, unless two genes would become one.
+    """Remove Ensembl version suffixes, except where two genes would become one.
 
     Returns
     -------
     The names and how many were changed.
     """
-    short = np.array([_VERSION.sub(r"\1", n) for n in names], dtype=object)
-    changed = int((short != names).sum())
-    if changed and len(set(short)) < len(set(names)):
+    short = _without_version(names)
+    if (short == names).all():
         return names, 0
-    return short, changed
+    several = pd.Series(names).groupby(short).transform("nunique").to_numpy() > 1
+    kept = np.where(several, names, short)
+    return kept, int((kept != names).sum())
+
+
+def _without_version(names: NDArray[np.object_]) -> NDArray[np.object_]:
+    return np.array([_VERSION.sub(r"\1", n) for n in names], dtype=object)
 
 
 def _positions(index: pd.Index, names: NDArray[np.object_]) -> NDArray[np.int64]:

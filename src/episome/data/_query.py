@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -50,6 +51,19 @@ class Query:
             rows=rows,
             batch_size=batch_size,
         )
+
+
+def require_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse a word that an argument does not take.
+
+    Raises
+    ------
+    UsageError
+        E-U30, naming the words it takes.
+    """
+    if value not in choices:
+        words = ", ".join(f'"{c}"' for c in choices)
+        raise UsageError("E-U30", f"{name}={value!r}", fix=f"use one of {words}")
 
 
 def open_source(
@@ -120,6 +134,8 @@ def prepare_query(
     InputDataError, GeneMatchError, UsageError, InputFileError
         See ``check_values``, ``FeatureSpace.align`` and ``open_source``.
     """
+    require_choice("input_kind", input_kind, ("auto", "counts", "log1p"))
+    require_choice("duplicates", duplicates, ("error", "sum"))
     source = open_source(data, layer=layer, use_raw=use_raw, backed=backed)
     alignment = features.align(
         source.var, min_gene_overlap=min_gene_overlap, duplicates=duplicates, where=source.where

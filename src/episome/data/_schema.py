@@ -38,11 +38,11 @@ def cellxgene_choice(adata: AnnData, *, model: str) -> SchemaChoice:
     Raises
     ------
     UsageError
-        The object is a view (E-U06) or has no ``cell_type`` column (E-U05).
+        The object is a view (E-U29) or has no ``cell_type`` column (E-U28).
     """
     if adata.is_view:
         raise UsageError(
-            "E-U06",
+            "E-U29",
             "the object is a view",
             where="adata",
             why="set-up has to leave its bookkeeping in the object",
@@ -50,7 +50,7 @@ def cellxgene_choice(adata: AnnData, *, model: str) -> SchemaChoice:
         )
     if CELLXGENE_LABELS not in adata.obs.columns:
         raise UsageError(
-            "E-U05",
+            "E-U28",
             "the object is not set up and has no column 'cell_type'",
             where="adata.obs",
             why=f"the columns are {[str(c) for c in adata.obs.columns][:12]}",

@@ -72,7 +72,7 @@ class AnnDataSource:
     Raises
     ------
     UsageError
-        Both ``layer`` and ``use_raw`` are given (E-U03).
+        Both ``layer`` and ``use_raw`` are given (E-U27).
     InputDataError
         The layer (E-D28), ``raw`` (E-D30) or ``X`` (E-D27) does not exist.
     """
@@ -87,7 +87,7 @@ class AnnDataSource:
     ) -> None:
         if layer is not None and use_raw:
             raise UsageError(
-                "E-U03", "both `layer` and `use_raw` are given", fix="pass only one of them"
+                "E-U27", "both `layer` and `use_raw` are given", fix="pass only one of them"
             )
         self._adata = adata
         self._name = name or (Path(adata.filename).name if adata.isbacked else "adata")

@@ -105,8 +105,13 @@ class _Tally:
         sums = row_sums(data, block.indptr)
         self.n_empty += int(np.count_nonzero(sums == 0))
         self.plain.add(sums)
-        if self.maximum <= LOG1P_MAX and self.n_fractional and not self.n_negative:
+        if self.n_negative or self.maximum > LOG1P_MAX:
+            return
+        if self.n_fractional:
             self.expm1.add(row_sums(np.expm1(data.astype(np.float64)), block.indptr))
+        elif data.any():
+            # Counts so far: their expm1 is not worth its time, and proves nothing about log1p.
+            self.expm1.differ()
 
     def _bad(
         self, block: object, finite: NDArray[np.bool_], start: int, source: CellSource
@@ -151,6 +156,10 @@ class _Range:
         if positive.size:
             self.low = min(self.low, float(positive.min()))
             self.high = max(self.high, float(positive.max()))
+
+    def differ(self) -> None:
+        """Say that there are numbers that were not looked at."""
+        self.high = np.inf
 
     @property
     def common(self) -> float | None:

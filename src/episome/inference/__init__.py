@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         core_from_folder,
         folder_features,
         folder_labels,
+        folder_spec,
         pick_device,
     )
 
@@ -25,6 +26,7 @@ _HOME = {
     "core_from_folder": "_predictor",
     "folder_features": "_predictor",
     "folder_labels": "_predictor",
+    "folder_spec": "_predictor",
     "pick_device": "_predictor",
 }
 __all__ = sorted(_HOME)

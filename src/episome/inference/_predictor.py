@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from episome.data import CellSource
+    from episome.plugins import ModelSpec
 
 logger = get_logger(__name__)
 
@@ -240,10 +241,12 @@ def core_from_folder(folder: ModelFolder, core_cls: type[Core] | None = None) ->
     PluginError
         The plugin that wrote the folder is not installed (E-P01).
     ModelFileError
-        The configuration or the weights do not fit (E-M06).
+        The configuration or the weights do not fit (E-M06), or the number of genes (E-M13).
     """
     if core_cls is None:
-        core_cls = _registered_core(folder.manifest["model"])
+        from episome import plugins
+
+        core_cls = plugins.load_core(folder_spec(folder.manifest["model"]))
     try:
         core = core_cls.from_config(folder.manifest["core"])
     except (TypeError, ValueError, KeyError) as error:
@@ -254,6 +257,15 @@ def core_from_folder(folder: ModelFolder, core_cls: type[Core] | None = None) ->
             why=str(error)[:200],
             fix="install the version of the plugin that wrote it",
         ) from error
+    width, n_genes = core.config.get("n_features"), len(folder.genes.get("id", ()))
+    if width is not None and width != n_genes:
+        raise ModelFileError(
+            "E-M13",
+            f"{n_genes} genes and {width} model inputs",
+            where="genes.tsv",
+            why="values would enter as other genes",
+            fix="copy the folder again",
+        )
     tensors = {k: v for k, v in folder.tensors.items() if not k.startswith(INDEX_PREFIX)}
     core.load_state(tensors, folder.files)
     return core
@@ -262,12 +274,26 @@ def core_from_folder(folder: ModelFolder, core_cls: type[Core] | None = None) ->
 INDEX_PREFIX = "_indices/"
 
 
-def _registered_core(model: Mapping[str, object]) -> type[Core]:
+def folder_spec(model: Mapping[str, object]) -> ModelSpec:
+    """Return what the installed plugins say about the ``"model"`` entry of a manifest.
+
+    Raises
+    ------
+    PluginError
+        The plugin that wrote the folder is not installed, or there was none (E-P01).
+    """
     from episome import plugins
 
+    if model.get("plugin") is None:
+        raise PluginError(
+            "E-P01",
+            f"no plugin registers {model['class']}",
+            why="only its own class can load it",
+            fix=f"{model['class']}.load(folder), or pass core_cls=",
+        )
     qualified = f"{model['plugin']}:{model['spec']}"
     try:
-        spec = plugins.get_spec(qualified)
+        return plugins.get_spec(qualified)
     except PluginError as error:
         raise PluginError(
             "E-P01",
@@ -275,7 +301,6 @@ def _registered_core(model: Mapping[str, object]) -> type[Core]:
             why=str(error.problems[0].what),
             fix=f"pip install {model.get('distribution') or 'episome-' + str(model['plugin'])}",
         ) from error
-    return plugins.load_core(spec)
 
 
 def folder_features(folder: ModelFolder) -> FeatureSpace:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from episome.io._atomic import ensure_free, write_file, write_folder
     from episome.io._folder import (
         ModelFolder,
+        check_model_output,
         read_manifest,
         read_model_folder,
         write_model_folder,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ModelFolder": "_folder",
+    "check_model_output": "_folder",
     "check_output": "_results",
     "decode": "_json",
     "encode": "_json",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import glob
 import os
 import shutil
 import sys
@@ -44,6 +45,8 @@ def write_file(
     """
     path = Path(path)
     ensure_free(path, overwrite=overwrite)
+    if path.is_dir():
+        raise _occupied("the output is a folder, not a file", path)
     temporary = _temporary(path)
     with _disk_errors(path), _removing(temporary):
         if callable(data):
@@ -69,6 +72,8 @@ def write_folder(path: str | Path, files: Mapping[str, bytes], *, overwrite: boo
     """
     path = Path(path)
     ensure_free(path, overwrite=overwrite)
+    if path.is_file():
+        raise _occupied("the output is a file, not a folder", path)
     temporary = _temporary(path)
     with _disk_errors(path), _removing(temporary):
         for name, data in files.items():
@@ -113,11 +118,21 @@ def ensure_free(path: Path, *, overwrite: bool) -> None:
         ) from error
 
 
+def _occupied(what: str, path: Path) -> InputFileError:
+    return InputFileError(
+        "E-F26",
+        what,
+        where=str(path),
+        why="it is not replaced by something of another kind",
+        fix="choose another name",
+    )
+
+
 def recover(path: Path) -> None:
     """Bring back a folder that was renamed aside by a save that never finished."""
     if path.exists() or not path.parent.is_dir():
         return
-    aside = sorted(path.parent.glob(f".{path.name}.old-*"), key=lambda p: p.stat().st_mtime)
+    aside = sorted(path.parent.glob(f".{glob.escape(path.name)}.old-*"), key=lambda p: p.stat().st_mtime)
     if aside:
         logger.warning("an unfinished save of %s was found: the older folder is back", path)
         aside[-1].rename(path)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from episome.errors import ModelFileError, ModelMismatchError
-from episome.io._atomic import recover, write_folder
+from episome.errors import InputFileError, ModelFileError, ModelMismatchError
+from episome.io._atomic import ensure_free, recover, write_folder
 from episome.io._json import dumps, loads
 from episome.log import get_logger
 
@@ -78,6 +78,7 @@ def write_model_folder(path: str | Path, model: ModelFolder, *, overwrite: bool 
     """
     from safetensors.numpy import save
 
+    check_model_output(path, overwrite=overwrite)
     _refuse_non_finite(model.tensors)
     sealed = {
         WEIGHTS: save({k: np.asarray(v, order="C") for k, v in model.tensors.items()}),
@@ -96,9 +97,31 @@ def write_model_folder(path: str | Path, model: ModelFolder, *, overwrite: bool 
         },
     }
     text = dumps(manifest)
-    seal = f"{hashlib.sha256(text).hexdigest()}  {MANIFEST}\n".encode()
-    files = {**sealed, MANIFEST: text, SEAL: seal, CARD: model.card.encode()}
+    files = {**sealed, MANIFEST: text, SEAL: _seal(text), CARD: model.card.encode()}
     return write_folder(path, files, overwrite=overwrite)
+
+
+def check_model_output(path: str | Path, *, overwrite: bool) -> Path:
+    """Check before any work that a model folder can be written to ``path``.
+
+    Raises
+    ------
+    InputFileError
+        Something is there that is no model folder, or is one and ``overwrite`` is false (E-F26);
+        the place cannot be written (E-F27).
+    """
+    path = Path(path)
+    ensure_free(path, overwrite=overwrite)
+    other = path.is_file() or (path.is_dir() and any(path.iterdir()))
+    if other and not (path / MANIFEST).is_file():
+        raise InputFileError(
+            "E-F26",
+            "the output exists and is no model folder",
+            where=str(path),
+            why="only a model folder is replaced by one",
+            fix="choose another place",
+        )
+    return path
 
 
 def read_model_folder(path: str | Path) -> ModelFolder:
@@ -148,8 +171,8 @@ def read_manifest(path: str | Path) -> dict[str, object]:
     """
     path = Path(path)
     _refuse_foreign(path)
-    text, seal = _read(path / MANIFEST, _MAX_MANIFEST_BYTES), _read(path / SEAL, 4096)
-    if seal.split(b" ")[0].decode(errors="replace") != hashlib.sha256(text).hexdigest():
+    text = _read(path / MANIFEST, _MAX_MANIFEST_BYTES)
+    if _read(path / SEAL, 4096) != _seal(text):
         raise _damaged(path / MANIFEST, "its checksum differs")
     manifest = loads(text, str(path / MANIFEST))
     version = manifest.get("format_version")
@@ -163,6 +186,11 @@ def read_manifest(path: str | Path) -> dict[str, object]:
             fix="pip install -U episome",
         )
     return manifest
+
+
+def _seal(manifest: bytes) -> bytes:
+    """Return the line that ``sha256sum -c`` reads."""
+    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -188,8 +216,10 @@ def _entries(manifest: Mapping[str, object]) -> list[tuple[str, Mapping[str, obj
     files = manifest.get("files")
     if not isinstance(files, dict):
         raise ModelFileError("E-M05", "the manifest lists no files", where=MANIFEST)
-    for name in files:
+    for name, entry in files.items():
         _check_name(name)
+        if not isinstance(entry, dict):
+            raise ModelFileError("E-M05", f"the manifest says nothing about {name}", where=MANIFEST)
     return list(files.items())
 
 
@@ -208,9 +238,11 @@ def _read_sealed(path: Path, name: str, entry: Mapping[str, object]) -> bytes:
     file = path / name
     if file.is_symlink() or file.parent.is_symlink():
         raise ModelFileError("E-M12", "a link where a file should be", where=str(file))
-    size = int(entry["size"])
+    size, digest = entry.get("size"), entry.get("sha256")
+    if not isinstance(size, int):
+        raise _damaged(file, "the manifest does not say its size")
     data = _read(file, size)
-    if len(data) != size or hashlib.sha256(data).hexdigest() != entry["sha256"]:
+    if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
         raise _damaged(file, "it differs from its checksum in the manifest")
     return data
 
@@ -263,14 +295,18 @@ def _refuse_non_finite(tensors: Mapping[str, NDArray[np.generic]]) -> None:
 
 
 def _table(columns: Mapping[str, Sequence[object]], delimiter: str) -> bytes:
+    rows = [list(columns), *zip(*columns.values(), strict=True)]
+    # A carriage return is a line end to readers unless it is quoted, which csv does not see to.
+    tricky = any("\r" in str(cell) for row in rows for cell in row)
     text = io.StringIO()
-    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
-    writer.writerow(list(columns))
-    writer.writerows(zip(*columns.values(), strict=True))
+    quoting = csv.QUOTE_ALL if tricky else csv.QUOTE_MINIMAL
+    csv.writer(text, delimiter=delimiter, lineterminator="\n", quoting=quoting).writerows(rows)
     return text.getvalue().encode()
 
 
 def _columns(data: bytes, delimiter: str) -> dict[str, tuple[str, ...]]:
     rows = list(csv.reader(io.StringIO(data.decode(), newline=""), delimiter=delimiter))
     header = rows[0] if rows else []
-    return {name: tuple(r[i] for r in rows[1:]) for i, name in enumerate(header)}
+    if any(len(r) != len(header) for r in rows if r):
+        raise ModelFileError("E-M04", "a table with rows of different lengths", where=str(header)[:60])
+    return {name: tuple(r[i] for r in rows[1:] if r) for i, name in enumerate(header)}

@@ -119,7 +119,7 @@ def _read_table(path: Path) -> pd.DataFrame:
             "E-F07", "there is no such file", where=str(path), fix="pass the path of a csv file"
         )
     try:
-        table = pd.read_csv(path, sep=None, engine="python", dtype=str, encoding="utf-8-sig")
+        table = _parsed(path)
     except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
         raise InputFileError(
             "E-F22",
@@ -135,6 +135,15 @@ def _read_table(path: Path) -> pd.DataFrame:
             where=path.name,
             fix="barcodes go in the first column, labels in another",
         )
+    return table
+
+
+def _parsed(path: Path) -> pd.DataFrame:
+    """Read a table whose separator is the first of tab, comma, semicolon that splits its header."""
+    for separator in ("\t", ",", ";"):
+        table = pd.read_csv(path, sep=separator, dtype=str, encoding="utf-8-sig")
+        if table.shape[1] > 1:
+            break
     return table
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from episome import plugins, settings
 from episome.data import check_readable, read_cells
 from episome.errors import UsageError
-from episome.io import ensure_free
+from episome.io import check_model_output
 from episome.jobs._labels_file import join_labels
 from episome.log import get_logger
 
@@ -93,12 +93,12 @@ def train(request: TrainRequest, *, progress: ProgressReport | None = None) -> T
     """
     spec = plugins.get_spec(request.method)
     check_readable(request.input)
-    ensure_free(request.output, overwrite=request.overwrite)
+    check_model_output(request.output, overwrite=request.overwrite)
     if request.seed is not None:
         settings.seed = request.seed
     cls = plugins.load_class(spec)
     model_args = known_arguments(cls.__init__, request.model, f"{spec.name} (--set)")
-    setup = known_arguments(cls.setup_anndata, request.setup, f"{spec.name} (set-up)")
+    setup = known_arguments(cls.setup_anndata, request.setup, f"{spec.name} (set-up)", exactly=True)
     train_args = known_arguments(cls.train, request.train, f"{spec.name} (train)")
     adata = read_cells(request.input)
     notes = _join(adata, request, setup)
@@ -135,9 +135,15 @@ def _result(model: EpisomeModel, output: Path, name: str, notes: tuple[str, ...]
 
 
 def known_arguments(
-    function: Callable[..., object], given: Mapping[str, object], where: str
+    function: Callable[..., object],
+    given: Mapping[str, object],
+    where: str,
+    *,
+    exactly: bool = False,
 ) -> dict[str, object]:
     """Return the arguments that were given; refuse those that ``function`` does not take.
+
+    With ``exactly`` its ``**kwargs`` do not count: those of a set-up are scvi-tools' own.
 
     Raises
     ------
@@ -153,7 +159,7 @@ def known_arguments(
         and p.name not in {"self", "cls", "adata", "registry"}
     ]
     unknown = [k for k in given if k not in names]
-    if unknown and not takes_any:
+    if unknown and (exactly or not takes_any):
         raise UsageError(
             "E-U24",
             f"unknown arguments {', '.join(unknown)}",

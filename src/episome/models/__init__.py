@@ -44,10 +44,10 @@ def load(path: str | Path, **kwargs: object) -> EpisomeModel:
         The plugin that wrote it is not installed (E-P01).
     """
     from episome import plugins
+    from episome.inference import folder_spec
     from episome.io import read_manifest
 
-    saved = read_manifest(path)["model"]
-    spec = plugins.get_spec(f"{saved['plugin']}:{saved['spec']}")
+    spec = folder_spec(read_manifest(path)["model"])
     return plugins.load_class(spec).load(path, **kwargs)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +23,7 @@ from episome.data import (
     definite_donors,
     inspect_values,
     obs_column,
+    require_choice,
 )
 from episome.errors import InputDataError, UsageError
 from episome.log import get_logger
@@ -95,9 +96,14 @@ class AnnotationMixin:
             The data cannot be used; all reasons are named.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
+        _require_known(kwargs)
+        require_choice("unlabeled", unlabeled, ("error", "keep", "drop"))
+        require_choice("input_kind", input_kind, ("auto", "counts", "log1p"))
+        require_choice("size_factor", size_factor, ("model_genes", "all_genes"))
+        require_choice("duplicates", duplicates, ("error", "sum"))
         if adata.is_view:
             raise UsageError(
-                "E-U06",
+                "E-U29",
                 "the object is a view",
                 where="adata",
                 why="set-up has to leave its bookkeeping in the object",
@@ -207,6 +213,21 @@ class AnnotationMixin:
         predictor = self.predictor()
         prepared = self.prepare(adata, **query)
         return predictor.annotate(prepared, rows=as_rows(indices), batch_size=batch_size)
+
+
+# What scvi-tools hands to a set-up method when it transfers one.
+_TRANSFER = frozenset({"source_registry", "extend_categories", "allow_missing_labels"})
+
+
+def _require_known(kwargs: Mapping[str, object]) -> None:
+    if unknown := sorted(set(kwargs) - _TRANSFER):
+        raise UsageError(
+            "E-U24",
+            f"unknown arguments {', '.join(unknown)}",
+            where="setup_anndata()",
+            why="the model has no use for them",
+            fix="leave them out",
+        )
 
 
 def _registered_input(

@@ -21,8 +21,8 @@ from episome.data import (
     cellxgene_choice,
     prepare_query,
 )
-from episome.errors import ModelMismatchError, UsageError
-from episome.inference import Predictor, core_from_folder, pick_device
+from episome.errors import ModelMismatchError, PluginError, UsageError
+from episome.inference import Predictor, core_from_folder, folder_labels, pick_device
 from episome.io import decode, read_model_folder, write_model_folder
 from episome.log import get_logger
 from episome.models._fields import ExpressionField, features_from_state, labels_from_state
@@ -55,7 +55,7 @@ class EpisomeModel(BaseModelClass):
     Raises
     ------
     UsageError
-        Data that are neither set up nor in the schema (E-U05), or a view (E-U06).
+        Data that are neither set up nor in the schema (E-U28), or a view (E-U29).
     """
 
     capabilities: ClassVar[tuple[str, ...]] = ()
@@ -326,6 +326,7 @@ class EpisomeModel(BaseModelClass):
                 where=str(dir_path),
                 fix=f"{saved['class']}.load(folder), or episome.models.load(folder)",
             )
+        folder_labels(folder)
         registry = decode(folder.manifest["registry"])
         model = cls(registry=registry, **decode(folder.manifest["init_params"]))
         core = core_from_folder(folder, type(model.module))
@@ -344,8 +345,10 @@ class EpisomeModel(BaseModelClass):
     def _attach(self, adata: AnnData) -> None:
         cls = type(self)
         if adata.is_view:
-            raise UsageError("E-U06", "the object is a view", fix="adata = adata.copy()")
-        self.features.align(adata.raw.var if self.setup_args.get("use_raw") else adata.var)
+            raise UsageError("E-U29", "the object is a view", fix="adata = adata.copy()")
+        args = self.setup_args
+        source = AnnDataSource(adata, layer=args.get("layer"), use_raw=bool(args.get("use_raw")))
+        self.features.align(source.var, duplicates="sum", where=source.where)
         method = getattr(cls, str(self.registry["setup_method_name"]))
         method(adata, source_registry=self.registry, **self.registry["setup_args"])
         self._adata = adata
@@ -373,7 +376,10 @@ class EpisomeModel(BaseModelClass):
     @classmethod
     def spec(cls) -> plugins.ModelSpec | None:
         """Return what the plugin registered for this class; ``None`` outside plugins."""
-        return plugins.spec_of_class(cls)
+        try:
+            return plugins.spec_of_class(cls)
+        except PluginError:
+            return None
 
 
 def as_rows(indices: Sequence[int] | np.ndarray | None) -> np.ndarray | None:

@@ -91,7 +91,7 @@ def _block(width: int, itemsize: int) -> int:
 def csr_from_dense(x: torch.Tensor, *, max_density: float = 1.0) -> CSRParts | None:
     """Take the non-zero entries of dense `x` (n, d) on the CPU, or None if there are too many."""
     counts = torch.empty(len(x), dtype=torch.int64)
-    run_rows(kernels.count_nonzero, len(x), x.numpy(), counts.numpy())
+    run_rows(kernels.count_nonzero, len(x), x.numpy(), counts.numpy(), work=x.numel())
     indptr = torch.zeros(len(x) + 1, dtype=torch.int64)
     torch.cumsum(counts, 0, out=indptr[1:])
     nnz = int(indptr[-1])
@@ -100,7 +100,7 @@ def csr_from_dense(x: torch.Tensor, *, max_density: float = 1.0) -> CSRParts | N
     indices = torch.empty(nnz, dtype=torch.int32)
     values = torch.empty(nnz, dtype=x.dtype)
     parts = (indptr.numpy(), indices.numpy(), values.numpy())
-    run_rows(kernels.take_nonzero, len(x), x.numpy(), *parts)
+    run_rows(kernels.take_nonzero, len(x), x.numpy(), *parts, work=x.numel())
     return CSRParts(indptr, indices, values)
 
 
@@ -113,7 +113,9 @@ def csr_times(a: CSRParts, w: torch.Tensor, bias: torch.Tensor | None = None) ->
     if bias is not None:
         out += bias
     block = _block(w.shape[1], w.itemsize)
-    run_rows(kernels.rows_times, a.n_rows, *a.numpy(), w.numpy(), block, out.numpy(), even=True)
+    work = len(a.indices) * w.shape[1]
+    args = (*a.numpy(), w.numpy(), block, out.numpy())
+    run_rows(kernels.rows_times, a.n_rows, *args, work=work, even=True)
     return out
 
 
@@ -130,7 +132,7 @@ def csr_transpose_times(a: CSRParts, g: torch.Tensor, n_columns: int) -> torch.T
         g.contiguous().numpy(),
         block,
         out.numpy(),
-        rows_per_task=256,
+        work=len(a.indices) * g.shape[1],
     )
     return out
 
@@ -141,7 +143,7 @@ def sampled_dots(a: CSRParts, left: torch.Tensor, right: torch.Tensor) -> torch.
         return (left @ right.T)[a.rows(), a.indices.long()]
     out = left.new_empty(len(a.indices))
     args = (a.indptr.numpy(), a.indices.numpy(), left.contiguous().numpy(), right.numpy())
-    run_rows(kernels.row_dots, a.n_rows, *args, out.numpy())
+    run_rows(kernels.row_dots, a.n_rows, *args, out.numpy(), work=len(out) * left.shape[1])
     return out
 
 
@@ -149,7 +151,7 @@ def csr_values_from_dense(x: torch.Tensor, at: CSRParts) -> torch.Tensor:
     """Entries of dense `x` (n, G) at the stored positions of `at`, (nnz,)."""
     out = x.new_empty(len(at.indices))
     args = (x.numpy(), at.indptr.numpy(), at.indices.numpy(), out.numpy())
-    run_rows(kernels.gather_dense, at.n_rows, *args)
+    run_rows(kernels.gather_dense, at.n_rows, *args, work=len(out))
     return out
 
 
@@ -157,5 +159,5 @@ def csr_values_at(x: CSRParts, at: CSRParts) -> torch.Tensor:
     """Entries of sparse `x` at the stored positions of `at`, (nnz,)."""
     out = x.values.new_empty(len(at.indices))
     parts = (at.indptr.numpy(), at.indices.numpy())
-    run_rows(kernels.lookup_sorted, at.n_rows, *x.numpy(), *parts, out.numpy())
+    run_rows(kernels.lookup_sorted, at.n_rows, *x.numpy(), *parts, out.numpy(), work=8 * len(out))
     return out

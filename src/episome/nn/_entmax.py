@@ -152,7 +152,15 @@ class _FastMap(torch.autograd.Function):
             z = z.detach().contiguous()
             out = torch.empty_like(z)
             top = z.amax(-1)
-            run_rows(kernels.forward_dense, len(z), z.numpy(), top.numpy(), square, out.numpy())
+            run_rows(
+                kernels.forward_dense,
+                len(z),
+                z.numpy(),
+                top.numpy(),
+                square,
+                out.numpy(),
+                work=z.numel(),
+            )
         else:
             out = newton_rows(z, square=square)
         ctx.save_for_backward(out)
@@ -166,7 +174,15 @@ class _FastMap(torch.autograd.Function):
             return _jacobian(y, grad, square=ctx.square), None
         grad = grad.contiguous()
         out = torch.empty_like(y)
-        run_rows(kernels.backward_dense, len(y), y.numpy(), grad.numpy(), ctx.square, out.numpy())
+        run_rows(
+            kernels.backward_dense,
+            len(y),
+            y.numpy(),
+            grad.numpy(),
+            ctx.square,
+            out.numpy(),
+            work=y.numel(),
+        )
         return out, None
 
 

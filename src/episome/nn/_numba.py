@@ -28,7 +28,7 @@ SAFE_MATH = frozenset({"reassoc", "contract", "nsz", "arcp"})
 """Floating-point freedoms that let sums vectorise and still keep NaN and infinity."""
 
 _HOME_PID = os.getpid()
-_ROWS_PER_TASK = 16
+_WORK_PER_TASK = 50_000
 
 
 def numba_enabled() -> bool:
@@ -82,11 +82,7 @@ def _pool(n_threads: int) -> ThreadPoolExecutor:
 
 
 def run_rows(
-    kernel: Callable[..., None],
-    n_rows: int,
-    *args: Any,
-    rows_per_task: int = _ROWS_PER_TASK,
-    even: bool = False,
+    kernel: Callable[..., None], n_rows: int, *args: Any, work: int, even: bool = False
 ) -> None:
     """Call ``kernel(start, stop, *args)`` over all rows, with torch's number of threads.
 
@@ -98,21 +94,25 @@ def run_rows(
         Number of rows in all.
     *args
         Arrays and numbers handed to every call.
-    rows_per_task
-        Smallest number of rows worth a thread.
+    work
+        Numbers that all rows read together, roughly; small work stays in the calling thread.
     even
         One range per thread instead of several (for kernels with a cost per call).
     """
     threads = torch.get_num_threads() if parallel_allowed() else 1
-    tasks = min(threads if even or threads == 1 else 4 * threads, n_rows // rows_per_task)
+    most = threads if even else 4 * threads
+    tasks = min(most, n_rows, work // _WORK_PER_TASK) if threads > 1 else 1
     if tasks <= 1:
         kernel(0, n_rows, *args)
         return
     cuts = [n_rows * i // tasks for i in range(tasks + 1)]
-    if threads == 1:
-        kernel(0, n_rows, *args)
-        return
-    pool = _pool(threads)
-    waiting = [pool.submit(kernel, a, b, *args) for a, b in zip(cuts, cuts[1:], strict=False)]
-    for task in waiting:
-        task.result()
+    pool = _pool(threads - 1)
+    ranges = list(zip(cuts, cuts[1:], strict=False))
+    others = [pool.submit(kernel, a, b, *args) for a, b in ranges[1:]]
+    kernel(*ranges[0], *args)
+    for (a, b), task in zip(reversed(ranges[1:]), reversed(others), strict=True):
+        if task.cancel():  # nobody has begun it: do it here instead of waiting
+            kernel(a, b, *args)
+    for task in others:
+        if not task.cancelled():
+            task.result()

@@ -72,12 +72,20 @@ def select_rows(scores: torch.Tensor, *, square: bool) -> CSRParts:
     tau, size = torch.empty(n_rows, dtype=torch.float64), torch.empty(n_rows, dtype=torch.int64)
     z = scores.numpy()
     args = (z, top.numpy(), square, tau.numpy())
-    run_rows(kernels.threshold_rows, n_rows, *args, size.numpy())
+    run_rows(kernels.threshold_rows, n_rows, *args, size.numpy(), work=scores.numel())
     indptr = torch.zeros(n_rows + 1, dtype=torch.int64)
     torch.cumsum(size, 0, out=indptr[1:])
     indices = torch.empty(int(indptr[-1]), dtype=torch.int32)
     values = torch.empty(int(indptr[-1]), dtype=scores.dtype)
-    run_rows(kernels.emit_rows, n_rows, *args, indptr.numpy(), indices.numpy(), values.numpy())
+    run_rows(
+        kernels.emit_rows,
+        n_rows,
+        *args,
+        indptr.numpy(),
+        indices.numpy(),
+        values.numpy(),
+        work=scores.numel(),
+    )
     return CSRParts(indptr, indices, values)
 
 
@@ -108,7 +116,7 @@ def score_rows(
         if step.has_prior:
             rows = slice(start + low, start + low + len(block))
             args = (scores.numpy(), *step.prior_args(a.dtype, rows), step.gamma)
-            run_rows(csr_kernels.prior_rows, len(block), *args)
+            run_rows(csr_kernels.prior_rows, len(block), *args, work=scores.numel())
         parts.append(select_rows(scores, square=step.square))
     return join_rows(parts)
 
@@ -138,7 +146,7 @@ def _pieces(a: torch.Tensor, w: torch.Tensor, norm: GhostBatchNorm) -> list[_Pie
         cov = centred.T @ centred / size
         var = torch.empty(len(w), dtype=w.dtype)
         args = (w.numpy(), (w @ cov).numpy(), var.numpy())
-        run_rows(csr_kernels.variance_diagonal, len(w), *args, rows_per_task=2048, even=True)
+        run_rows(csr_kernels.variance_diagonal, len(w), *args, work=w.numel(), even=True)
         var.clamp_(min=0)
         inv = (var + norm.eps).rsqrt()
         pieces.append(_Piece(start, start + size, w @ a_mean, inv, a_mean, cov))
@@ -181,7 +189,7 @@ class _Attend(torch.autograd.Function):
         step, mask = ctx.step, CSRParts(indptr, indices, values)
         du = torch.empty_like(values)
         args = (indptr.numpy(), values.numpy(), grad.contiguous().numpy(), step.square)
-        run_rows(kernels.jacobian_rows, mask.n_rows, *args, du.numpy())
+        run_rows(kernels.jacobian_rows, mask.n_rows, *args, du.numpy(), work=len(du))
         da, dw = torch.zeros_like(a), torch.zeros_like(w)
         dgain, dbias = torch.zeros_like(gain), torch.zeros_like(bias)
         earlier: list[torch.Tensor] = []
@@ -223,7 +231,14 @@ def _prior_gradients(
     where = torch.empty((len(step.earlier), len(du)), dtype=torch.int64)
     first, ptr, idx, val = step.prior_args(du.dtype, slice(0, n_rows))
     args = (mask.indptr.numpy(), mask.indices.numpy(), first, ptr, idx, val, step.gamma)
-    run_rows(csr_kernels.prior_product, n_rows, *args, prior.numpy(), where.numpy())
+    run_rows(
+        csr_kernels.prior_product,
+        n_rows,
+        *args,
+        prior.numpy(),
+        where.numpy(),
+        work=8 * where.numel(),
+    )
     out, base, joined = [], 0, torch.from_numpy(val)
     factors = step.gamma - torch.where(
         where >= 0, joined[where.clamp_min(0)] if len(joined) else prior, torch.zeros_like(prior)

@@ -69,7 +69,9 @@ class SparseInput:
             return mean, var
         mean, var = torch.empty(2, n_columns, dtype=torch.float64)
         args = (*self.csr.numpy(), mean.numpy(), var.numpy())
-        run_rows(kernels.column_moments, n_columns, *args, rows_per_task=1024, even=True)
+        run_rows(
+            kernels.column_moments, n_columns, *args, work=2 * len(self.csr.values), even=True
+        )
         return mean.to(self.csr.values.dtype), var.to(self.csr.values.dtype)
 
     def scaled_times(
@@ -110,7 +112,7 @@ class _FoldedFirst(torch.autograd.Function):
         raw = ctx.x.transpose_times(grad, len(w))
         dscale, dshift = torch.empty_like(scale), torch.empty_like(shift)
         args = (raw, w, scale, shift, grad.sum(0), dscale, dshift)
-        run_rows(kernels.fold_gradients, len(w), *[t.numpy() for t in args], rows_per_task=512)
+        run_rows(kernels.fold_gradients, len(w), *[t.numpy() for t in args], work=w.numel())
         return None, raw, dscale, dshift
 
 

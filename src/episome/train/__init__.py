@@ -6,12 +6,19 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from episome.train._callbacks import BestWeights, EpochProgress, History, ReestimateBatchNorm
+    from episome.train._callbacks import (
+        AverageWeights,
+        BestWeights,
+        EpochProgress,
+        History,
+        ReestimateBatchNorm,
+    )
     from episome.train._datamodule import Batches, CellDataModule
     from episome.train._fit import Fit, check_trainer_kwargs, fit
     from episome.train._plan import MONITOR, ClassifierPlan, balanced_weights, check_plan_kwargs
 
 _HOME = {
+    "AverageWeights": "_callbacks",
     "MONITOR": "_plan",
     "Batches": "_datamodule",
     "BestWeights": "_callbacks",

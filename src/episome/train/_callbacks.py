@@ -64,6 +64,56 @@ class BestWeights(pl.Callback):
             pl_module.core.load_state_dict(self._state)
 
 
+class AverageWeights(pl.Callback):
+    """Exponential average of the weights, which is what is validated and kept.
+
+    Parameters
+    ----------
+    decay
+        Share of the average that stays at every update; early updates count more, so that the
+        start is forgotten.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self._mean: dict[str, torch.Tensor] = {}
+        self._live: dict[str, torch.Tensor] = {}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object
+    ) -> None:
+        """Move the average towards the weights."""
+        step = trainer.global_step
+        decay = min(self.decay, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for name, weight in pl_module.core.named_parameters():
+                if name in self._mean:
+                    self._mean[name].lerp_(weight.detach(), 1 - decay)
+                else:
+                    self._mean[name] = weight.detach().clone()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the average in place."""
+        parameters = dict(pl_module.core.named_parameters())
+        self._live = {k: parameters[k].detach().clone() for k in self._mean}
+        _assign(parameters, self._mean)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on training from the weights, not the average; it runs after validation."""
+        _assign(dict(pl_module.core.named_parameters()), self._live)
+        self._live = {}
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the average in the model; the best epoch, if there is one, comes after it."""
+        _assign(dict(pl_module.core.named_parameters()), self._mean)
+
+
+def _assign(parameters: dict[str, torch.nn.Parameter], values: dict[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in values.items():
+            parameters[name].copy_(value)
+
+
 class ReestimateBatchNorm(pl.Callback):
     """Re-estimate running statistics over training cells before validation while updates are few."""
 

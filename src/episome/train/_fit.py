@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from episome import settings
 from episome.errors import ResourceError, UsageError
 from episome.train._callbacks import (
     FEW_UPDATES,
+    AverageWeights,
     BestWeights,
     EpochProgress,
     History,
@@ -132,8 +134,12 @@ def fit(
     validates = len(datamodule.split.validation) > 0
     history = History()
     best = BestWeights(early["early_stopping_monitor"], early["early_stopping_mode"])
-    renorm = ReestimateBatchNorm(datamodule)
-    callbacks = [renorm, best] if validates else [renorm]
+    averages = plan.weight_average is not None
+    # Averaged weights have no running statistics of their own: theirs are always estimated anew.
+    renorm = ReestimateBatchNorm(datamodule, few_updates=sys.maxsize if averages else FEW_UPDATES)
+    average = [AverageWeights(plan.weight_average)] if averages else []
+    # Order matters: average in, its statistics, then the best epoch's copy.
+    callbacks: list[pl.Callback] = [*average, renorm, *([best] if validates else [])]
     if early_stopping and validates:
         callbacks.append(
             EarlyStopping(
@@ -151,7 +157,7 @@ def fit(
     with _quiet(), _seeded(seed):
         trainer = _trainer(max_epochs, accelerator, devices, callbacks, validates, trainer_kwargs)
         _run(trainer, plan, datamodule)
-        if trainer.global_step < FEW_UPDATES:
+        if not validates and trainer.global_step < renorm.few_updates:
             renorm.run(plan)
     plan.core.to("cpu")
     plan.core.eval()

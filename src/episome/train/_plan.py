@@ -43,6 +43,8 @@ class ClassifierPlan(pl.LightningModule):
         See ``lr_schedule``.
     label_smoothing
         Share of the target spread over all classes, in training only.
+    weight_average
+        Decay of an exponential average of the weights, which is validated and kept; ``None``: off.
     n_epochs
         For the cosine schedule.
     """
@@ -59,6 +61,7 @@ class ClassifierPlan(pl.LightningModule):
         lr_decay: float = 0.9,
         lr_patience: int = 10,
         label_smoothing: float = 0.0,
+        weight_average: float | None = None,
         n_epochs: int = 50,
     ) -> None:
         super().__init__()
@@ -69,7 +72,7 @@ class ClassifierPlan(pl.LightningModule):
         self.target_sum, self.label_smoothing = target_sum, label_smoothing
         self.lr, self.weight_decay = lr, weight_decay
         self.lr_schedule, self.lr_decay, self.lr_patience = lr_schedule, lr_decay, lr_patience
-        self.n_epochs = n_epochs
+        self.n_epochs, self.weight_average = n_epochs, weight_average
         self.validation_f1 = MulticlassF1Score(num_classes=n_classes, average="macro")
         self.n_obs_training = self.n_obs_validation = 0
 
