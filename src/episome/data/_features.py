@@ -316,10 +316,10 @@ def _without_version(names: NDArray[np.object_]) -> NDArray[np.object_]:
 
 def _positions(index: pd.Index, names: NDArray[np.object_]) -> NDArray[np.int64]:
     """Position of every name in ``index``; a name that stands twice there counts as unknown."""
-    unique = index[~index.duplicated(keep=False) & (index != "")]
-    where = pd.Series(index.get_indexer(unique), index=unique) if len(unique) else None
-    if where is None:
+    once = np.flatnonzero(~index.duplicated(keep=False) & (index != ""))
+    if len(once) == 0:
         return np.full(len(names), -1, dtype=np.int64)
+    where = pd.Series(once, index=index[once])
     return where.reindex(names).fillna(-1).to_numpy(dtype=np.int64)
 
 

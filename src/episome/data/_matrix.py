@@ -42,7 +42,7 @@ def to_csr_block(block: object) -> sparse.csr_matrix:
     if isinstance(block, np.ma.MaskedArray):
         block = block.astype(np.float32).filled(np.nan)
     if sparse.issparse(block):
-        _check_structure(block)
+        check_structure(block)
         out = sparse.csr_matrix(block)
     else:
         out = sparse.csr_matrix(np.asarray(block))
@@ -57,7 +57,7 @@ def to_csr_block(block: object) -> sparse.csr_matrix:
     return out
 
 
-def _check_structure(block: object) -> None:
+def check_structure(block: object) -> None:
     """Refuse sparse data that would make compiled code read foreign memory."""
     if getattr(block, "format", None) not in {"csr", "csc"}:
         return

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from episome.data._matrix import Rows, to_csr_block
+from episome.data._matrix import Rows, check_structure, to_csr_block
 from episome.errors import InputDataError, UsageError
 from episome.log import get_logger
 
@@ -135,6 +135,7 @@ class AnnDataSource:
         if hasattr(matrix, "to_memory"):
             logger.info("%s is stored by genes (CSC): reading it once into memory", self.where)
             matrix = matrix.to_memory()
+        check_structure(matrix)
         return sparse.csr_matrix(matrix)
 
     @property

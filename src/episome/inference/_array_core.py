@@ -27,7 +27,7 @@ class ArrayCore(ABC):
         Plain JSON data, with ``n_features`` and ``n_classes`` at least.
     """
 
-    input_format: ClassVar[str] = "scipy"
+    inference_format: ClassVar[str] = "scipy"
     needs: ClassVar[tuple[str, ...]] = ()
     array_names: ClassVar[tuple[str, ...]] = ()
 

@@ -31,7 +31,7 @@ DEFAULT_BATCH_SIZE = 1024
 class Core(Protocol):
     """What a model folder restores and the predictor runs; see the architecture page."""
 
-    input_format: str
+    inference_format: str
     config: dict[str, object]
 
     def state(self) -> tuple[dict[str, NDArray[np.generic]], dict[str, bytes]]: ...
@@ -122,27 +122,31 @@ class Predictor:
         Each is a dictionary with ``ind_x`` (row numbers), ``empty`` (cells with none of the model's
         genes) and what the core gives: ``probabilities`` (from logits by softmax), ``latent``, ...
         """
+        for batch in self.batches(query, rows=rows, batch_size=batch_size):
+            out = {k: _to_numpy(v) for k, v in self._run(batch).items()}
+            if "logits" in out and "probabilities" not in out:
+                out["probabilities"] = _softmax(out["logits"])
+            yield {**out, "ind_x": batch["ind_x"].cpu().numpy(), "empty": batch["empty"]}
+
+    def batches(
+        self, query: Query, *, rows: NDArray[np.int64] | None = None, batch_size: int | None = None
+    ) -> Iterator[dict[str, object]]:
+        """Yield normalised batches on the device, in the form that the core's prediction reads.
+
+        Beside the keys of the loader each holds ``empty``: a boolean array of the cells with none
+        of the model's genes.
+        """
         loader = query.loader(rows, batch_size=batch_size or DEFAULT_BATCH_SIZE)
         with torch.no_grad():
             for batch in loader:
-                yield self._step(batch)
-
-    def _step(self, batch: dict[str, object]) -> dict[str, NDArray[np.generic]]:
-        empty = np.diff(batch["X"].indptr) == 0
-        rows = batch["ind_x"]
-        tensors = {
-            k: v.to(self._device) for k, v in host_batch(batch).items() if hasattr(v, "to")
-        }
-        ready = normalized_batch(
-            tensors,
-            target_sum=self.rule.target_sum,
-            n_features=len(self.features),
-            input_format=self.core.input_format,
-        )
-        out = {k: _to_numpy(v) for k, v in self._run(ready).items()}
-        if "logits" in out and "probabilities" not in out:
-            out["probabilities"] = _softmax(out["logits"])
-        return {**out, "ind_x": rows, "empty": empty}
+                moved = {k: v.to(self._device) for k, v in host_batch(batch).items()}
+                ready = normalized_batch(
+                    moved,
+                    target_sum=self.rule.target_sum,
+                    n_features=len(self.features),
+                    input_format=self.core.inference_format,
+                )
+                yield {**ready, "empty": np.diff(batch["X"].indptr) == 0}
 
     def collect(
         self,

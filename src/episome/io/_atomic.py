@@ -148,7 +148,8 @@ def _swap(new: Path, path: Path) -> None:
     aside = path.parent / f".{path.name}.old-{uuid.uuid4().hex[:8]}"
     path.rename(aside)
     new.rename(path)
-    shutil.rmtree(aside)
+    # Another name first: `recover` must never meet a folder that is half deleted.
+    shutil.rmtree(aside.rename(_temporary(path)))
 
 
 def _exchange(a: Path, b: Path) -> bool:

@@ -30,7 +30,7 @@ logger = get_logger(__name__)
 FORMAT_VERSION = (1, 0)
 MANIFEST, SEAL, WEIGHTS = "manifest.json", "manifest.sha256", "weights.safetensors"
 GENES, LABELS, HISTORY, CARD = "genes.tsv", "labels.tsv", "history.csv", "README.md"
-_SAFE_NAME = re.compile(r"^(files/)?[A-Za-z0-9][A-Za-z0-9_.-]{0,120}$")
+_SAFE_NAME = re.compile(r"(files/)?[A-Za-z0-9][A-Za-z0-9_.-]{0,120}")
 _MAX_MANIFEST_BYTES = 256 << 20
 _PICKLES = {"model.pt", "model.pkl", "model.ckpt"}
 
@@ -153,9 +153,9 @@ def read_model_folder(path: str | Path) -> ModelFolder:
     return ModelFolder(
         manifest=manifest,
         tensors=_load_tensors(data[WEIGHTS]),
-        genes=_columns(data[GENES], "\t"),
-        labels=_columns(data[LABELS], "\t"),
-        history={k: [float(x) for x in v] for k, v in _columns(data[HISTORY], ",").items()},
+        genes=_columns(data[GENES], "\t", GENES),
+        labels=_columns(data[LABELS], "\t", LABELS),
+        history=_numbers(_columns(data[HISTORY], ",", HISTORY)),
         files={n.removeprefix("files/"): d for n, d in data.items() if n.startswith("files/")},
         card=card.read_text(errors="replace") if card.is_file() else "",
     )
@@ -224,7 +224,7 @@ def _entries(manifest: Mapping[str, object]) -> list[tuple[str, Mapping[str, obj
 
 
 def _check_name(name: str) -> None:
-    if not _SAFE_NAME.match(name) or ".." in name:
+    if not _SAFE_NAME.fullmatch(name) or ".." in name:
         raise ModelFileError(
             "E-M12",
             f"a file name that leaves the folder: {name!r:.60}",
@@ -304,9 +304,26 @@ def _table(columns: Mapping[str, Sequence[object]], delimiter: str) -> bytes:
     return text.getvalue().encode()
 
 
-def _columns(data: bytes, delimiter: str) -> dict[str, tuple[str, ...]]:
-    rows = list(csv.reader(io.StringIO(data.decode(), newline=""), delimiter=delimiter))
+def _columns(data: bytes, delimiter: str, where: str) -> dict[str, tuple[str, ...]]:
+    try:
+        text = io.StringIO(data.decode(), newline="")
+        rows = [r for r in csv.reader(text, delimiter=delimiter) if r]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _no_table(where, str(error)) from error
     header = rows[0] if rows else []
-    if any(len(r) != len(header) for r in rows if r):
-        raise ModelFileError("E-M04", "a table with rows of different lengths", where=str(header)[:60])
-    return {name: tuple(r[i] for r in rows[1:] if r) for i, name in enumerate(header)}
+    if any(len(r) != len(header) for r in rows):
+        raise _no_table(where, "its rows differ in length")
+    return {name: tuple(r[i] for r in rows[1:]) for i, name in enumerate(header)}
+
+
+def _numbers(columns: Mapping[str, Sequence[str]]) -> dict[str, list[float]]:
+    try:
+        return {name: [float(x) for x in values] for name, values in columns.items()}
+    except ValueError as error:
+        raise _no_table(HISTORY, str(error)) from error
+
+
+def _no_table(where: str, why: str) -> ModelFileError:
+    return ModelFileError(
+        "E-M04", "the file is no table", where=where, why=why[:200], fix="copy the folder again"
+    )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from episome.models._annotation import AnnotationMixin
     from episome.models._array_classifier import ArrayClassifierModel, TrainingCells
-    from episome.models._base import EpisomeModel
+    from episome.models._base import EpisomeModel, as_rows
     from episome.models._classifier import ClassifierModel
 
 _HOME = {
@@ -22,6 +22,7 @@ _HOME = {
     "ClassifierModel": "_classifier",
     "EpisomeModel": "_base",
     "TrainingCells": "_array_classifier",
+    "as_rows": "_base",
 }
 __all__ = [*sorted(_HOME), "load"]
 

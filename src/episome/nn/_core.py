@@ -27,7 +27,9 @@ class TorchCore(nn.Module):
     Subclasses set ``self.config`` to the plain JSON data that builds them again.
     """
 
+    #: Form of ``"X"`` in training and in prediction: ``"dense"``, ``"csr"`` or ``"scipy"``.
     input_format: ClassVar[str] = "dense"
+    inference_format: ClassVar[str] = "dense"
     needs: ClassVar[tuple[str, ...]] = ()
 
     config: dict[str, object]

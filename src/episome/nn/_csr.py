@@ -53,6 +53,20 @@ class CSRParts(NamedTuple):
         """Move all parts to a device."""
         return CSRParts(*(part.to(device, non_blocking=True) for part in self))
 
+    def select(self, positions: torch.Tensor) -> CSRParts:
+        """Keep some columns.
+
+        Parameters
+        ----------
+        positions
+            New position of every column, or -1 to leave it out, int32 (d,); positions that are kept
+            must ascend.
+        """
+        columns = positions[self.indices.long()]
+        keep = columns >= 0
+        kept = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])
+        return CSRParts(kept[self.indptr], columns[keep], self.values[keep])
+
     def rows(self) -> torch.Tensor:
         """Return the row of every stored entry, (nnz,) int64."""
         counts = self.indptr.diff()

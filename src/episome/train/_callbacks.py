@@ -135,9 +135,7 @@ class ReestimateBatchNorm(pl.Callback):
             for i, batch in enumerate(loader):
                 if i == MAX_REESTIMATION_BATCHES:
                     return
-                tensors = {
-                    k: v.to(core.device) for k, v in host_batch(batch).items() if hasattr(v, "to")
-                }
+                tensors = {k: v.to(core.device) for k, v in host_batch(batch).items()}
                 yield normalized_batch(
                     tensors,
                     target_sum=plan.target_sum,

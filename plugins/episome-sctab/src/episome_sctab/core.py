@@ -10,12 +10,15 @@ import torch
 from episome.nn import TabNet, TorchCore
 
 if TYPE_CHECKING:
+    from episome.nn import CSRParts, TabNetOutput
     import numpy as np
     from numpy.typing import NDArray
 
 
 class SCTabCore(TorchCore):
     """TabNet with the scTab loss term.
+
+    Training reads dense batches, prediction sparse ones.
 
     Parameters
     ----------
@@ -29,6 +32,8 @@ class SCTabCore(TorchCore):
     n_top_genes
         Only so many of the most variable training genes enter the network; ``None``: all.
     """
+
+    inference_format = "csr"
 
     def __init__(
         self,
@@ -87,13 +92,33 @@ class SCTabCore(TorchCore):
             "penalty": self.lambda_sparse * out.sparsity,
         }
 
-    def inference(self) -> Callable[[dict[str, object]], dict[str, torch.Tensor]]:
-        """Return an equal function with every batch norm folded into its neighbour."""
+    def folded(self) -> Callable[[CSRParts], TabNetOutput]:
+        """Return the network with every batch norm folded into its neighbour, reading sparse cells."""
         self.eval()
-        folded = self.net.folded()
+        network, positions = self.net.folded(), self._positions()
 
-        def run(batch: dict[str, object]) -> dict[str, torch.Tensor]:
-            out = folded(self.inputs(batch["X"]))
-            return {"logits": out.logits, "latent": out.embedding}
+        def run(cells: CSRParts) -> TabNetOutput:
+            return network(cells if positions is None else cells.select(positions), return_masks=True)
 
         return run
+
+    def inference(self) -> Callable[[dict[str, object]], dict[str, torch.Tensor]]:
+        """Return an equal function that never forms what is zero."""
+        run = self.folded()
+
+        def predict(batch: dict[str, object]) -> dict[str, torch.Tensor]:
+            out = run(batch["X"])
+            return {"logits": out.logits, "latent": out.embedding}
+
+        return predict
+
+    def _positions(self) -> torch.Tensor | None:
+        """Place of every gene among the chosen ones, -1 for the others; ``None`` for all genes."""
+        if self.config["n_top_genes"] is None:
+            return None
+        n_features = int(self.config["n_features"])
+        positions = torch.full((n_features,), -1, dtype=torch.int32, device=self.genes.device)
+        positions[self.genes] = torch.arange(
+            len(self.genes), dtype=torch.int32, device=positions.device
+        )
+        return positions

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy import sparse
 
-from episome.models import ClassifierModel
+from episome.models import ClassifierModel, as_rows
 from episome_sctab.core import SCTabCore
 from episome_sctab.presets import training_defaults, values_for
 
@@ -73,6 +73,42 @@ class SCTab(ClassifierModel):
         core = self._build_core(**config)
         summary = f"SCTab ({self.preset}) of {len(self.labels)} classes, {len(self.features):,} genes"
         self._finish_init(core, init_locals, summary)
+
+    def get_feature_mask(
+        self,
+        adata: AnnData | None = None,
+        *,
+        step: int = 0,
+        indices: list[int] | None = None,
+        batch_size: int | None = None,
+        **query: object,
+    ) -> sparse.csr_matrix:
+        """Return which genes the network looks at for each cell.
+
+        Parameters
+        ----------
+        adata, indices, batch_size, **query
+            As for :meth:`predict`.
+        step
+            Decision step.
+
+        Returns
+        -------
+        CSR float32 of shape (n_cells, n_genes) in the order of ``model.features``; every row sums
+        to one.
+        """
+        predictor = self.predictor()
+        run, genes = self.module.folded(), self.module.genes.cpu().numpy()
+        width = len(self.features)
+        prepared = self.prepare(adata, **query)
+        blocks = []
+        for batch in predictor.batches(prepared, rows=as_rows(indices), batch_size=batch_size):
+            indptr, columns, values = run(batch["X"]).masks[step].numpy()
+            shape = (len(indptr) - 1, width)
+            blocks.append(sparse.csr_matrix((values, genes[columns], indptr), shape=shape))
+        if not blocks:
+            return sparse.csr_matrix((0, width), dtype=np.float32)
+        return sparse.vstack(blocks, format="csr")
 
     def _training_defaults(self) -> dict[str, object]:
         return training_defaults(self.preset, self.summary_stats.n_cells)

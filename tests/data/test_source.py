@@ -1,0 +1,247 @@
+"""Where cells come from: every matrix that AnnData can hold gives the same rows."""
+
+from __future__ import annotations
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse
+
+from episome.data import AnnDataSource, cellxgene_choice, combined_column, read_cells, simulate_cells
+from episome.errors import InputDataError, InputFileError, UsageError
+
+FORMATS = {
+    "csr_matrix": sparse.csr_matrix,
+    "csc_matrix": sparse.csc_matrix,
+    "csr_array": sparse.csr_array,
+    "csc_array": sparse.csc_array,
+    "dense": np.ascontiguousarray,
+    "Fortran": np.asfortranarray,
+}
+DTYPES = ["float32", "float64", "int32", "int64", "uint16"]
+COUNTS = np.random.default_rng(0).poisson(0.6, (20, 9))
+
+
+@given(
+    form=st.sampled_from(sorted(FORMATS)),
+    dtype=st.sampled_from(DTYPES),
+    rows=st.one_of(
+        st.lists(st.integers(0, 19), max_size=12).map(lambda r: np.array(r, dtype=np.int64)),
+        st.tuples(st.integers(0, 20), st.integers(0, 20)).map(lambda t: slice(*sorted(t))),
+    ),
+)
+def test_rows_are_the_same_in_every_format_type_and_order(form, dtype, rows):
+    source = AnnDataSource(anndata.AnnData(FORMATS[form](COUNTS.astype(dtype))))
+
+    got = source.read(rows)
+
+    assert isinstance(got, sparse.csr_matrix)
+    assert got.dtype == np.float32
+    assert got.has_canonical_format
+    assert np.array_equal(got.toarray(), COUNTS[rows])
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "dense"])
+def test_backed_files_give_rows_in_the_order_asked_for(tmp_path, form):
+    path = tmp_path / "cells.h5ad"
+    matrix = COUNTS.astype(np.float32)
+    anndata.AnnData(matrix if form == "dense" else sparse.csr_matrix(matrix).asformat(form)).write_h5ad(path)
+    before = path.read_bytes()
+
+    adata = read_cells(path, backed=True)
+    source = AnnDataSource(adata)
+    got = source.read(np.array([7, 7, 0, 19, 3]))
+    adata.file.close()
+
+    assert np.array_equal(got.toarray(), COUNTS[[7, 7, 0, 19, 3]])
+    assert source.where == "cells.h5ad.X"
+    assert path.read_bytes() == before
+
+
+def test_views_stay_views():
+    view = anndata.AnnData(sparse.csr_matrix(COUNTS.astype(np.float32)))[5:10]
+
+    assert np.array_equal(AnnDataSource(view).read(slice(0, 5)).toarray(), COUNTS[5:10])
+    assert view.is_view
+
+
+def test_rows_with_duplicated_or_unsorted_columns_are_mended_in_a_copy():
+    matrix = sparse.csr_matrix(
+        (np.array([1, 2, 4], np.float32), np.array([3, 0, 3]), np.array([0, 3])), shape=(1, 9)
+    )
+    kept = matrix.copy()
+
+    got = AnnDataSource(anndata.AnnData(matrix)).read(slice(0, 1))
+
+    assert got.toarray()[0, [0, 3]].tolist() == [2, 5]
+    assert np.array_equal(matrix.indices, kept.indices)
+    assert np.array_equal(matrix.data, kept.data)
+
+
+@pytest.mark.parametrize("form", ["csr", "csc"])
+def test_a_broken_sparse_structure_is_refused(form):
+    matrix = sparse.csr_matrix(COUNTS.astype(np.float32)).asformat(form)
+    adata = anndata.AnnData(matrix)
+    adata.X.indices[-1] = 10_000
+
+    with pytest.raises(InputDataError, match=r"broken sparse structure.*E-D23"):
+        AnnDataSource(adata).read(slice(0, 20))
+
+
+def test_read_only_arrays_are_fine():
+    matrix = sparse.csr_matrix(COUNTS.astype(np.float32))
+    for part in (matrix.data, matrix.indices, matrix.indptr):
+        part.flags.writeable = False
+
+    assert AnnDataSource(anndata.AnnData(matrix)).read(slice(0, 20)).sum() == COUNTS.sum()
+
+
+def test_layer_and_raw_have_their_own_values_and_genes():
+    adata = anndata.AnnData(np.ones((3, 2), np.float32), var=pd.DataFrame(index=["A", "B"]))
+    adata.raw = anndata.AnnData(np.full((3, 4), 2.0, np.float32), var=pd.DataFrame(index=list("CDEF")))
+    adata.layers["counts"] = np.full((3, 2), 3.0, np.float32)
+
+    raw, layer = AnnDataSource(adata, use_raw=True), AnnDataSource(adata, layer="counts")
+
+    assert (raw.n_vars, list(raw.var.index), raw.read(slice(0, 1)).max()) == (4, list("CDEF"), 2)
+    assert (layer.n_vars, layer.read(slice(0, 1)).max()) == (2, 3)
+    assert raw.where == "adata.raw.X"
+    assert layer.where == "adata.layers['counts']"
+
+
+def test_matrices_that_are_not_there_are_named():
+    adata = anndata.AnnData(np.ones((3, 2), np.float32))
+    adata.layers["counts"] = adata.X.copy()
+
+    with pytest.raises(InputDataError, match=r"layer 'count' is missing.*\['counts'\].*E-D28"):
+        AnnDataSource(adata, layer="count")
+    with pytest.raises(InputDataError, match="E-D30"):
+        AnnDataSource(adata, use_raw=True)
+    with pytest.raises(UsageError, match="E-U27"):
+        AnnDataSource(adata, layer="counts", use_raw=True)
+    adata.X = None
+    with pytest.raises(InputDataError, match=r"X is None.*counts.*E-D27"):
+        AnnDataSource(adata)
+
+
+def test_columns_are_joined_and_missing_stays_missing():
+    obs = pd.DataFrame({"a": ["x", "y", None], "b": pd.Categorical(["1", None, "3"])}, index=list("ijk"))
+    adata = anndata.AnnData(np.ones((3, 1), np.float32), obs=obs)
+
+    assert combined_column(adata, ["a", "b"]).isna().tolist() == [False, True, True]
+    assert combined_column(adata, ["a", "b"]).iloc[0] == "x_1"
+    with pytest.raises(UsageError, match=r"column 'c' is missing.*\['a', 'b'\].*E-U04"):
+        combined_column(adata, ["a", "c"])
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def written(tmp_path, data: bytes):
+    path = tmp_path / "cells.h5ad"
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "text"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "E-F02", "git lfs pull"),
+        (b"<!DOCTYPE html><title>Login</title>", "E-F03", "a web page"),
+        (b"\n <html>", "E-F03", "a web page"),
+        (b"", "E-F04", "empty"),
+        (b"\x1f\x8b\x08\x00", "E-F05", "gunzip"),
+        (b"PK\x03\x04", "E-F05", "unzip"),
+        (b"\x28\xb5\x2f\xfd", "E-F05", "zstd -d"),
+        (b"cell,gene\n1,2\n", "E-F06", "not HDF5"),
+        (b"\x89HDF\r\n\x1a\n" + b"\0" * 500, "E-F01", "download or write the file again"),
+    ],
+)
+def test_files_are_told_apart_by_what_is_in_them(tmp_path, data, code, text):
+    with pytest.raises(InputFileError, match=rf"{text}.*{code}"):
+        read_cells(written(tmp_path, data))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_a_file_that_was_cut_is_refused(tmp_path, share):
+    path = tmp_path / "cells.h5ad"
+    simulate_cells(30, 20).write_h5ad(path)
+    data = path.read_bytes()
+
+    with pytest.raises(InputFileError, match="E-F01"):
+        read_cells(written(tmp_path, data[: int(share * len(data))]))
+
+
+def test_missing_files_are_told_with_what_is_near(tmp_path):
+    simulate_cells(5, 5).write_h5ad(tmp_path / "cells.h5ad")
+
+    with pytest.raises(InputFileError, match=r"the folder holds cells.h5ad.*E-F07"):
+        read_cells(tmp_path / "cell.h5ad")
+    with pytest.raises(InputFileError, match=r"a folder, not a file.*E-F07"):
+        read_cells(tmp_path)
+    with pytest.raises(InputFileError, match=r"does not exist.*E-F07"):
+        read_cells(tmp_path / "nowhere" / "cells.h5ad")
+
+
+def test_the_content_counts_and_not_the_name(tmp_path):
+    path = tmp_path / "cells.txt"
+    simulate_cells(5, 5).write_h5ad(tmp_path / "a.h5ad")
+    (tmp_path / "a.h5ad").rename(path)
+
+    assert read_cells(path).n_obs == 5
+
+
+# -- the CELLxGENE schema ------------------------------------------------------------------------
+
+
+def schema(**kwargs):
+    adata = simulate_cells(30, 10)
+    adata.obs["dataset_id"] = "set"
+    return adata
+
+
+def test_raw_counts_come_first():
+    adata = schema()
+    adata.raw = adata.copy()
+    adata.layers["counts"] = adata.X.copy()
+    adata.X = adata.X.log1p()
+
+    choice = cellxgene_choice(adata, model="M")
+
+    assert (choice.use_raw, choice.layer) == (True, None)
+    assert choice.donor_key == ("dataset_id", "donor_id")
+    assert choice.text == "labels_key='cell_type', donors: dataset_id + donor_id, values: raw.X"
+
+
+def test_raw_that_holds_no_counts_is_passed_over_for_a_layer_of_counts():
+    adata = schema()
+    adata.layers["counts"] = adata.X.copy()
+    adata.X = adata.X.log1p()
+    adata.raw = adata.copy()
+
+    choice = cellxgene_choice(adata, model="M")
+
+    assert (choice.use_raw, choice.layer) == (False, "counts")
+
+
+def test_without_both_it_is_x_and_donors_are_optional():
+    adata = schema()
+    del adata.obs["dataset_id"]
+    assert cellxgene_choice(adata, model="M").donor_key == ("donor_id",)
+    del adata.obs["donor_id"]
+
+    choice = cellxgene_choice(adata, model="M")
+
+    assert (choice.use_raw, choice.layer, choice.donor_key) == (False, None, None)
+
+
+def test_objects_outside_the_schema_are_refused():
+    adata = schema()
+    with pytest.raises(UsageError, match=r"adata = adata.copy\(\).*E-U29"):
+        cellxgene_choice(adata[:5], model="M")
+    del adata.obs["cell_type"]
+    with pytest.raises(UsageError, match=r"M.setup_anndata\(adata, labels_key=...\).*E-U28"):
+        cellxgene_choice(adata, model="M")

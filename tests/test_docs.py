@@ -1,0 +1,52 @@
+"""The documentation's code runs as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.M | re.S)
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    return BLOCK.findall((DOCS / page).read_text())
+
+
+@pytest.mark.slow
+def test_quickstart_as_written_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    found = blocks("quickstart.md")
+    assert {kind for kind, _ in found} == {"python", "console"}
+
+    for kind, text in found:
+        if kind == "python":
+            exec(compile(text, "quickstart.md", "exec"), names)  # noqa: S102 - our own page
+            if "reference" in names:
+                labels = names["reference"].obs["cell_type"].rename("type")
+                pd.DataFrame(labels).to_csv("labels.csv", index_label="barcode")
+        else:
+            for line in re.findall(r"^\$ (.*)$", text, re.M):
+                run(line, tmp_path)
+
+    assert len(pd.read_csv("calls.csv")) == 200
+    assert (tmp_path / "from-table" / "manifest.json").is_file()
+
+
+def run(line: str, folder: Path) -> None:
+    program, *arguments = shlex.split(line)
+    assert program == "episome"
+    command = [sys.executable, "-m", "episome", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{line}\n{done.stderr}"
