@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+
+# Threads that wait for each other on a busy machine make a network of ten cells 30 times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
@@ -83,3 +88,17 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def toy() -> ModuleType:
+    """A small neural annotator that no plugin registers, and cells for it; see ``_toy.py``."""
+    name = "_episome_toy"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("_toy.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]

@@ -19,6 +19,7 @@ def several_threads(one_thread, monkeypatch):
 
 
 def _in_worker(x):
+    torch.set_num_threads(1)  # as torch's own loader workers do; its thread pool dies in a fork
     out = entmax15(torch.from_numpy(x))
     return _numba.parallel_allowed(), out.numpy()
 

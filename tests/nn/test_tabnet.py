@@ -365,6 +365,16 @@ def test_tabnet_dropout_only_in_training(path):
     assert not torch.equal(net(x).logits, net(x).logits)
 
 
+def test_tabnet_under_compile_equals_eager():
+    net = shaken(small(n_steps=2)).eval()
+    x = counts_like(6)
+
+    with torch.no_grad():
+        out = torch.compile(net, backend="eager")(x).logits
+
+    torch.testing.assert_close(out, net(x).logits.detach())
+
+
 def test_explain_equals_masks_times_decisions(path):
     net = shaken(small(n_steps=2)).train()
     x = counts_like(7)

@@ -69,9 +69,9 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     check_readable(options["input"])
     read_manifest(options["model"])
     if output is not None:
-        check_output(output, overwrite=options["overwrite"])
+        check_output(output, overwrite=options["overwrite"], source=options["input"])
 
-    from episome.cli._ui import note, progress
+    from episome.cli._ui import progress
     from episome.jobs import AnnotateRequest, annotate, describe_input
     from episome.resources import set_threads
 
@@ -90,9 +90,6 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
 
     with progress(None, "annotating", unit="cells", enabled=visible) as bar:
         result = annotate(request, progress=report)
-    if visible:
-        for line in result.notes:
-            note(line)
     if to_stdout and not state.json:
         state.stdout.write(result.calls.to_csv(index_label="cell"))
         return Outcome()

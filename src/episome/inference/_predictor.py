@@ -181,7 +181,7 @@ class Predictor:
         self, query: Query, *, rows: NDArray[np.int64] | None = None, batch_size: int | None = None
     ) -> pd.DataFrame:
         """Return class probabilities; rows are cells, columns classes in the model's order."""
-        labels = self._require_labels()
+        labels = self.require_labels()
         out = self.collect(query, ["probabilities"], rows=rows, batch_size=batch_size)
         names = query.source.obs_names if rows is None else query.source.obs_names[rows]
         return pd.DataFrame(out["probabilities"], index=names, columns=list(labels.names))
@@ -195,12 +195,19 @@ class Predictor:
         ``label_raw`` (before cells without counts became unknown), ``second``,
         ``second_confidence``. A cell with none of the model's genes is ``unknown`` with NaN.
         """
-        labels = self._require_labels()
+        labels = self.require_labels()
         out = self.collect(query, ["probabilities"], rows=rows, batch_size=batch_size)
         names = query.source.obs_names if rows is None else query.source.obs_names[rows]
         return calls_frame(out["probabilities"], out["empty"], labels, names)
 
-    def _require_labels(self) -> Labels:
+    def require_labels(self) -> Labels:
+        """Return the classes.
+
+        Raises
+        ------
+        UsageError
+            The model has none (E-U13).
+        """
         if self.labels is None:
             raise UsageError(
                 "E-U13", "the model does not annotate cells", fix="use a model with labels"
@@ -251,8 +258,13 @@ def core_from_folder(folder: ModelFolder, core_cls: type[Core] | None = None) ->
         from episome import plugins
 
         core_cls = plugins.load_core(folder_spec(folder.manifest["model"]))
+    tensors = {k: v for k, v in folder.tensors.items() if not k.startswith(INDEX_PREFIX)}
     try:
         core = core_cls.from_config(folder.manifest["core"])
+        _require_genes(core, folder)
+        core.load_state(tensors, folder.files)
+    except ModelFileError:
+        raise
     except (TypeError, ValueError, KeyError) as error:
         raise ModelFileError(
             "E-M06",
@@ -261,6 +273,10 @@ def core_from_folder(folder: ModelFolder, core_cls: type[Core] | None = None) ->
             why=str(error)[:200],
             fix="install the version of the plugin that wrote it",
         ) from error
+    return core
+
+
+def _require_genes(core: Core, folder: ModelFolder) -> None:
     width, n_genes = core.config.get("n_features"), len(folder.genes.get("id", ()))
     if width is not None and width != n_genes:
         raise ModelFileError(
@@ -270,9 +286,6 @@ def core_from_folder(folder: ModelFolder, core_cls: type[Core] | None = None) ->
             why="values would enter as other genes",
             fix="copy the folder again",
         )
-    tensors = {k: v for k, v in folder.tensors.items() if not k.startswith(INDEX_PREFIX)}
-    core.load_state(tensors, folder.files)
-    return core
 
 
 INDEX_PREFIX = "_indices/"

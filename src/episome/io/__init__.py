@@ -15,10 +15,11 @@ if TYPE_CHECKING:
         write_model_folder,
     )
     from episome.io._json import decode, encode
-    from episome.io._results import check_output, write_calls
+    from episome.io._results import check_columns, check_output, write_calls
 
 _HOME = {
     "ModelFolder": "_folder",
+    "check_columns": "_results",
     "check_model_output": "_folder",
     "check_output": "_results",
     "decode": "_json",

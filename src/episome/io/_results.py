@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from episome.errors import UsageError
+from episome.errors import InputFileError, UsageError
 from episome.io._atomic import ensure_free, write_file
 
 if TYPE_CHECKING:
@@ -13,17 +14,35 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 TABLES = (".csv", ".tsv", ".parquet")
+PREFIX = "episome_"
 
 
-def check_output(path: str | Path, *, overwrite: bool, allow_h5ad: bool = True) -> Path:
+def check_output(
+    path: str | Path,
+    *,
+    overwrite: bool,
+    allow_h5ad: bool = True,
+    source: str | Path | None = None,
+) -> Path:
     """Check before any work that a result can be written to ``path``.
+
+    Parameters
+    ----------
+    path
+        Where the result is to be.
+    overwrite
+        Replace an existing file.
+    allow_h5ad
+        Whether the result may be an ``h5ad``.
+    source
+        File that is read; it is never replaced.
 
     Raises
     ------
     UsageError
         The extension is none we write (E-U08).
     InputFileError
-        See ``ensure_free``.
+        The output is the input (E-F25); see also ``ensure_free``.
     """
     path = Path(path)
     known = (*TABLES, ".h5ad") if allow_h5ad else TABLES
@@ -34,8 +53,39 @@ def check_output(path: str | Path, *, overwrite: bool, allow_h5ad: bool = True) 
             where=str(path),
             fix=f"use one of {', '.join(known)}",
         )
+    if source is not None and path.exists() and path.samefile(source):
+        raise InputFileError(
+            "E-F25",
+            "the output is the input",
+            where=str(path),
+            why="no input is ever changed",
+            fix="choose another name",
+        )
     ensure_free(path, overwrite=overwrite)
     return path
+
+
+def check_columns(
+    adata: AnnData, columns: Sequence[str], *, prefix: str = PREFIX, overwrite: bool = False
+) -> None:
+    """Check before any work that calls can be added to ``adata.obs``.
+
+    Raises
+    ------
+    UsageError
+        Columns exist already (E-L16).
+    """
+    clash = [f"{prefix}{c}" for c in columns if f"{prefix}{c}" in adata.obs.columns]
+    if clash and not overwrite:
+        raise UsageError(
+            "E-L16",
+            "columns exist already",
+            where="adata.obs",
+            count=len(clash),
+            total=len(columns),
+            examples=clash,
+            fix="pass another prefix=, or overwrite=True",
+        )
 
 
 def write_calls(
@@ -44,7 +94,7 @@ def write_calls(
     *,
     adata: AnnData | None = None,
     provenance: dict[str, object] | None = None,
-    prefix: str = "episome_",
+    prefix: str = PREFIX,
     overwrite: bool = False,
 ) -> Path:
     """Write calls, one row per cell in the order of the query.
@@ -94,18 +144,8 @@ def _annotated(
 ) -> AnnData:
     import anndata
 
+    check_columns(adata, list(calls.columns), prefix=prefix, overwrite=overwrite)
     columns = {f"{prefix}{c}": calls[c].to_numpy() for c in calls.columns}
-    clash = [c for c in columns if c in adata.obs.columns]
-    if clash and not overwrite:
-        raise UsageError(
-            "E-L16",
-            "columns exist already",
-            where="adata.obs",
-            count=len(clash),
-            total=len(columns),
-            examples=clash,
-            fix="pass another prefix=, or overwrite=True",
-        )
     obs = adata.obs.drop(columns=[c for c in adata.obs.columns if str(c).startswith("_scvi")])
     obs = obs.assign(**columns)
     raw = (

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from episome.data import check_readable, read_cells
+from episome.data import AnnDataSource, check_readable, read_cells
 from episome.inference import Predictor, calls_frame
-from episome.io import check_output, read_manifest, write_calls
+from episome.io import check_columns, check_output, read_manifest, write_calls
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -91,15 +91,18 @@ def annotate(
     check_readable(request.input)
     manifest = read_manifest(request.model)
     if request.output is not None:
-        check_output(request.output, overwrite=request.overwrite)
+        check_output(request.output, overwrite=request.overwrite, source=request.input)
     predictor = Predictor.from_folder(request.model, device=request.device)
     whole = request.output is not None and request.output.suffix == ".h5ad"
     adata = read_cells(request.input, backed=not whole)
     try:
+        nothing = _no_calls(predictor, adata.obs_names[:0])
+        if whole:
+            check_columns(adata, list(nothing.columns), overwrite=request.overwrite)
         query = predictor.prepare(
-            adata,
-            layer=request.layer,
-            use_raw=request.use_raw,
+            AnnDataSource(
+                adata, layer=request.layer, use_raw=request.use_raw, name=request.input.name
+            ),
             input_kind=request.input_kind,
             min_gene_overlap=request.min_gene_overlap,
             duplicates=request.duplicates,
@@ -126,17 +129,21 @@ def _calls(
     progress: Callable[[int, int], None] | None,
 ) -> pd.DataFrame:
     names, total, parts = query.source.obs_names, query.source.n_obs, []
+    labels = predictor.require_labels()
     for out in predictor.stream(query, batch_size=batch_size):
         rows = out["ind_x"]
         parts.append(
-            calls_frame(out["probabilities"], out["empty"], predictor.labels, names[rows])
+            calls_frame(out["probabilities"], out["empty"], labels, names[rows])
         )
         if progress is not None:
             progress(int(rows[-1]) + 1, total)
-    if not parts:
-        nothing = np.empty((0, len(predictor.labels)), dtype=np.float32)
-        return calls_frame(nothing, np.empty(0, dtype=bool), predictor.labels, names[:0])
-    return pd.concat(parts)
+    return pd.concat(parts) if parts else _no_calls(predictor, names[:0])
+
+
+def _no_calls(predictor: Predictor, names: pd.Index) -> pd.DataFrame:
+    labels = predictor.require_labels()
+    nothing = np.empty((0, len(labels)), dtype=np.float32)
+    return calls_frame(nothing, np.empty(0, dtype=bool), labels, names)
 
 
 def _provenance(manifest: dict[str, object], request: AnnotateRequest) -> dict[str, object]:

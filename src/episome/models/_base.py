@@ -70,11 +70,6 @@ class EpisomeModel(BaseModelClass):
 
     @classmethod
     def _is_set_up(cls, adata: AnnData) -> bool:
-        manager = cls._setup_adata_manager_store.get(adata.uns.get("_scvi_uuid"))
-        return manager is not None and manager.adata is adata
-
-    @classmethod
-    def _set_up_from_schema(cls, adata: AnnData) -> None:
         if not isinstance(adata, anndata.AnnData):
             raise UsageError(
                 "E-U07",
@@ -82,6 +77,11 @@ class EpisomeModel(BaseModelClass):
                 why="an AnnData object is expected",
                 fix="adata = scanpy.read_h5ad(path)",
             )
+        manager = cls._setup_adata_manager_store.get(adata.uns.get("_scvi_uuid"))
+        return manager is not None and manager.adata is adata
+
+    @classmethod
+    def _set_up_from_schema(cls, adata: AnnData) -> None:
         choice = cellxgene_choice(adata, model=cls.__name__)
         logger.info("set up by the CELLxGENE columns: %s", choice.text)
         cls.setup_anndata(

@@ -71,6 +71,7 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
         load_sparse_tensor: bool = False,
         batch_size: int | None = None,
         early_stopping: bool | None = None,
+        refit: bool | None = None,
         datasplitter_kwargs: Mapping[str, object] | None = None,
         plan_kwargs: Mapping[str, object] | None = None,
         datamodule: CellDataModule | None = None,
@@ -95,12 +96,16 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
             Cells per update.
         early_stopping
             Stop when validation macro F1 has not improved for ``early_stopping_patience`` epochs.
+        refit
+            After the run with validation, whose scores are kept, train once more from the start on
+            training and validation cells together, for all epochs. For small references, where
+            the held-out donors are missed more than a chosen epoch gains; default by the model.
         datasplitter_kwargs
             ``external_indexing=[train, validation, test]`` gives the split, ``drop_last`` leaves
             out a smaller last batch (default true).
         plan_kwargs
             ``lr``, ``weight_decay``, ``lr_schedule``, ``lr_decay``, ``lr_patience``,
-            ``label_smoothing``, ``class_weight`` (``"balanced"`` or ``None``).
+            ``label_smoothing``, ``weight_average``, ``class_weight`` (``"balanced"`` or ``None``).
         datamodule
             Batches made by the caller instead of the model's own data.
         **trainer_kwargs
@@ -124,15 +129,17 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
         max_epochs = int(_given(max_epochs, defaults.pop("max_epochs")))
         batch_size = int(_given(batch_size, defaults.pop("batch_size")))
         early = bool(_given(early_stopping, defaults.pop("early_stopping", True)))
+        refit = bool(_given(refit, defaults.pop("refit", False)))
         _require_positive(max_epochs=max_epochs, batch_size=batch_size)
         if datamodule is None:
             split = self._split(splitter.get("external_indexing"), train_size, validation_size)
-            datamodule = self._datamodule(
+            datamodule = self._cells_for(
                 self.training_query(), split, batch_size, drop_last=bool(splitter.get("drop_last", True))
             )
         self._fit(
             datamodule,
             plan_args,
+            refit=refit,
             max_epochs=max_epochs,
             early_stopping=early,
             accelerator=accelerator,
@@ -156,7 +163,7 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
             )
         return split
 
-    def _datamodule(
+    def _cells_for(
         self,
         query: Query,
         split: Split,
@@ -193,13 +200,40 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
         datamodule: CellDataModule,
         plan_args: dict[str, object],
         *,
-        max_epochs: int,
-        early_stopping: bool,
-        **trainer_kwargs: object,
+        refit: bool,
+        **fit_kwargs: object,
     ) -> None:
+        before = {k: v.clone() for k, v in self.module.state_dict().items()}
+        fresh = not self.is_trained_
+        self._notify("before_train")
+        try:
+            result = self._run_plan(datamodule, plan_args, choose_genes=fresh, **fit_kwargs)
+            if refit and len(datamodule.split.validation):
+                self.module.load_state_dict(before)
+                whole = datamodule.on_training_and_validation()
+                self._run_plan(whole, plan_args, choose_genes=fresh, **fit_kwargs)
+        except TrainingError:
+            # A model that raised answers the next good call as if nothing had happened.
+            self.module.load_state_dict(before)
+            raise
+        self._remember(result, datamodule, plan_args, refit=refit)
+        self._notify("after_train")
+
+    def _run_plan(
+        self,
+        datamodule: CellDataModule,
+        plan_args: dict[str, object],
+        *,
+        choose_genes: bool,
+        max_epochs: int,
+        **fit_kwargs: object,
+    ) -> Fit:
         plan_args = dict(plan_args)
         weights = self._class_weights(plan_args.pop("class_weight", "balanced"), datamodule)
-        self._before_fit(datamodule)
+        n_top = self.module.config.get("n_top_genes")
+        if n_top and choose_genes:
+            values = normalized_rows(datamodule, datamodule.split.train)
+            self.module.select_genes(variable_genes(values, int(n_top)))
         plan = ClassifierPlan(
             self.module,
             class_weights=weights,
@@ -209,30 +243,7 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
         )
         plan.n_obs_training = len(datamodule.split.train)
         plan.n_obs_validation = len(datamodule.split.validation)
-        before = {k: v.clone() for k, v in self.module.state_dict().items()}
-        self._notify("before_train")
-        try:
-            result = fit(
-                plan,
-                datamodule,
-                max_epochs=max_epochs,
-                early_stopping=early_stopping,
-                seed=settings.seed,
-                **trainer_kwargs,
-            )
-        except TrainingError:
-            # A model that raised answers the next good call as if nothing had happened.
-            self.module.load_state_dict(before)
-            raise
-        self._remember(result, datamodule, plan_args)
-        self._notify("after_train")
-
-    def _before_fit(self, datamodule: CellDataModule) -> None:
-        """Choose the variable genes on training cells, where the core takes some of them."""
-        n_top = self.module.config.get("n_top_genes")
-        if n_top and not self.is_trained_:
-            values = normalized_rows(datamodule, datamodule.split.train)
-            self.module.select_genes(variable_genes(values, int(n_top)))
+        return fit(plan, datamodule, max_epochs=max_epochs, seed=settings.seed, **fit_kwargs)
 
     def _class_weights(self, kind: object, datamodule: CellDataModule) -> NDArray[np.float32] | None:
         if kind is None:
@@ -259,7 +270,9 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
     def _notify(self, notice: Literal["before_train", "after_train"]) -> None:
         getattr(plugins, notice)(model=self, run={"seed": settings.seed})
 
-    def _remember(self, result: Fit, data: CellDataModule, plan_args: dict[str, object]) -> None:
+    def _remember(
+        self, result: Fit, data: CellDataModule, plan_args: dict[str, object], *, refit: bool
+    ) -> None:
         self.is_trained_ = True
         self.history_ = _append_history(self.history_, result.history)
         split = data.split
@@ -280,6 +293,7 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
             "split_by": split.by,
             "split_sha256": split.digest,
             "seed": split.seed,
+            "refit": refit,
             "plan": plan_args,
             **best,
         }

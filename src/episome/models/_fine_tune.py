@@ -57,7 +57,7 @@ def fine_tuned(
         validation_size=args.pop("validation_size", None),
     )
     batch_size = int(args.pop("batch_size", None) or new._training_defaults()["batch_size"])
-    data = new._datamodule(new.prepare(adata, **query), split, batch_size, codes=codes)
+    data = new._cells_for(new.prepare(adata, **query), split, batch_size, codes=codes)
     plan = dict(args.pop("plan_kwargs", None) or {})
     # Old classes may be absent from the new cells: they keep weight one instead of dividing by zero.
     plan.setdefault("class_weight", None if len(found) < len(merged) else "balanced")

@@ -10,6 +10,7 @@ from torch import nn
 
 from episome.nn._csr import CSRParts, csr_times
 from episome.nn._entmax import entmax15, sparsemax
+from episome.nn._glu import gate_in_place
 from episome.nn._numba import numba_enabled
 from episome.nn._tabnet import TabNetOutput
 from episome.nn._tabnet_attention import AttentionStep, score_rows
@@ -143,7 +144,7 @@ class FoldedTabNet(nn.Module):
         """Decision vectors (B, n_d), group masks (dense or CSR) and entropies of all steps."""
         scale = self._part("gene_scale")
         cells = self._cells(x, scale)
-        if scale.device.type == "cpu" and numba_enabled() and cells.n_rows > 0:
+        if cells.n_rows > 0 and _kernels_fit(scale):
             if cells.csr is None and cells.dense is not None:
                 cells = SparseInput.from_dense(cells.dense.contiguous())
             return self._steps_sparse(cells, prior)
@@ -170,8 +171,14 @@ class FoldedTabNet(nn.Module):
 
     def _layers(self, k: int, z: torch.Tensor) -> torch.Tensor:
         """Run transformer `k` after its gene-wide product `z` (B, 2 H), which is overwritten."""
-        z = z.mul_(self._part(f"gain_{k}")).add_(self._part(f"bias_{k}_0"))
-        h = F.glu(z)
+        gain, bias = self._part(f"gain_{k}"), self._part(f"bias_{k}_0")
+        if _kernels_fit(z):
+            h = gate_in_place(z, None, HALF, gain, bias)
+            for i in range(1, self.n_layers + 1):
+                w, b = self._part(f"weight_{k}_{i}"), self._part(f"bias_{k}_{i}")
+                h = gate_in_place(F.linear(h, w, b), h, HALF)
+            return h
+        h = F.glu(z.mul_(gain).add_(bias))
         for i in range(1, self.n_layers + 1):
             w, b = self._part(f"weight_{k}_{i}"), self._part(f"bias_{k}_{i}")
             h = h.add_(F.glu(F.linear(h, w, b))).mul_(HALF)
@@ -229,6 +236,10 @@ class FoldedTabNet(nn.Module):
         if isinstance(mask, CSRParts):
             return mask if self.groups is None else self.groups.expand(mask)
         return CSRParts.from_dense(mask if self.groups is None else self.groups.spread(mask))
+
+
+def _kernels_fit(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu" and numba_enabled() and len(x) > 0
 
 
 def _affine(norm: GhostBatchNorm) -> tuple[torch.Tensor, torch.Tensor]:

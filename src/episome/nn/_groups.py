@@ -72,9 +72,9 @@ class FeatureGroups(nn.Module):
         """Return the gene weights for CSR, columns ascending; differentiable in the values."""
         cols = mask.indices.long()
         repeats = self.sizes[cols]
-        source = torch.repeat_interleave(torch.arange(len(cols)), repeats)
+        source = torch.repeat_interleave(torch.arange(len(cols), device=cols.device), repeats)
         ends = repeats.cumsum(0)
-        within = torch.arange(len(source)) - (ends - repeats)[source]
+        within = torch.arange(len(source), device=cols.device) - (ends - repeats)[source]
         genes = self.members[self.starts[cols][source] + within]
         rows = mask.rows()[source]
         order = torch.argsort(rows * len(self.group_of) + genes)

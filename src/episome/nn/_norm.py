@@ -179,14 +179,18 @@ class GhostBatchNorm(nn.BatchNorm1d):
         k = len(sizes)
         if self.momentum is None:
             seen = int(self.num_batches_tracked)
-            old, weights = seen / (seen + k), [1 / (seen + k)] * k
+            old, w = seen / (seen + k), torch.full_like(means[:, :1], 1 / (seen + k))
         else:
             keep = 1 - self.momentum
-            old, weights = keep**k, [self.momentum * keep ** (k - 1 - i) for i in range(k)]
-        w = means.new_tensor(weights)[:, None]
-        n = means.new_tensor(sizes)[:, None]
+            later = torch.arange(k - 1, -1, -1, dtype=means.dtype, device=means.device)[:, None]
+            old, w = keep**k, self.momentum * keep**later
+        if len(set(sizes)) == 1:
+            unbiased = variances * (sizes[0] / (sizes[0] - 1))
+        else:
+            n = means.new_tensor(sizes)[:, None]
+            unbiased = variances * (n / (n - 1))
         self.running_mean.mul_(old).add_((means * w).sum(0))
-        self.running_var.mul_(old).add_((variances * (w * n / (n - 1))).sum(0))
+        self.running_var.mul_(old).add_((unbiased * w).sum(0))
         self.num_batches_tracked += k
 
 

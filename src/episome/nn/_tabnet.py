@@ -91,6 +91,13 @@ class TabNet(nn.Module):
         groups; the weight of a group is spread evenly over its genes. Default: each gene alone.
     dropout
         Probability with which an input value is dropped in training.
+    embedding_dropout
+        Share of the embedding set to zero in training, before the head.
+    input_eps
+        Added to the variance of every gene in the input norm. The published 1e-5 gives rare genes
+        the weight of common ones; near one, genes keep the spread of their log1p values.
+    mask_scale
+        Starting weight of the norm of mask scores; below one masks start broad.
 
     Notes
     -----
@@ -126,6 +133,9 @@ class TabNet(nn.Module):
         ghost_rounding: Literal["floor", "ceil"] = "floor",
         feature_groups: NDArray[np.integer] | torch.Tensor | list[int] | None = None,
         dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
+        input_eps: float = 1e-5,
+        mask_scale: float = 1.0,
     ) -> None:
         super().__init__()
         check_sizes(n_features, n_classes, n_d, n_a, n_steps, n_shared, n_independent)
@@ -146,9 +156,10 @@ class TabNet(nn.Module):
             "momentum": momentum,
             "rounding": ghost_rounding,
         }
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.embedding_dropout = nn.Dropout(dropout), nn.Dropout(embedding_dropout)
+        self.mask_scale = mask_scale
         self.input_norm = GhostBatchNorm(
-            n_features, virtual_batch_size=None, momentum=input_momentum
+            n_features, virtual_batch_size=None, momentum=input_momentum, eps=input_eps
         )
         self.first = nn.ParameterList(
             nn.Parameter(torch.empty(n_features, 2 * hidden))
@@ -185,6 +196,8 @@ class TabNet(nn.Module):
         for m in self.modules():
             if isinstance(m, GhostBatchNorm):
                 m.reset_parameters()
+        for t in range(self.n_steps):
+            nn.init.constant_(self.attention(t).norm.weight, self.mask_scale)
 
     def transformer(self, k: int) -> FeatureTransformer:
         """Return feature transformer `k`; 0 is the initial splitter, ``t + 1`` that of step t."""
@@ -223,7 +236,7 @@ class TabNet(nn.Module):
         decisions, masks, entropies = self.run_steps(x, prior=prior)
         embedding = torch.stack(decisions).sum(0) if len(decisions) > 1 else decisions[0]
         return TabNetOutput(
-            self.head(embedding),
+            self.head(self.embedding_dropout(embedding)),
             embedding,
             torch.stack(entropies).mean(),
             [self.gene_mask(m) for m in masks] if return_masks else None,
@@ -278,7 +291,7 @@ class TabNet(nn.Module):
         cells = SparseInput.from_dense(x)
         scale, shift = self._input_affine(cells)
         h = self.transformer(0)(
-            folded_first(cells, self.first_weight(0), scale, shift), self.shared
+            folded_first(cells, self.first_weight(0), scale, shift), self.shared, fused=True
         )
         decisions, entropies = [], []
         masks: list[CSRParts] = []
@@ -293,7 +306,7 @@ class TabNet(nn.Module):
             cols = genes.indices
             normed = cells.values_at(genes) * scale[cols] + shift[cols]
             z = masked_first(genes.values * normed, self.first_weight(t + 1), genes)
-            h = self.transformer(t + 1)(z, self.shared)
+            h = self.transformer(t + 1)(z, self.shared, fused=True)
             decisions.append(F.relu(h[:, : self.n_d]))
             masks.append(mask)
         return decisions, masks, entropies

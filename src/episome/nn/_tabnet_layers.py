@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from episome.nn._glu import normed_gate
 from episome.nn._norm import GhostBatchNorm
 
 __all__ = ["HALF", "Attention", "FeatureTransformer", "NormSettings", "check_sizes"]
@@ -50,11 +51,22 @@ class FeatureTransformer(nn.Module):
             GhostBatchNorm(2 * hidden, **norm_settings) for _ in range(n_norms)
         )
 
-    def forward(self, z: torch.Tensor, shared: nn.ParameterList) -> torch.Tensor:
-        """From the output (B, 2 H) of the first linear map to (B, H)."""
+    def forward(
+        self, z: torch.Tensor, shared: nn.ParameterList, *, fused: bool = False
+    ) -> torch.Tensor:
+        """From the output (B, 2 H) of the first linear map to (B, H); `fused` uses kernels."""
+        if fused:
+            return self._fused(z, shared)
         h = F.glu(self.norms[0](z))
         for w, norm in zip([*shared, *self.specific], self.norms[1:], strict=True):
             h = (h + F.glu(norm(F.linear(h, w)))) * HALF
+        return h
+
+    def _fused(self, z: torch.Tensor, shared: nn.ParameterList) -> torch.Tensor:
+        first, *norms = cast("list[GhostBatchNorm]", list(self.norms))
+        h = normed_gate(z, None, first, HALF)
+        for w, norm in zip([*shared, *self.specific], norms, strict=True):
+            h = normed_gate(F.linear(h, w), h, norm, HALF)
         return h
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,23 @@ class CellDataModule(pl.LightningDataModule):
         self.source, self.alignment, self.rule, self.kind = source, alignment, rule, kind
         self.labels, self.split = labels, split
         self.batch_size, self.drop_last, self.seed = batch_size, drop_last, seed
+
+    def on_training_and_validation(self) -> CellDataModule:
+        """Return a data module that trains on both parts and validates on nothing."""
+        split = self.split
+        nothing = np.empty(0, dtype=np.int64)
+        both = np.union1d(split.train, split.validation)
+        return CellDataModule(
+            self.source,
+            self.alignment,
+            rule=self.rule,
+            kind=self.kind,
+            labels=self.labels,
+            split=dataclasses.replace(split, train=both, validation=nothing),
+            batch_size=self.batch_size,
+            drop_last=self.drop_last,
+            seed=self.seed,
+        )
 
     def loader(
         self,

@@ -24,7 +24,8 @@ class SCTabCore(TorchCore):
     ----------
     n_features, n_classes
         Genes of the model and classes.
-    n_d, n_a, n_steps, n_shared, n_independent, virtual_batch_size, gamma, momentum, mask, dropout
+    n_d, n_a, n_steps, n_shared, n_independent, virtual_batch_size, gamma, momentum, mask, dropout, \
+    embedding_dropout, input_eps, mask_scale
         Of ``episome.nn.TabNet``.
     lambda_sparse
         Weight of the mean mask entropy in the loss (Fischer et al. 2024; the published code writes
@@ -51,6 +52,9 @@ class SCTabCore(TorchCore):
         mask: str = "entmax15",
         lambda_sparse: float = 1e-5,
         dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
+        input_eps: float = 1e-5,
+        mask_scale: float = 1.0,
         n_top_genes: int | None = None,
     ) -> None:
         super().__init__()
@@ -71,6 +75,9 @@ class SCTabCore(TorchCore):
             momentum=momentum,
             mask=mask,
             dropout=dropout,
+            embedding_dropout=embedding_dropout,
+            input_eps=input_eps,
+            mask_scale=mask_scale,
         )
         self.lambda_sparse = lambda_sparse
         self.register_buffer("genes", torch.arange(n_input))

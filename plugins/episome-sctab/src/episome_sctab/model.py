@@ -32,8 +32,12 @@ class SCTab(ClassifierModel):
         Sizes of the network; ``None`` takes the preset's.
     lambda_sparse
         Weight of the mask entropy in the loss.
-    dropout
-        Share of input genes set to zero in training.
+    dropout, embedding_dropout
+        Share of input genes, and of the embedding, set to zero in training.
+    input_eps
+        Floor under the variance of a gene in the input norm.
+    mask_scale
+        Starting weight of the mask scores; below one masks start broad.
     n_top_genes
         Only so many of the most variable training genes enter; 0: all.
 
@@ -62,6 +66,9 @@ class SCTab(ClassifierModel):
         mask: Literal["entmax15", "sparsemax"] | None = None,
         lambda_sparse: float | None = None,
         dropout: float | None = None,
+        embedding_dropout: float | None = None,
+        input_eps: float | None = None,
+        mask_scale: float | None = None,
         n_top_genes: int | None = None,
     ) -> None:
         init_locals = dict(locals())
@@ -126,5 +133,8 @@ SIZES = (
     "mask",
     "lambda_sparse",
     "dropout",
+    "embedding_dropout",
+    "input_eps",
+    "mask_scale",
     "n_top_genes",
 )

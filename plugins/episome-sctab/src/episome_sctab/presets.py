@@ -17,6 +17,9 @@ PAPER: dict[str, object] = {
     "mask": "entmax15",
     "lambda_sparse": 1e-5,
     "dropout": 0.0,
+    "embedding_dropout": 0.0,
+    "input_eps": 1e-5,
+    "mask_scale": 1.0,
     "n_top_genes": None,
 }
 SMALL: dict[str, object] = {

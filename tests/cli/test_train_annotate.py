@@ -1,0 +1,310 @@
+"""`episome train` and `episome annotate` from end to end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import anndata
+import jsonschema
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from episome import settings
+from episome.cli import _app
+from episome.cli._errors import guarded
+from episome.data import simulate_cells
+from episome.io import read_manifest
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cells")
+    cells = simulate_cells(200, 40, n_types=3, n_donors=5)
+    cells[:150].copy().write_h5ad(folder / "reference.h5ad")
+    query = cells[150:].copy()
+    query.obs = query.obs[["batch"]]
+    query.write_h5ad(folder / "query.h5ad")
+    bad = cells[:150].copy()
+    bad.X.data[:5] = float("nan")
+    bad.write_h5ad(folder / "nan.h5ad")
+    cells[:150].obs[["cell_type"]].sample(frac=1, random_state=0).to_csv(folder / "labels.csv")
+    (folder / "not-cells.h5ad").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _settings(monkeypatch, fresh_manager):
+    monkeypatch.setattr(settings, "seed", 0)
+
+
+@pytest.fixture
+def run():
+    """Run the program in this process; exit code, output and errors as in a shell."""
+
+    def invoke(*arguments):
+        return CliRunner().invoke(_app.app, [str(a) for a in arguments], catch_exceptions=False)
+
+    return invoke
+
+
+@pytest.fixture(scope="module")
+def model(files, tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "model"
+    arguments = ["train", "centroid", files / "reference.h5ad", "--labels-key", "cell_type", "-o", path]
+    result = CliRunner().invoke(_app.app, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    return path
+
+
+def the_object(result):
+    from pathlib import Path
+
+    schema = Path(__file__).with_name("answer.schema.json")
+    (line,) = result.stdout.splitlines()
+    found = json.loads(line)
+    jsonschema.validate(found, json.loads(schema.read_text()))
+    assert found["ok"] is (result.exit_code == 0)
+    return found
+
+
+def digests(folder):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+# -- success -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_train_and_annotate_as_a_newcomer_does(files, tmp_path):
+    before = digests(files)
+    shell = [sys.executable, "-m", "episome"]
+    train = ["train", "sctab", files / "reference.h5ad", "--labels-key", "cell_type", "-o", "m"]
+    train += ["--donor-key", "donor_id", "--set", "n_d=32", "--device", "cpu"]
+    annotate = ["annotate", files / "query.h5ad", "-m", "m", "-o", "calls.csv", "--device", "cpu"]
+
+    done = [
+        subprocess.run(
+            [*shell, *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+        )
+        for arguments in (train, annotate)
+    ]
+
+    assert [d.returncode for d in done] == [0, 0], done[0].stderr + done[1].stderr
+    calls = pd.read_csv(tmp_path / "calls.csv", index_col=0)
+    truth = simulate_cells(200, 40, n_types=3, n_donors=5).obs["cell_type"][150:]
+    assert (calls["label"] == truth).mean() > 0.8
+    assert "next: episome annotate query.h5ad -m m -o calls.csv" in done[0].stdout
+    assert "validation macro F1" in done[0].stdout
+    assert "training" in done[0].stderr
+    assert done[1].stdout.startswith("calls.csv\n")
+    assert digests(files) == before
+
+
+def test_train_answers_in_json(files, tmp_path, run):
+    result = run(
+        "train", "sctab", files / "reference.h5ad", "--labels-key", "cell_type", "-o", tmp_path / "m",
+        "--max-epochs", 2, "--batch-size", 64, "--preset", "small", "--set", "n_d=8", "--set", "mask=sparsemax",
+        "--seed", 5, "--device", "cpu", "--threads", 1, "--json",
+    )  # fmt: skip
+
+    found = the_object(result)
+    manifest = read_manifest(tmp_path / "m")
+    assert found["outputs"] == [{"path": str(tmp_path / "m")}]
+    assert found["inputs"][0]["sha256"] == digests(files)["reference.h5ad"]
+    assert (found["model"], found["n_cells"], found["n_classes"]) == ("sctab", 150, 3)
+    assert found["fit"]["n_epochs"] == 2
+    assert 0 <= found["metrics"]["validation_f1_macro"] <= 1
+    assert (manifest["core"]["n_d"], manifest["core"]["mask"]) == (8, "sparsemax")
+    assert (manifest["fit"]["seed"], manifest["fit"]["batch_size"]) == (5, 64)
+
+
+def test_annotate_answers_in_json(files, tmp_path, model, run):
+    result = run("annotate", files / "query.h5ad", "-m", model, "-o", tmp_path / "c.csv", "--json")
+
+    found = the_object(result)
+    assert found["n_obs"] == 50
+    assert sum(found["labels"].values()) == 50
+    assert found["inputs"] == [
+        {"path": str(files / "query.h5ad"), "sha256": digests(files)["query.h5ad"]}
+    ]
+    assert any("40 of the model's 40 genes" in note for note in found["notes"])
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".parquet", ".h5ad"])
+def test_annotate_writes_what_the_name_says(files, tmp_path, model, run, suffix):
+    path = tmp_path / f"calls{suffix}"
+
+    assert run("annotate", files / "query.h5ad", "-m", model, "-o", path).exit_code == 0
+
+    if suffix == ".h5ad":
+        adata = anndata.read_h5ad(path)
+        assert list(adata.obs)[:2] == ["batch", "episome_label"]
+        assert not any(str(k).startswith("_scvi") for k in [*adata.obs, *adata.uns])
+    else:
+        reader = pd.read_parquet if suffix == ".parquet" else lambda p: pd.read_csv(p, sep="\t", index_col=0)
+        assert len(reader(path)) == 50
+
+
+def test_a_dash_writes_the_table_to_standard_output(files, tmp_path, model, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    result = run("annotate", files / "query.h5ad", "-m", model, "-o", "-", "-q")
+
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("cell,label,")
+    assert len(lines) == 51
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_name_the_calls_are_in_calls_csv(files, tmp_path, model, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert run("annotate", files / "query.h5ad", "-m", model).exit_code == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["calls.csv"]
+
+
+def test_labels_of_a_file_are_joined_by_barcode(files, tmp_path, model, run):
+    adata = anndata.read_h5ad(files / "reference.h5ad")
+    del adata.obs["cell_type"]
+    adata.write_h5ad(tmp_path / "bare.h5ad")
+
+    result = run(
+        "train", "centroid", tmp_path / "bare.h5ad", "--labels-key", "cell_type",
+        "--labels-file", files / "labels.csv", "-o", tmp_path / "m",
+    )  # fmt: skip
+
+    assert result.exit_code == 0
+    assert "labels for 150 of 150 cells" in result.stdout
+    weights = [(p / "weights.safetensors").read_bytes() for p in (tmp_path / "m", model)]
+    assert weights[0] == weights[1]
+
+
+def test_quiet_says_nothing_but_the_answer(files, tmp_path, model, run):
+    result = run("annotate", files / "query.h5ad", "-m", model, "-o", tmp_path / "c.csv", "-q")
+
+    assert result.stderr == ""
+
+
+# -- failure -------------------------------------------------------------------------------------
+
+FAILURES = {
+    "unknown option": (["train", "centroid", "{r}", "--labels", "x", "-o", "{o}"], 2, "E-U01"),
+    "bad number": (["train", "sctab", "{r}", "--labels-key", "cell_type", "-o", "{o}", "--max-epochs", "0"], 2, "E-U02"),
+    "bad choice": (["annotate", "{q}", "-m", "{m}", "--input-kind", "raw"], 2, "E-U02"),
+    "no key=value": (["train", "centroid", "{r}", "--labels-key", "cell_type", "-o", "{o}", "--set", "x"], 2, "E-U26"),
+    "unknown setting": (["train", "centroid", "{r}", "--labels-key", "cell_type", "-o", "{o}", "--set", "x=1"], 2, "E-U24"),
+    "batch key": (["train", "centroid", "{r}", "--labels-key", "cell_type", "-o", "{o}", "--batch-key", "batch"], 2, "E-U24"),
+    "epochs of a model without": (["train", "centroid", "{r}", "--labels-key", "cell_type", "-o", "{o}", "--max-epochs", "2"], 2, "E-U16"),
+    "no column": (["train", "centroid", "{r}", "--labels-key", "kind", "-o", "{o}"], 2, "E-U04"),
+    "device": (["train", "centroid", "{r}", "--labels-key", "cell_type", "-o", "{o}", "--device", "tpu"], 2, "E-U25"),
+    "preset": (["train", "sctab", "{r}", "--labels-key", "cell_type", "-o", "{o}", "--preset", "huge"], 2, "E-U23"),
+    "kind of output": (["annotate", "{q}", "-m", "{m}", "-o", "calls.xlsx"], 2, "E-U08"),
+    "no file": (["annotate", "nowhere.h5ad", "-m", "{m}", "-o", "{o}.csv"], 3, "E-F07"),
+    "lfs pointer": (["train", "centroid", "{f}/not-cells.h5ad", "--labels-key", "cell_type", "-o", "{o}"], 3, "E-F02"),
+    "nan": (["train", "centroid", "{f}/nan.h5ad", "--labels-key", "cell_type", "-o", "{o}"], 3, "E-D01"),
+    "nan in a query": (["annotate", "{f}/nan.h5ad", "-m", "{m}", "-o", "{o}.csv"], 3, "E-D01"),
+    "no labels file": (["train", "centroid", "{r}", "--labels-key", "cell_type", "-o", "{o}", "--labels-file", "none.csv"], 3, "E-F07"),
+    "labels of others": (["train", "centroid", "{r}", "--labels-key", "cell_type", "-o", "{o}", "--labels-file", "{f}/others.csv"], 3, "E-L22"),
+    "no layer": (["annotate", "{q}", "-m", "{m}", "-o", "{o}.csv", "--layer", "counts"], 3, "E-D28"),
+    "no model": (["annotate", "{q}", "-m", "nowhere", "-o", "{o}.csv"], 4, "E-M05"),
+    "model that is none": (["annotate", "{q}", "-m", "{f}", "-o", "{o}.csv"], 4, "E-M05"),
+    "no such method": (["train", "sctap", "{r}", "--labels-key", "cell_type", "-o", "{o}"], 5, "E-P01"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def fill(files, tmp_path, model):
+    """Put paths into the arguments of a failure."""
+    (files / "others.csv").write_text("cell,cell_type\nGGGG-1,a\n")
+    places = {
+        "r": files / "reference.h5ad",
+        "q": files / "query.h5ad",
+        "m": model,
+        "f": files,
+        "o": tmp_path / "out",
+    }
+    return lambda arguments: [a.format(**places) for a in arguments]
+
+
+@pytest.mark.parametrize("what", sorted(FAILURES))
+def test_a_mistake_has_its_exit_code_one_json_object_and_no_traceback(
+    what, fill, files, tmp_path, capsys, monkeypatch
+):
+    arguments, code, kind = FAILURES[what]
+    monkeypatch.chdir(tmp_path)
+    before = digests(files)
+
+    found = guarded(lambda argv: _app.app.main(argv, standalone_mode=False), [*fill(arguments), "--json"])
+
+    out, err = capsys.readouterr()
+    (line,) = out.splitlines()
+    answer = json.loads(line)
+    assert (found, answer["ok"], answer["error"]["code"]) == (code, False, kind)
+    assert answer["error"]["message"]
+    assert "Traceback" not in err
+    assert "bug" not in err
+    assert kind in err
+    assert list(tmp_path.iterdir()) == []
+    assert {k: v for k, v in digests(files).items() if k != "others.csv"} == {
+        k: v for k, v in before.items() if k != "others.csv"
+    }
+
+
+def test_a_damaged_model_is_refused(files, tmp_path, model, capsys):
+    import shutil
+
+    copy = shutil.copytree(model, tmp_path / "m")
+    data = bytearray((copy / "weights.safetensors").read_bytes())
+    data[-1] ^= 1
+    (copy / "weights.safetensors").write_bytes(data)
+
+    code = guarded(
+        lambda argv: _app.app.main(argv, standalone_mode=False),
+        ["annotate", str(files / "query.h5ad"), "-m", str(copy), "-o", str(tmp_path / "c.csv")],
+    )
+
+    assert code == 4
+    assert "weights.safetensors" in capsys.readouterr().err
+    assert not (tmp_path / "c.csv").exists()
+
+
+def test_outputs_are_replaced_only_when_asked_for(files, tmp_path, model, capsys):
+    call = lambda *a: guarded(  # noqa: E731 - short
+        lambda argv: _app.app.main(argv, standalone_mode=False), [str(x) for x in a]
+    )
+    calls, folder = tmp_path / "c.csv", tmp_path / "m"
+    calls.write_text("mine")
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    annotate = ("annotate", files / "query.h5ad", "-m", model, "-o", calls)
+    train = ("train", "centroid", files / "reference.h5ad", "--labels-key", "cell_type", "-o", folder)
+
+    assert call(*annotate) == 3
+    assert calls.read_text() == "mine"
+    assert call(*train) == call(*train, "--overwrite") == 3
+    assert (folder / "thesis.txt").read_text() == "mine"
+
+    assert call(*annotate, "--overwrite") == 0
+    assert len(pd.read_csv(calls)) == 50
+    (folder / "thesis.txt").unlink()
+    assert call(*train, "--overwrite") == call(*train, "--overwrite") == 0
+    assert read_manifest(folder)["model"]["spec"] == "centroid"
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_input_is_never_the_output(files, tmp_path, model, capsys):
+    copy = tmp_path / "q.h5ad"
+    copy.write_bytes((files / "query.h5ad").read_bytes())
+
+    code = guarded(
+        lambda argv: _app.app.main(argv, standalone_mode=False),
+        ["annotate", str(copy), "-m", str(model), "-o", str(copy), "--overwrite"],
+    )
+
+    assert code == 3
+    assert "E-F25" in capsys.readouterr().err
+    assert copy.read_bytes() == (files / "query.h5ad").read_bytes()
