@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from anndata import AnnData
 from torch import nn
 
 from episome.data import simulate_cells
 from episome.models import ClassifierModel
 from episome.nn import TorchCore
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 
 class ToyCore(TorchCore):

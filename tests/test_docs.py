@@ -29,7 +29,7 @@ def test_quickstart_as_written_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     for kind, text in found:
         if kind == "python":
-            exec(compile(text, "quickstart.md", "exec"), names)  # noqa: S102 - our own page
+            exec(compile(text, "quickstart.md", "exec"), names)
             if "reference" in names:
                 labels = names["reference"].obs["cell_type"].rename("type")
                 pd.DataFrame(labels).to_csv("labels.csv", index_label="barcode")

@@ -2,10 +2,10 @@
 
 ``EPISOME_TEST_DATA`` names the folder with ``data/*.h5ad`` and ``data/baselines.csv``. For every
 split the training part goes to ``episome train`` and the test part, without labels, to
-``episome annotate``; macro F1 is over the classes that the test part holds. Prints a table beside the
-reference rows; ``--json FILE`` keeps every run.
+``episome annotate``; macro F1 is over the classes that the test part holds. Prints a table beside
+the reference rows; ``--json FILE`` keeps every run.
 
-    python tests/benchmarks/annotation_real.py [--splits kang-donors facs ...] [--models sctab logreg]
+    python tests/benchmarks/annotation_real.py [--splits kang-donors facs ...] [--models sctab ...]
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class SplitTask:
     keep: Callable[[ad.AnnData], np.ndarray] | None = None
 
 
-def one_of(column: str, values: Callable[[list[str]], list[str]]) -> Callable[[ad.AnnData], np.ndarray]:
+def one_of(
+    column: str, values: Callable[[list[str]], list[str]]
+) -> Callable[[ad.AnnData], np.ndarray]:
     """Cells whose column holds one of the values chosen from its sorted ones."""
 
     def mask(adata: ad.AnnData) -> np.ndarray:
@@ -92,7 +94,8 @@ TASKS = {
         stratified("facs_label"),
         ("pbmc_facs_zheng", "random 70/30"),
         keep=lambda a: (
-            a.obs["facs_label"].astype(str).map(a.obs["facs_label"].astype(str).value_counts()) >= 5
+            a.obs["facs_label"].astype(str).map(a.obs["facs_label"].astype(str).value_counts())
+            >= 5
         ).to_numpy(),
     ),
     "onek1k": SplitTask(
@@ -131,13 +134,18 @@ def episome(*arguments: object) -> dict[str, object]:
     """Run a command and return its JSON answer."""
     command = [sys.executable, "-m", "episome", *map(str, arguments), "--json", "-q"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    answer = json.loads(done.stdout) if done.stdout else {"ok": False, "error": done.stderr[-2000:]}
+    answer = (
+        json.loads(done.stdout) if done.stdout else {"ok": False, "error": done.stderr[-2000:]}
+    )
     if not answer["ok"]:
-        raise RuntimeError(f"{' '.join(command)}: {answer['error']}")
+        msg = f"{' '.join(command)}: {answer['error']}"
+        raise RuntimeError(msg)
     return answer
 
 
-def run(task: SplitTask, model: str, seed: int, folder: Path, extra: list[str]) -> dict[str, float]:
+def run(
+    task: SplitTask, model: str, seed: int, folder: Path, extra: list[str]
+) -> dict[str, float]:
     """Train, annotate, score."""
     donors = ["--donor-key", task.donor_key] if task.donor_key else []
     train = episome(
@@ -152,7 +160,9 @@ def run(task: SplitTask, model: str, seed: int, folder: Path, extra: list[str]) 
     truth = pd.read_csv(folder / "truth.csv", dtype=str, keep_default_na=False)[LABEL]
     present = sorted(set(truth))
     return {
-        "macro_f1": float(f1_score(truth, calls["label"], labels=present, average="macro", zero_division=0)),
+        "macro_f1": float(
+            f1_score(truth, calls["label"], labels=present, average="macro", zero_division=0)
+        ),
         "accuracy": float(accuracy_score(truth, calls["label"])),
         "train_seconds": float(train["fit"]["seconds"]),
     }
@@ -164,7 +174,12 @@ def reference_rows(task: SplitTask) -> dict[str, float]:
     name, split = task.reference
     rows = table[(table.task == name) & table.split.str.startswith(split)]
     short = {"logistic": "LR", "kNN": "kNN", "CellTypist": "CellTypist", "XGBoost": "XGBoost"}
-    return {s: float(r.macro_f1) for r in rows.itertuples() for k, s in short.items() if r.method.startswith(k)}
+    return {
+        s: float(r.macro_f1)
+        for r in rows.itertuples()
+        for k, s in short.items()
+        if r.method.startswith(k)
+    }
 
 
 def main() -> None:
@@ -186,10 +201,15 @@ def main() -> None:
             test.obs = test.obs[[]]
             train.write_h5ad(folder / "train.h5ad")
             test.write_h5ad(folder / "query.h5ad")
-            print(f"\n{name}: {train.n_obs} training, {test.n_obs} test cells; {reference_rows(task)}")
+            print(
+                f"\n{name}: {train.n_obs} training, {test.n_obs} test cells; {reference_rows(task)}"
+            )
             for model in options.models:
                 runs = [run(task, model, s, folder, options.extra.split()) for s in options.seeds]
-                records += [{"split": name, "model": model, "seed": s, **r} for s, r in zip(options.seeds, runs, strict=True)]
+                records += [
+                    {"split": name, "model": model, "seed": s, **r}
+                    for s, r in zip(options.seeds, runs, strict=True)
+                ]
                 f1 = np.array([r["macro_f1"] for r in runs])
                 accuracy = np.mean([r["accuracy"] for r in runs])
                 seconds = np.mean([r["train_seconds"] for r in runs])

@@ -34,9 +34,16 @@ def test_labels_of_any_kind_become_text(values, wanted):
 def test_missing_labels_are_refused_or_kept(missing):
     values = column(["a", missing, "b", missing], dtype=object, index=list("wxyz"))
 
-    with pytest.raises(LabelError, match=r"cell_type.*2 of 4, first: x, z.*unlabeled=\"keep\".*E-L01"):
+    with pytest.raises(
+        LabelError, match=r"cell_type.*2 of 4, first: x, z.*unlabeled=\"keep\".*E-L01"
+    ):
         clean_labels(values)
-    assert clean_labels(values, unlabeled="keep", unlabeled_category="?").tolist() == ["a", "?", "b", "?"]
+    assert clean_labels(values, unlabeled="keep", unlabeled_category="?").tolist() == [
+        "a",
+        "?",
+        "b",
+        "?",
+    ]
 
 
 def test_missing_integers_do_not_turn_the_others_into_floats():

@@ -15,7 +15,9 @@ from episome.nn import host_batch, normalized_batch
 
 GENES = tuple(f"G{i}" for i in range(20))
 SPACE = FeatureSpace(GENES)
-COUNTS = np.random.default_rng(0).poisson(1.0, (50, 26)).astype(np.float32) + np.eye(50, 26, dtype=np.float32)
+COUNTS = np.random.default_rng(0).poisson(1.0, (50, 26)).astype(np.float32) + np.eye(
+    50, 26, dtype=np.float32
+)
 NAMES = [*GENES, *(f"EXTRA{i}" for i in range(6))]
 
 

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from episome.data import AnnDataSource, cellxgene_choice, combined_column, read_cells, simulate_cells
+from episome.data import (
+    AnnDataSource,
+    cellxgene_choice,
+    combined_column,
+    read_cells,
+    simulate_cells,
+)
 from episome.errors import InputDataError, InputFileError, UsageError
 
 FORMATS = {
@@ -48,7 +54,9 @@ def test_rows_are_the_same_in_every_format_type_and_order(form, dtype, rows):
 def test_backed_files_give_rows_in_the_order_asked_for(tmp_path, form):
     path = tmp_path / "cells.h5ad"
     matrix = COUNTS.astype(np.float32)
-    anndata.AnnData(matrix if form == "dense" else sparse.csr_matrix(matrix).asformat(form)).write_h5ad(path)
+    anndata.AnnData(
+        matrix if form == "dense" else sparse.csr_matrix(matrix).asformat(form)
+    ).write_h5ad(path)
     before = path.read_bytes()
 
     adata = read_cells(path, backed=True)
@@ -101,7 +109,9 @@ def test_read_only_arrays_are_fine():
 
 def test_layer_and_raw_have_their_own_values_and_genes():
     adata = anndata.AnnData(np.ones((3, 2), np.float32), var=pd.DataFrame(index=["A", "B"]))
-    adata.raw = anndata.AnnData(np.full((3, 4), 2.0, np.float32), var=pd.DataFrame(index=list("CDEF")))
+    adata.raw = anndata.AnnData(
+        np.full((3, 4), 2.0, np.float32), var=pd.DataFrame(index=list("CDEF"))
+    )
     adata.layers["counts"] = np.full((3, 2), 3.0, np.float32)
 
     raw, layer = AnnDataSource(adata, use_raw=True), AnnDataSource(adata, layer="counts")
@@ -128,7 +138,9 @@ def test_matrices_that_are_not_there_are_named():
 
 
 def test_columns_are_joined_and_missing_stays_missing():
-    obs = pd.DataFrame({"a": ["x", "y", None], "b": pd.Categorical(["1", None, "3"])}, index=list("ijk"))
+    obs = pd.DataFrame(
+        {"a": ["x", "y", None], "b": pd.Categorical(["1", None, "3"])}, index=list("ijk")
+    )
     adata = anndata.AnnData(np.ones((3, 1), np.float32), obs=obs)
 
     assert combined_column(adata, ["a", "b"]).isna().tolist() == [False, True, True]

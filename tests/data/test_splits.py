@@ -25,10 +25,14 @@ def cells(seed, n=200, n_classes=5, n_donors=8, unknown=0.1):
     train=st.sampled_from([0.5, 0.7, 0.8, 0.9]),
     n_donors=st.integers(1, 9),
 )
-def test_split_covers_every_labelled_cell_once_and_keeps_every_class_in_training(seed, train, n_donors):
+def test_split_covers_every_labelled_cell_once_and_keeps_every_class_in_training(
+    seed, train, n_donors
+):
     labels, donors = cells(seed, n_donors=n_donors)
 
-    split = split_cells(labels, donors=donors, train_size=train, validation_size=(1 - train) / 2, seed=seed)
+    split = split_cells(
+        labels, donors=donors, train_size=train, validation_size=(1 - train) / 2, seed=seed
+    )
 
     rows = np.concatenate([split.train, split.validation, split.test])
     assert sorted(rows) == np.flatnonzero(labels >= 0).tolist()
@@ -73,7 +77,9 @@ def test_cells_are_drawn_within_each_class():
     assert np.bincount(labels[split.validation]).tolist() == [20, 8, 2]
 
 
-@pytest.mark.parametrize("donors", [None, np.array(["a", "b", "c", "d"] * 10 + ["a"], dtype=object)])
+@pytest.mark.parametrize(
+    "donors", [None, np.array(["a", "b", "c", "d"] * 10 + ["a"], dtype=object)]
+)
 def test_a_class_of_one_cell_is_a_training_cell(donors):
     labels = np.array([0] * 20 + [1] * 20 + [2])
 
@@ -110,7 +116,11 @@ def test_the_same_seed_gives_the_same_split(monkeypatch):
 def test_a_given_split_is_checked():
     split = given_split([[3, 1], np.array([2])], 5, seed=4)
 
-    assert (split.train.tolist(), split.validation.tolist(), split.test.tolist()) == ([1, 3], [2], [])
+    assert (split.train.tolist(), split.validation.tolist(), split.test.tolist()) == (
+        [1, 3],
+        [2],
+        [],
+    )
     assert (split.by, split.seed) == ("given", 4)
     for parts in ([[0, 1], [1]], [[0, 5]], [[-1, 0]]):
         with pytest.raises(UsageError, match=r"overlap or are out of range.*E-U11"):

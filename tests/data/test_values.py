@@ -14,7 +14,9 @@ from episome.errors import InputDataError
 
 
 def report_of(matrix):
-    return inspect_values(AnnDataSource(anndata.AnnData(sparse.csr_matrix(np.asarray(matrix, dtype=np.float32)))))
+    return inspect_values(
+        AnnDataSource(anndata.AnnData(sparse.csr_matrix(np.asarray(matrix, dtype=np.float32))))
+    )
 
 
 def counts(n_cells=40, n_genes=12, seed=0):
@@ -60,7 +62,9 @@ def test_counts_before_log1p_values_spoil_the_proof():
 
 
 def test_log1p_given_as_counts_is_refused_with_the_evidence():
-    with pytest.raises(InputDataError, match=r'values are not integers.*input_kind="log1p".*E-D07'):
+    with pytest.raises(
+        InputDataError, match=r'values are not integers.*input_kind="log1p".*E-D07'
+    ):
         check_values(report_of(log1p(counts())), "counts")
 
 

@@ -12,9 +12,9 @@ import pytest
 from scipy import sparse
 
 from episome import models, plugins
+from episome.data import Labels
 from episome.errors import ModelFileError, PluginError, UsageError
 from episome.inference import Predictor, calls_frame, core_from_folder, pick_device
-from episome.data import Labels
 from episome.io import read_model_folder
 
 NAMES = ("centroid", "sctab")
@@ -48,7 +48,9 @@ def copied(saved, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_another_process_gives_the_same_bits_without_scvi_tools_or_lightning(saved, run_python, tmp_path, name):
+def test_another_process_gives_the_same_bits_without_scvi_tools_or_lightning(
+    saved, run_python, tmp_path, name
+):
     one = getattr(saved, name)
     saved.query.write_h5ad(tmp_path / "query.h5ad")
     code = f"""
@@ -133,7 +135,9 @@ def test_calls_name_best_and_second_with_ties_in_class_order():
     labels = Labels(("a", "b", "c"), ("CL:1", "", "CL:3"), "?")
     probabilities = np.array([[0.2, 0.5, 0.3], [0.4, 0.4, 0.2], [0, 0, 1]], np.float32)
 
-    calls = calls_frame(probabilities, np.array([False, False, True]), labels, pd.Index(list("xyz")))
+    calls = calls_frame(
+        probabilities, np.array([False, False, True]), labels, pd.Index(list("xyz"))
+    )
 
     assert calls["label"].tolist() == ["b", "a", "?"]
     assert calls["second"].tolist() == ["c", "b", ""]

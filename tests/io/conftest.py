@@ -17,7 +17,10 @@ def small_model(seed: int = 0) -> ModelFolder:
     rng = np.random.default_rng(seed)
     return ModelFolder(
         manifest={"model": {"class": "Toy"}, "number": seed},
-        tensors={"weight": rng.normal(size=(7, 5)).astype(np.float32), "rows": np.arange(seed + 3)},
+        tensors={
+            "weight": rng.normal(size=(7, 5)).astype(np.float32),
+            "rows": np.arange(seed + 3),
+        },
         genes={"id": ("A", "B", "C"), "feature_name": ("a", "", "c\tc")},
         labels={"label": ("x", "β, y"), "ontology_term_id": ("CL:1", "")},
         history={"epoch": (0, 1), "train_loss": (0.1, float("nan"))},

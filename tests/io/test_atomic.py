@@ -15,13 +15,13 @@ import pytest
 from episome.errors import InputFileError, ResourceError
 from episome.io import (
     ModelFolder,
+    _atomic,
     read_model_folder,
     write_calls,
     write_file,
     write_folder,
     write_model_folder,
 )
-from episome.io import _atomic
 from episome.io._atomic import recover
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
@@ -87,7 +87,9 @@ def test_full_disk_leaves_the_old_result(tmp_path, suffix):
     path = tmp_path / f"calls{suffix}"
     random_ = np.random.default_rng(0)
     adata = anndata.AnnData(random_.normal(size=(3000, 40)).astype(np.float32))
-    calls = pd.DataFrame({"label": random_.integers(0, 1 << 40, 3000).astype(str)}, index=adata.obs_names)
+    calls = pd.DataFrame(
+        {"label": random_.integers(0, 1 << 40, 3000).astype(str)}, index=adata.obs_names
+    )
     path.write_bytes(b"the old result")
 
     def write() -> int:
@@ -191,6 +193,8 @@ def test_missing_folders_are_made_and_impossible_ones_refused(tmp_path):
         write_file(tmp_path / "file" / "a", b"1")
 
 
-@pytest.mark.parametrize("name", ["with blank.csv", "-dash.csv", "ünïcode 細胞.csv", "a" * 200 + ".csv"])
+@pytest.mark.parametrize(
+    "name", ["with blank.csv", "-dash.csv", "ünïcode 細胞.csv", "a" * 200 + ".csv"]
+)
 def test_odd_names_are_fine(tmp_path, name):
     assert write_file(tmp_path / name, b"1").read_bytes() == b"1"

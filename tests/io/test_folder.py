@@ -157,7 +157,19 @@ def test_a_linked_folder_of_files_is_refused(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "/etc/passwd", "files/../../x", "files/a/b", "a/b", "..", "", ".hidden", "x\n", "C:\\x"]
+    "name",
+    [
+        "../x",
+        "/etc/passwd",
+        "files/../../x",
+        "files/a/b",
+        "a/b",
+        "..",
+        "",
+        ".hidden",
+        "x\n",
+        "C:\\x",
+    ],
 )
 def test_names_that_leave_the_folder_are_refused(folder, reseal, name, tmp_path):
     (tmp_path / "x").write_text("secret")
@@ -221,7 +233,7 @@ def payload(tmp_path):
     """A pickle and the file that it would create."""
     mark = tmp_path / "executed"
     data = pickle.dumps(Payload(mark))
-    pickle.loads(data).close()  # noqa: S301 - the test's own; it has to work for the test to mean much
+    pickle.loads(data).close()
     assert mark.exists()
     mark.unlink()
     return data, mark
@@ -258,12 +270,12 @@ def test_a_pickle_in_the_place_of_a_file_is_never_executed(folder, reseal, paylo
     if sealed:
         reseal({})
 
-    try:
-        got = read_model_folder(folder)
-        assert name == "files/tree.json"
-        assert got.files["tree.json"] == data
-    except ModelFileError as error:
-        assert error.code in {"E-M03", "E-M04"}
+    if sealed and name == "files/tree.json":
+        # a core may own data files; they are handed over as bytes
+        assert read_model_folder(folder).files["tree.json"] == data
+    else:
+        with pytest.raises(ModelFileError, match=r"E-M03|E-M04"):
+            read_model_folder(folder)
 
     assert not mark.exists()
 

@@ -10,7 +10,7 @@ import pytest
 from episome.data import simulate_cells
 from episome.errors import InputFileError, UsageError
 from episome.io import check_output, write_calls
-from episome.testing._checks import fingerprint
+from episome.testing import fingerprint
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from episome.plugins import ModelSpec
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _small():
+def little():
     """A third of the cells and 100 genes, and the linear model alone; not for the slow test."""
     patch = pytest.MonkeyPatch()
     whole, spec, everything = _demo.load_demo_cells(), plugins.get_spec("logreg"), plugins.models
@@ -30,7 +30,7 @@ def _small():
 
 
 @pytest.fixture(scope="module")
-def made(_small, tmp_path_factory):
+def made(little, tmp_path_factory):
     """One run, and what it reported."""
     seen = []
     folder = tmp_path_factory.mktemp("demo") / "demo"
@@ -38,8 +38,8 @@ def made(_small, tmp_path_factory):
     return SimpleNamespace(result=result, seen=seen, folder=folder)
 
 
-def test_the_cells_are_log1p_and_come_with_scanpy(_small):
-    adata = _small.whole
+def test_the_cells_are_log1p_and_come_with_scanpy(little):
+    adata = little.whole
 
     assert adata.shape == (700, 765)
     assert adata.obs["bulk_labels"].nunique() == 10
@@ -120,9 +120,9 @@ def test_without_a_model_that_takes_part_it_says_what_to_install(tmp_path, monke
 
 
 @pytest.mark.slow
-def test_the_real_demo_beats_the_majority(tmp_path, monkeypatch, _small):
-    monkeypatch.setattr(plugins, "models", _small.models)
-    monkeypatch.setattr(_demo, "load_demo_cells", lambda: _small.whole)
+def test_the_real_demo_beats_the_majority(tmp_path, monkeypatch, little):
+    monkeypatch.setattr(plugins, "models", little.models)
+    monkeypatch.setattr(_demo, "load_demo_cells", lambda: little.whole)
 
     result = demo(tmp_path / "demo")
 

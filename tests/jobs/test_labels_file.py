@@ -21,10 +21,14 @@ def adata():
 
 @pytest.fixture
 def table(tmp_path, adata):
-    def write(labels=None, names=None, *, separator=",", header="barcode{}cell type", suffix=".csv"):
+    def write(
+        labels=None, names=None, *, separator=",", header="barcode{}cell type", suffix=".csv"
+    ):
         labels = [f"T {i % 2}" for i in range(6)] if labels is None else labels
         names = list(adata.obs_names) if names is None else names
-        rows = [header.format(separator)] + [f"{n}{separator}{x}" for n, x in zip(names, labels, strict=True)]
+        rows = [header.format(separator)] + [
+            f"{n}{separator}{x}" for n, x in zip(names, labels, strict=True)
+        ]
         path = tmp_path / f"labels{suffix}"
         path.write_text("\n".join(rows) + "\n", encoding="utf-8")
         return path
@@ -68,7 +72,9 @@ def test_cells_without_and_barcodes_without_are_counted(adata, table):
 
     assert join.labels.isna().tolist() == [False] * 3 + [True] * 3
     assert (join.n_matched, join.n_unlabeled, join.n_unknown) == (3, 3, 1)
-    assert "labels for 3 of 6 cells; 3 cells have none, 1 barcodes of the file are not" in join.text
+    assert (
+        "labels for 3 of 6 cells; 3 cells have none, 1 barcodes of the file are not" in join.text
+    )
 
 
 def test_a_barcode_repeated_with_the_same_label_is_counted(adata, table):
@@ -89,7 +95,9 @@ def test_a_barcode_with_two_labels_is_refused(adata, table):
 def test_no_barcode_in_common_is_refused_with_both_shown(adata, table):
     path = table(names=[f"AAAC{i}" for i in range(6)])
 
-    with pytest.raises(LabelError, match=r"the file has AAAC0, AAAC1, the data AAAC0-1, AAAC1-1.*E-L22"):
+    with pytest.raises(
+        LabelError, match=r"the file has AAAC0, AAAC1, the data AAAC0-1, AAAC1-1.*E-L22"
+    ):
         join_labels(adata, path, "cell type")
 
 

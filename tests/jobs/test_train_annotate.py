@@ -54,7 +54,12 @@ def test_train_leaves_a_folder_and_the_facts(files, tmp_path):
 
     result = train(request(files, tmp_path / "deep" / "model"))
 
-    assert (result.model, result.n_cells, result.n_genes, result.n_classes) == ("centroid", 150, 40, 3)
+    assert (result.model, result.n_cells, result.n_genes, result.n_classes) == (
+        "centroid",
+        150,
+        40,
+        3,
+    )
     assert result.input_kind == "counts"
     assert result.fit["n_train"] == 150
     assert read_manifest(result.output)["model"]["spec"] == "centroid"
@@ -97,9 +102,17 @@ def test_labels_of_a_file_are_joined_and_said(files, tmp_path):
     ("kwargs", "error", "text"),
     [
         ({"method": "nope"}, PluginError, "E-P01"),
-        ({"model": {"depth": 3}}, UsageError, r"unknown arguments depth in centroid \(--set\).*E-U24"),
+        (
+            {"model": {"depth": 3}},
+            UsageError,
+            r"unknown arguments depth in centroid \(--set\).*E-U24",
+        ),
         ({"setup": {"labels_key": "x"}}, UsageError, "E-U04"),
-        ({"setup": {"labels_key": "cell_type", "batch_key": "batch"}}, UsageError, r"batch_key.*E-U24"),
+        (
+            {"setup": {"labels_key": "cell_type", "batch_key": "batch"}},
+            UsageError,
+            r"batch_key.*E-U24",
+        ),
         ({"train": {"max_epochs": 2}}, UsageError, r"does not know max_epochs.*E-U16"),
         ({"labels_file": "none.csv"}, InputFileError, "E-F07"),
     ],
@@ -110,7 +123,9 @@ def test_a_refused_training_writes_nothing(files, tmp_path, kwargs, error, text)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_existing_outputs_are_refused_before_the_data_are_read(files, tmp_path, model, monkeypatch):
+def test_existing_outputs_are_refused_before_the_data_are_read(
+    files, tmp_path, model, monkeypatch
+):
     from episome.jobs import _train
 
     monkeypatch.setattr(_train, "read_cells", lambda *a, **k: pytest.fail("the data were read"))
@@ -137,7 +152,8 @@ def test_annotate_writes_every_kind_of_table(files, model, tmp_path, suffix):
     path = tmp_path / f"calls{suffix}"
 
     result = annotate(
-        ask(files, model, path, batch_size=20), progress=lambda done, total: seen.append((done, total))
+        ask(files, model, path, batch_size=20),
+        progress=lambda done, total: seen.append((done, total)),
     )
 
     readers = {
@@ -211,7 +227,9 @@ def test_an_existing_table_is_replaced_only_when_asked_for(files, model, tmp_pat
     assert len(pd.read_csv(path)) == 50
 
 
-def test_columns_that_exist_are_found_before_any_cell_is_annotated(files, model, tmp_path, monkeypatch):
+def test_columns_that_exist_are_found_before_any_cell_is_annotated(
+    files, model, tmp_path, monkeypatch
+):
     from episome.jobs import _annotate
 
     adata = anndata.read_h5ad(files / "query.h5ad")

@@ -31,7 +31,9 @@ def test_interval_holds_the_score_and_follows_the_seed():
     truth = rng.integers(0, 3, 200)
     called = np.where(rng.random(200) < 0.8, truth, 0)
 
-    first, second, other = (bootstrap(accuracy, truth, called, seed=s, n_draws=200) for s in (0, 0, 1))
+    first, second, other = (
+        bootstrap(accuracy, truth, called, seed=s, n_draws=200) for s in (0, 0, 1)
+    )
 
     assert first == second != other
     assert first.low < first.value < first.high
@@ -80,7 +82,14 @@ def test_votes_equal_brute_force(weights, metric):
     codes = rng.integers(0, 4, 60)
 
     got = knn_probabilities(
-        reference, codes, query, n_classes=4, n_neighbors=7, weights=weights, metric=metric, block=6
+        reference,
+        codes,
+        query,
+        n_classes=4,
+        n_neighbors=7,
+        weights=weights,
+        metric=metric,
+        block=6,
     )
 
     wanted = np.array([vote(reference, codes, q, 7, weights, metric) for q in query])
@@ -91,18 +100,28 @@ def test_votes_equal_brute_force(weights, metric):
 def test_a_neighbour_at_distance_zero_decides():
     reference = np.array([[0.0, 0], [0.1, 0], [0.1, 0.1]])
 
-    got = knn_probabilities(reference, np.array([1, 0, 0]), reference[:1], n_classes=2, n_neighbors=3)
+    got = knn_probabilities(
+        reference, np.array([1, 0, 0]), reference[:1], n_classes=2, n_neighbors=3
+    )
 
     assert got.tolist() == [[0, 1]]
 
 
 def test_more_neighbours_than_cells_takes_all_cells():
     got = knn_probabilities(
-        np.eye(3), np.array([0, 1, 1]), np.zeros((1, 3)), n_classes=2, n_neighbors=50, weights="uniform"
+        np.eye(3),
+        np.array([0, 1, 1]),
+        np.zeros((1, 3)),
+        n_classes=2,
+        n_neighbors=50,
+        weights="uniform",
     )
 
     np.testing.assert_allclose(got, [[1 / 3, 2 / 3]], atol=1e-6)
 
 
 def test_no_query_gives_no_votes():
-    assert knn_probabilities(np.eye(3), np.arange(3), np.empty((0, 3)), n_classes=3).shape == (0, 3)
+    assert knn_probabilities(np.eye(3), np.arange(3), np.empty((0, 3)), n_classes=3).shape == (
+        0,
+        3,
+    )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from episome.errors import GeneMatchError, LabelError, UsageError
-from episome.testing._checks import fingerprint
+from episome.testing import fingerprint
 
 
 @pytest.fixture(scope="module")

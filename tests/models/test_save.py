@@ -103,7 +103,9 @@ def test_what_a_folder_does_not_hold_is_refused(model, tmp_path, kwargs):
 
 
 def test_another_class_is_refused_by_name(toy, folder):
-    with pytest.raises(ModelMismatchError, match=r"holds a ToyModel, not a OtherModel.*ToyModel.load.*E-M08"):
+    with pytest.raises(
+        ModelMismatchError, match=r"holds a ToyModel, not a OtherModel.*ToyModel.load.*E-M08"
+    ):
         toy.OtherModel.load(folder)
 
 
@@ -150,7 +152,9 @@ def test_card_states_the_facts_of_the_run(folder):
 def test_the_registry_comes_back_as_scvi_tools_made_it(toy, model, folder):
     loaded = toy.ToyModel.load(folder)
 
-    mapping = loaded.registry["field_registries"]["labels"]["state_registry"]["categorical_mapping"]
+    mapping = loaded.registry["field_registries"]["labels"]["state_registry"][
+        "categorical_mapping"
+    ]
     assert mapping.dtype == object
     assert mapping.tolist() == ["type 0", "type 1", "type 2", "unknown"]
     assert loaded.registry["setup_args"] == model.registry["setup_args"]
@@ -159,9 +163,9 @@ def test_the_registry_comes_back_as_scvi_tools_made_it(toy, model, folder):
 
 def test_odd_labels_and_genes_survive(toy, tmp_path):
     adata = toy.cells()
-    names = {"type 0": "β cell, \"quoted\"", "type 1": "细胞\n🙂", "type 2": "=1+1 <b>"}
+    names = {"type 0": 'β cell, "quoted"', "type 1": "细胞\n🙂", "type 2": "=1+1 <b>"}
     adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).map(names)
-    adata.var_names = [f"gène {i};\t" .strip() + f"'{i}" for i in range(40)]
+    adata.var_names = [f"gène {i};\t".strip() + f"'{i}" for i in range(40)]
     model = toy.trained(adata, max_epochs=1)
     model.save(tmp_path / "model")
 
@@ -199,4 +203,7 @@ def test_set_up_stores_do_not_grow_by_loading(toy, folder, query):
     for _ in range(3):
         toy.ToyModel.load(folder)._validate_anndata(query)
 
-    assert (len(AnnDataManager.__subclasses__()), len(toy.ToyModel._setup_adata_manager_store)) == before
+    assert (
+        len(AnnDataManager.__subclasses__()),
+        len(toy.ToyModel._setup_adata_manager_store),
+    ) == before

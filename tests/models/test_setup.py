@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from episome.errors import InputDataError, LabelError, UsageError
-from episome.testing._checks import fingerprint
+from episome.testing import fingerprint
 
 DOCUMENTED_UNS = {"_scvi_uuid", "_scvi_manager_uuid"}
 

@@ -68,7 +68,10 @@ def test_a_class_without_a_training_cell_is_named(fresh):
     rows = np.flatnonzero(model.training_codes() > 0)
 
     with pytest.raises(UsageError, match=r"1 of 3, first: type 0.*E-U20"):
-        quick(model, datasplitter_kwargs={"external_indexing": [rows, np.setdiff1d(np.arange(200), rows)]})
+        quick(
+            model,
+            datasplitter_kwargs={"external_indexing": [rows, np.setdiff1d(np.arange(200), rows)]},
+        )
 
 
 def test_arguments_of_scvi_tools_are_taken(fresh):
@@ -250,10 +253,11 @@ def test_hints_of_plugins_are_called(fresh, install):
         "from episome.plugins import hookimpl\n"
         "EPISOME_API = (1, 0)\n"
         "seen = []\n"
+        "def note(model, run, when): seen.append((when, model.is_trained, run['seed']))\n"
         "@hookimpl\n"
-        "def episome_before_train(model, run): seen.append(('before', model.is_trained, run['seed']))\n"
+        "def episome_before_train(model, run): note(model, run, 'before')\n"
         "@hookimpl\n"
-        "def episome_after_train(model, run): seen.append(('after', model.is_trained, run['seed']))\n",
+        "def episome_after_train(model, run): note(model, run, 'after')\n",
     )
     plugins.reset_manager()
 

@@ -30,7 +30,12 @@ def data(toy):
     def make(validation=30, **kwargs) -> CellDataModule:
         options = {"batch_size": 30, "seed": 0, "split": split_of(120, validation), **kwargs}
         return CellDataModule(
-            query.source, query.alignment, rule=query.rule, kind=query.kind, labels=codes, **options
+            query.source,
+            query.alignment,
+            rule=query.rule,
+            kind=query.kind,
+            labels=codes,
+            **options,
         )
 
     return make
@@ -175,9 +180,7 @@ def test_another_monitor_can_be_minimised(plan, data):
 
 
 def test_early_stopping_waits_for_its_patience(scored, data):
-    result = run(
-        scored([0.5, 0.6] + [0.4] * 30), data(), max_epochs=30, early_stopping_patience=3
-    )
+    result = run(scored([0.5, 0.6] + [0.4] * 30), data(), max_epochs=30, early_stopping_patience=3)
 
     assert result.stopped_early
     assert (result.n_epochs, result.best_epoch) == (5, 1)
@@ -192,7 +195,11 @@ def test_early_stopping_can_be_turned_off(scored, data):
 def test_progress_is_reported_after_every_epoch(plan, data):
     seen = []
 
-    run(plan(), data(), progress=lambda done, total, metrics: seen.append((done, total, set(metrics))))
+    run(
+        plan(),
+        data(),
+        progress=lambda done, total, metrics: seen.append((done, total, set(metrics))),
+    )
 
     assert [s[:2] for s in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert {"train_loss", "validation_f1_macro"} <= seen[0][2]

@@ -78,7 +78,9 @@ def test_penalty_of_the_core_is_added(plan):
 def test_a_loss_that_is_not_finite_names_the_cells(plan, monkeypatch):
     made, cells = plan(lr=0.5), batch()
     cells["X"][0, 0] = float("nan")
-    monkeypatch.setattr(ClassifierPlan, "trainer", type("T", (), {"precision": "32-true", "current_epoch": 0}))
+    monkeypatch.setattr(
+        ClassifierPlan, "trainer", type("T", (), {"precision": "32-true", "current_epoch": 0})
+    )
 
     with pytest.raises(TrainingError, match=r"cells 100 to 108.*lr=0.5.*E-T01"):
         made.training_step(cells, 3)
@@ -93,7 +95,9 @@ def test_a_loss_that_is_not_finite_names_the_cells(plan, monkeypatch):
     ],
 )
 def test_schedules_step_by_epoch(plan, schedule, rates):
-    configured = plan(lr=1.0, lr_schedule=schedule, lr_decay=0.5, n_epochs=2).configure_optimizers()
+    configured = plan(
+        lr=1.0, lr_schedule=schedule, lr_decay=0.5, n_epochs=2
+    ).configure_optimizers()
 
     optimizer = configured["optimizer"]
     found = []
@@ -140,7 +144,10 @@ def test_known_plan_arguments_pass():
     [
         ({"gradient_clip": 1}, r"near: gradient_clip_val.*E-U16"),
         ({"plan_kwarg": {}}, r"near: plan_kwargs.*E-U16"),
-        ({"enable_checkpointing": True}, r"the best weights are kept and restored without it.*E-U16"),
+        (
+            {"enable_checkpointing": True},
+            r"the best weights are kept and restored without it.*E-U16",
+        ),
         ({"checkpointing_monitor": "x"}, "pass early_stopping_monitor"),
     ],
 )
@@ -150,4 +157,6 @@ def test_unknown_trainer_arguments_are_refused(kwargs, text):
 
 
 def test_known_trainer_arguments_pass():
-    check_trainer_kwargs({"precision": "bf16-mixed", "callbacks": [], "early_stopping_patience": 3})
+    check_trainer_kwargs(
+        {"precision": "bf16-mixed", "callbacks": [], "early_stopping_patience": 3}
+    )

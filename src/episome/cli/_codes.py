@@ -22,34 +22,188 @@ FAMILIES: dict[str, tuple[str, int]] = {
 
 #: Codes with an explanation of their own.
 CODES: dict[str, str] = {
+    "E-D01": (
+        "The matrix holds NaN. A model would train or predict on it without a word, and "
+        "every number after it would be NaN too. Drop these cells or put in the values that "
+        "belong there."
+    ),
+    "E-D03": (
+        "The matrix holds infinite values, often from a division by an empty cell. No scale "
+        "can hold them."
+    ),
+    "E-D04": (
+        "The matrix holds negative values, so it was scaled or centred. Models read counts "
+        "or log1p values: they are often in a layer or in raw."
+    ),
+    "E-D07": (
+        "Counts are wanted and the values are log1p of normalised counts: not integers, "
+        "below 15, the same sum of expm1 in every cell. Pass the layer that holds counts, or "
+        'say input_kind="log1p". A model of counts turns log1p values back by itself where '
+        "the sums prove that this is right."
+    ),
+    "E-D10": (
+        "The values are neither integers nor small enough for log1p: normalised without a "
+        "logarithm, or corrected. Pass counts or log1p values."
+    ),
+    "E-D13": "Every value is zero; usually the wrong layer, or a matrix that was never filled.",
+    "E-D23": (
+        "The sparse matrix points outside itself, so reading it would return foreign memory. "
+        "The file is damaged; write it again."
+    ),
+    "E-D27": "The object has no X. Name a layer, or use raw.",
+    "E-D28": "The layer does not exist; the message lists those that do.",
+    "E-D30": "raw was asked for and the object has none.",
+    "E-D31": "There are no cells to train on.",
+    "E-D32": "There are too few cells to train on.",
+    "E-D33": "The gene table is empty.",
+    "E-F01": (
+        "The file begins like h5ad and cannot be read to its end: it was cut short or "
+        "damaged. Download or write it again."
+    ),
+    "E-F02": (
+        "The file is a pointer that Git LFS left in the place of the data. Run `git lfs pull`."
+    ),
+    "E-F03": "The file is a web page, usually a login or an error page saved by a download.",
+    "E-F04": "The file holds nothing.",
+    "E-F05": "The file is compressed or an archive. Unpack it first.",
+    "E-F06": "The content is not HDF5, whatever the name says. Convert it to h5ad.",
+    "E-F07": (
+        "The file does not exist, is a folder, or cannot be opened; the message names files "
+        "nearby."
+    ),
+    "E-F22": (
+        "The text is no table: it needs a header and at least two columns, split by commas, "
+        "tabs or semicolons, with barcodes in the first."
+    ),
+    "E-F25": "The output is the input. Inputs are never changed; choose another name.",
+    "E-F26": (
+        "Something is there already. --overwrite replaces a result or a model folder, and "
+        "never a folder that holds other things."
+    ),
     "E-F27": "A folder or file cannot be written to. Nothing was computed or changed.",
+    "E-G02": (
+        "None of the model's genes is in the data: symbols against Ensembl identifiers, "
+        "another species, or the wrong column. Other names are looked for in columns of var "
+        "such as feature_name and gene_ids."
+    ),
+    "E-G03": (
+        "Fewer of the model's genes are in the data than min_gene_overlap asks for. Missing "
+        "genes count as zero, and too many zeros make a guess of a call."
+    ),
+    "E-G11": (
+        "Several genes have one name, so their columns cannot be told apart. "
+        'duplicates="sum" adds them up.'
+    ),
+    "E-G13": (
+        "Genes have no names, or only row numbers. Genes are matched by name, never by position."
+    ),
+    "E-L01": 'Cells have no label. unlabeled="keep" leaves them out of training.',
+    "E-L03": "The label column names fewer than two classes.",
+    "E-L05": (
+        "The label column has nearly as many values as cells: it looks like cell names or a "
+        "measurement."
+    ),
+    "E-L15": "Cell names repeat, so a label could be joined to the wrong cell.",
+    "E-L16": "The columns that would be written exist already.",
+    "E-L21": "A barcode stands in the file with two different labels.",
+    "E-L22": (
+        "No barcode of the file is a cell of the data; often a suffix such as -1 is missing "
+        "on one side."
+    ),
+    "E-M02": (
+        "The file is a pickle, or a folder with one: loading it could run any code. It is "
+        "never opened. Load it with the program that wrote it."
+    ),
+    "E-M03": "A file of the model differs from its checksum. Copy or download the folder again.",
+    "E-M04": "A file of the model has a form that nothing here wrote.",
+    "E-M05": "This is no model folder, or files of it are missing.",
+    "E-M06": (
+        "The weights or the configuration do not fit the model class, usually because "
+        "another version of the plugin wrote them."
+    ),
+    "E-M07": "Weights are NaN or infinite. Such a model is neither saved nor loaded.",
+    "E-M08": "The folder holds another model. episome.models.load takes any.",
+    "E-M10": "The folder was written by a newer episome.",
+    "E-M12": "The folder names or links to files outside itself. Do not use it.",
+    "E-M13": (
+        "The lists of genes or labels do not fit the network, so calls would carry wrong names."
+    ),
+    "E-M20": "The model was not trained. Call train() first.",
     "E-P01": (
         "No installed plugin offers this name. `episome plugins` lists every name, and every "
         "plugin that could not be loaded."
     ),
     "E-P02": (
-        "The plugin raised an error when it was imported, or something it needs is not installed. "
-        "Other plugins are not affected. Update or reinstall it, or tell its authors."
+        "The plugin raised an error when it was imported, or something it needs is not "
+        "installed. Other plugins are not affected. Update or reinstall it, or tell its "
+        "authors."
     ),
     "E-P03": (
-        "Two plugins claim one name, or a plugin claims a name of the host. Neither wins, so that "
-        "installing a package never changes what a name means. The qualified name, `id:Name`, "
-        "always works."
+        "Two plugins claim one name, or a plugin claims a name of the host. Neither wins, so "
+        "that installing a package never changes what a name means. The qualified name, "
+        "`id:Name`, always works."
     ),
     "E-P04": "A plugin's command has the name of another command. The one that was there stays.",
     "E-P05": (
-        "The plugin was written for another version of the plugin interface, or does not say for "
-        "which (EPISOME_API in its module). Update the plugin or episome."
+        "The plugin was written for another version of the plugin interface, or does not say "
+        "for which (EPISOME_API in its module). Update the plugin or episome."
     ),
     "E-P06": (
         "A hook of the plugin has a wrong name, signature or result. Its authors have to mend it."
     ),
-    "E-P14": "No plugin is installed, or the metadata of a distribution is damaged.",
+    "E-P14": (
+        "No plugin is installed that could do this, or the metadata of a distribution is damaged."
+    ),
+    "E-R02": "The disk is full. What was there before is untouched.",
+    "E-R04": 'The device does not exist or cannot be used. "auto" takes what is there.',
+    "E-T01": (
+        "The loss became NaN or infinite. The model has the weights of before. A lower rate "
+        "or full precision usually helps."
+    ),
     "E-U01": "The command or option does not exist, or a required one is missing.",
     "E-U02": "The value of an option is not one that it takes.",
     "E-U03": "The code to explain does not exist.",
+    "E-U04": "The column does not exist; the message lists those that do.",
     "E-U05": "A seed has to be a whole number of zero or more.",
     "E-U06": "A number of threads has to be a whole number of one or more.",
+    "E-U07": "The object is of a type that cells cannot be read from.",
+    "E-U08": "Results are written as .csv, .tsv, .parquet or .h5ad.",
+    "E-U09": "An annotated h5ad is a copy of the cells, which have to be passed.",
+    "E-U10": "The sizes of the parts have to be between 0 and 1 and to add up to at most 1.",
+    "E-U11": "The rows of a given split have to be disjoint and inside the data.",
+    "E-U12": "The model does not have this output.",
+    "E-U13": "The model does not annotate cells.",
+    "E-U14": "plan_kwargs holds a key that the training plan does not take.",
+    "E-U15": "A value in plan_kwargs is impossible.",
+    "E-U16": "train() was given an argument that it does not take. Nothing was trained.",
+    "E-U17": (
+        "The model was made or loaded without data. Pass data to the call, or attach them "
+        "when loading."
+    ),
+    "E-U18": "A model folder has no place for this argument.",
+    "E-U19": "Fewer than two labelled cells are left for training.",
+    "E-U20": "A class has no training cell, so the model could never call it.",
+    "E-U21": (
+        "The split cannot be made this way. external_indexing takes any split as row numbers."
+    ),
+    "E-U22": "The number has to be at least 1.",
+    "E-U23": "The model has no preset of this name.",
+    "E-U24": (
+        "The model, its set-up or its training does not take this argument; the message "
+        "lists those it takes."
+    ),
+    "E-U25": "Devices are auto, cpu, cuda, cuda:0, cuda:1 ... and mps.",
+    "E-U26": "--set takes KEY=VALUE; the value is read as JSON, and as text where it is none.",
+    "E-U27": "Values are in a layer or in raw, not in both.",
+    "E-U28": (
+        "The object was not set up and does not follow the CELLxGENE schema. Call "
+        "setup_anndata with the name of the label column."
+    ),
+    "E-U29": (
+        "The object is a view of another one, and set-up leaves its bookkeeping in the "
+        "object. Copy it."
+    ),
+    "E-U30": "The argument takes certain words only; the message lists them.",
     "E-X01": (
         "A bug in episome. The crash report holds versions, the command and the place; no data."
     ),

@@ -45,14 +45,18 @@ __all__ = ["command"]
     show_default=True,
     help="Smallest share of the model's genes that the data must have.",
 )
-@click.option("--duplicates", type=click.Choice(["error", "sum"]), default="error", show_default=True)
+@click.option(
+    "--duplicates", type=click.Choice(["error", "sum"]), default="error", show_default=True
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Cells at a time.")
 @click.option("--threads", type=click.IntRange(1), help="Processor threads; default all.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:0 or mps.")
+@click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:0 or mps."
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @command_options
 @click.pass_context
-def command(ctx: click.Context, **options: Any) -> None:
+def command(ctx: click.Context, /, **options: Any) -> None:
     """Annotate INPUT, an h5ad file, with a model folder.
 
     Genes are matched by name. INPUT is never changed.
@@ -75,22 +79,17 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     from episome.jobs import AnnotateRequest, annotate, describe_input
     from episome.resources import set_threads
 
-    names = ("input", "model", "layer", "use_raw", "input_kind", "min_gene_overlap", "duplicates")
-    names += ("batch_size", "device", "overwrite")
-    request = AnnotateRequest(output=output, **{n: options[n] for n in names})
+    taken = {k: v for k, v in options.items() if k not in {"output", "threads"}}
+    request = AnnotateRequest(output=output, **taken)
     set_threads(options["threads"])
     state = state_of(ctx)
-    state.inputs.append(describe_input(request.input) if state.json else {"path": str(request.input)})
+    state.inputs.append(
+        describe_input(request.input) if state.json else {"path": str(request.input)}
+    )
     visible = state.progress and state.verbosity >= 0
-    bar = None
-
-    def report(done: int, total: int) -> None:
-        if bar is not None:
-            bar.update(done, f"of {total:,}")
-
     with progress(None, "annotating", unit="cells", enabled=visible) as bar:
-        result = annotate(request, progress=report)
-    if to_stdout and not state.json:
+        result = annotate(request, progress=lambda done, total: bar.update(done, f"of {total:,}"))
+    if to_stdout and not state.json and state.stdout is not None:
         state.stdout.write(result.calls.to_csv(index_label="cell"))
         return Outcome()
     counts = result.calls["label"].value_counts()

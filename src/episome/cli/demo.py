@@ -82,8 +82,8 @@ def _text(result: Any) -> str:
     ]
     lines += [
         "",
-        f"With {result.n_train} training cells a linear model is expected to win; networks are made "
-        "for far larger references.",
+        f"With {result.n_train} training cells a linear model is expected to win; networks are "
+        "made for far larger references.",
         "",
         f"Written to {result.output}: for each model model/, calls.csv and confusion.png.",
         "",

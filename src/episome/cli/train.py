@@ -52,18 +52,24 @@ _METHODS = "a name that `episome plugins` lists"
     show_default=True,
     help="What to do with cells without a label.",
 )
-@click.option("--duplicates", type=click.Choice(["error", "sum"]), default="error", show_default=True)
+@click.option(
+    "--duplicates", type=click.Choice(["error", "sum"]), default="error", show_default=True
+)
 @click.option("--preset", help="Size preset of the model, where it has some.")
 @click.option("--max-epochs", type=click.IntRange(1), help="Passes over the cells.")
 @click.option("--batch-size", type=click.IntRange(1), help="Cells per update.")
-@click.option("--set", "settings_", multiple=True, metavar="KEY=VALUE", help="Argument of the model.")
+@click.option(
+    "--set", "settings_", multiple=True, metavar="KEY=VALUE", help="Argument of the model."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Processor threads; default all.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:0 or mps.")
+@click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:0 or mps."
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing folder.")
 @command_options
 @click.pass_context
-def command(ctx: click.Context, **options: Any) -> None:
+def command(ctx: click.Context, /, **options: Any) -> None:
     """Train METHOD on INPUT, an h5ad file, and save a model folder.
 
     METHOD is a name that `episome plugins` lists.
@@ -102,7 +108,9 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     )
     set_threads(options["threads"])
     state = state_of(ctx)
-    state.inputs.append(describe_input(request.input) if state.json else {"path": str(request.input)})
+    state.inputs.append(
+        describe_input(request.input) if state.json else {"path": str(request.input)}
+    )
     with progress(None, "training", unit="epochs", enabled=_visible(ctx)) as bar:
         result = train(request, progress=lambda done, total, m: bar.update(done, _shown(m, total)))
     metrics = {k: v for k, v in result.fit.items() if str(k).startswith("validation")}

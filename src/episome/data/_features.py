@@ -120,8 +120,8 @@ class FeatureSpace:
     ids
         Unique identifiers in the model's order.
     other
-        Other names of the same features by column, e.g. ``{"feature_name": (...)}``; they are tried
-        when the identifiers of a query do not match.
+        Other names of the same features by column, e.g. ``{"feature_name": (...)}``; they are
+        tried when the identifiers of a query do not match.
     modality
         ``"rna"``, ``"protein"`` or ``"atac"``.
     """
@@ -155,7 +155,8 @@ class FeatureSpace:
         where
             How messages name it.
         duplicates
-            ``"sum"`` keeps one feature for equal names (their values are added), ``"error"`` refuses.
+            ``"sum"`` keeps one feature for equal names (their values are added), ``"error"``
+            refuses.
 
         Raises
         ------
@@ -292,7 +293,8 @@ def clean_names(names: object) -> NDArray[np.object_]:
     """Return names as stripped strings (BOM and non-breaking spaces too); missing becomes ''."""
     series = pd.Series(np.asarray(names, dtype=object))
     text = series.where(series.notna(), "").astype(str)
-    return text.str.replace("\ufeff", "", regex=False).str.strip().to_numpy(dtype=object)
+    clean: NDArray[np.object_] = text.str.replace("\ufeff", "", regex=False).str.strip().to_numpy()
+    return clean.astype(object)
 
 
 def strip_versions(names: NDArray[np.object_]) -> tuple[NDArray[np.object_], int]:
@@ -319,8 +321,9 @@ def _positions(index: pd.Index, names: NDArray[np.object_]) -> NDArray[np.int64]
     once = np.flatnonzero(~index.duplicated(keep=False) & (index != ""))
     if len(once) == 0:
         return np.full(len(names), -1, dtype=np.int64)
-    where = pd.Series(once, index=index[once])
-    return where.reindex(names).fillna(-1).to_numpy(dtype=np.int64)
+    where = pd.Series(once, index=index[once]).reindex(names).fillna(-1)
+    found: NDArray[np.int64] = where.to_numpy(dtype=np.int64)
+    return found
 
 
 def _refuse_unnamed(raw: pd.Index, names: NDArray[np.object_], where: str) -> None:

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
+# Least important first, as `lexsort` wants it.
+_RANKED = ("dispersions", "dispersions_norm")
+
 
 def variable_genes(values: sparse.csr_matrix, n_top_genes: int | None) -> NDArray[np.int64]:
     """Return the columns of the most variable genes.
@@ -23,11 +26,12 @@ def variable_genes(values: sparse.csr_matrix, n_top_genes: int | None) -> NDArra
 
     Returns
     -------
-    Sorted column numbers, int64.
+    Sorted column numbers, int64; exactly ``n_top_genes``.
 
     Notes
     -----
-    scanpy's ``highly_variable_genes`` with the binned dispersions of Seurat.
+    scanpy's ``highly_variable_genes`` with the binned dispersions of Seurat. Genes alone in their
+    bin tie there, and scanpy takes all of them or none: here the larger dispersion comes first.
     """
     n_genes = values.shape[1]
     if n_top_genes is None or n_top_genes >= n_genes:
@@ -40,4 +44,5 @@ def variable_genes(values: sparse.csr_matrix, n_top_genes: int | None) -> NDArra
     table = sc.pp.highly_variable_genes(
         adata, n_top_genes=n_top_genes, flavor="seurat", inplace=False
     )
-    return np.flatnonzero(table["highly_variable"].to_numpy()).astype(np.int64)
+    ranks = [-np.nan_to_num(table[c].to_numpy(), nan=-np.inf) for c in _RANKED]
+    return np.sort(np.lexsort(ranks)[:n_top_genes]).astype(np.int64)

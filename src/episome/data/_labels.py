@@ -75,7 +75,8 @@ def clean_labels(
             why="a cell without a label cannot teach a class",
             fix='pass unlabeled="keep" to leave these cells out of the loss, or drop them',
         )
-    values = column.astype(object).map(_text, na_action="ignore").to_numpy(dtype=object).copy()
+    text = column.astype(object).map(_text, na_action="ignore")
+    values: NDArray[np.object_] = text.to_numpy(dtype=object).copy()
     values[missing] = unlabeled_category
     _warn_near_duplicates(values, where)
     return values
@@ -137,7 +138,7 @@ def check_classes(values: NDArray[np.object_], unlabeled_category: str, where: s
 def class_terms(
     values: NDArray[np.object_], terms: pd.Series | None, classes: list[str]
 ) -> tuple[str, ...]:
-    """Ontology term of each class from a parallel column; empty where it is not one and the same."""
+    """Return the ontology term of each class; empty where its cells do not agree on one."""
     if terms is None:
         return ("",) * len(classes)
     table = pd.DataFrame({"label": values, "term": terms.astype(object).to_numpy()}).dropna()
@@ -150,4 +151,6 @@ def definite_donors(column: pd.Series) -> NDArray[np.object_]:
     """Donor of every cell as text, or ``None`` where the column names no single donor."""
     text = column.astype(object).where(column.notna(), "").astype(str).str.strip()
     indefinite = text.str.casefold().isin(INDEFINITE_DONORS)
-    return np.where(indefinite, None, text.to_numpy(dtype=object))
+    donors: NDArray[np.object_] = text.to_numpy(dtype=object).copy()
+    donors[indefinite.to_numpy()] = None
+    return donors

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from scipy import sparse
 
 from episome import settings
 from episome.data._keys import INDICES_KEY, LABELS_KEY, SIZE_FACTOR_KEY, X_KEY
@@ -15,11 +14,13 @@ from episome.data._values import row_sums
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from episome.data._features import Alignment
     from episome.data._source import CellSource
 
-Batch: TypeAlias = "dict[str, object]"
+# Sparse block, vectors and labels under the keys of ``episome.data._keys``.
+Batch: TypeAlias = "dict[str, Any]"
 
 
 class CellLoader:
@@ -46,7 +47,7 @@ class CellLoader:
     shuffle
         Draw a new order every epoch from ``seed`` and the epoch number.
     drop_last
-        Leave out a last batch that is smaller than ``batch_size``; ignored where it would leave none.
+        Leave out a last batch that is smaller than ``batch_size``, unless it is the only one.
     seed
         Default ``episome.settings.seed``.
     """

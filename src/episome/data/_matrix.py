@@ -1,12 +1,12 @@
 """Rows of any matrix that AnnData can hold, as CSR blocks of float32.
 
-Nothing here copies a whole matrix or writes to it: a block of rows is taken, converted and returned.
+Nothing here copies a whole matrix or writes to it: blocks of rows are taken and converted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from scipy import sparse
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Rows: TypeAlias = "slice | NDArray[np.int64]"
+
+
+class Matrix(Protocol):
+    """Anything two-dimensional that AnnData can hold and whose rows can be taken."""
+
+    def __getitem__(self, rows: Any, /) -> Any: ...
 
 
 def to_csr_block(block: object) -> sparse.csr_matrix:
@@ -40,7 +46,7 @@ def to_csr_block(block: object) -> sparse.csr_matrix:
     if hasattr(block, "to_numpy"):
         block = block.to_numpy()
     if isinstance(block, np.ma.MaskedArray):
-        block = block.astype(np.float32).filled(np.nan)
+        block = np.ma.filled(block.astype(np.float32), np.nan)
     if sparse.issparse(block):
         check_structure(block)
         out = sparse.csr_matrix(block)
@@ -57,7 +63,7 @@ def to_csr_block(block: object) -> sparse.csr_matrix:
     return out
 
 
-def check_structure(block: object) -> None:
+def check_structure(block: sparse.spmatrix) -> None:
     """Refuse sparse data that would make compiled code read foreign memory."""
     if getattr(block, "format", None) not in {"csr", "csc"}:
         return
@@ -87,5 +93,5 @@ def iter_blocks(n_rows: int, block_rows: int) -> Iterator[slice]:
 
 
 def block_rows_for(n_vars: int, *, budget_bytes: int = 64 << 20) -> int:
-    """Number of rows whose dense float32 form fits into ``budget_bytes``."""
+    """Return the number of rows whose dense float32 form fits into ``budget_bytes``."""
     return int(np.clip(budget_bytes // (4 * max(n_vars, 1)), 16, 16384))

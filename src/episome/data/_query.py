@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from episome.data._features import Alignment, FeatureSpace
 from episome.data._loader import CellLoader
 from episome.data._read import read_cells
 from episome.data._rule import InputRule, QueryKind, query_kind
@@ -19,8 +16,11 @@ from episome.errors import UsageError
 from episome.log import get_logger
 
 if TYPE_CHECKING:
+    import numpy as np
     from anndata import AnnData
     from numpy.typing import NDArray
+
+    from episome.data._features import Alignment, FeatureSpace
 
 logger = get_logger(__name__)
 
@@ -142,7 +142,8 @@ def prepare_query(
     )
     report = inspect_values(source)
     if source.n_obs == 0:
-        kind = QueryKind(False, rule.input_kind == "counts", "there are no cells")
+        counted = rule.input_kind == "counts"
+        kind = QueryKind(unlog=False, normalise=counted, note="there are no cells")
     else:
         kind = query_kind(rule, report, input_kind)
     notes = [alignment.report.text, f"{source.where}: {kind.note}"]

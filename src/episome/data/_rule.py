@@ -80,12 +80,18 @@ def query_kind(
     kind = check_values(report, wanted)
     if rule.input_kind == "log1p":
         if kind == "log1p":
-            return QueryKind(False, False, "log1p values are used as they are")
+            return QueryKind(
+                unlog=False, normalise=False, note="log1p values are used as they are"
+            )
         return QueryKind(
-            False, True, f"counts are scaled to {rule.target_sum:g} and log1p is taken"
+            unlog=False,
+            normalise=True,
+            note=f"counts are scaled to {rule.target_sum:g} and log1p is taken",
         )
     if kind == "counts":
-        return QueryKind(False, True, "counts are normalised by the model's rule")
+        return QueryKind(
+            unlog=False, normalise=True, note="counts are normalised by the model's rule"
+        )
     if report.expm1_row_sum is None:
         raise InputDataError(
             "E-D07",
@@ -96,9 +102,10 @@ def query_kind(
             fix="pass the layer that holds counts (layer=... or use_raw=True)",
         )
     return QueryKind(
-        True,
-        True,
-        f"log1p values are turned back (expm1 sums to {report.expm1_row_sum:.6g} in every cell)",
+        unlog=True,
+        normalise=True,
+        note=f"log1p values are turned back (expm1 sums to {report.expm1_row_sum:.6g} in every "
+        "cell)",
     )
 
 

@@ -11,6 +11,8 @@ from episome.errors import InputDataError, UsageError
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from episome.data._matrix import Matrix
+
 
 @dataclass(frozen=True, slots=True)
 class SchemaChoice:
@@ -66,7 +68,7 @@ def cellxgene_choice(adata: AnnData, *, model: str) -> SchemaChoice:
     return SchemaChoice(CELLXGENE_LABELS, donor, layer, use_raw)
 
 
-def _looks_like_counts(matrix: object) -> bool:
+def _looks_like_counts(matrix: Matrix) -> bool:
     """Whether the first rows are integers; the full scan at set-up has the last word."""
     from episome.data._matrix import to_csr_block
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from episome.data._matrix import Rows, check_structure, to_csr_block
+from episome.data._matrix import Matrix, Rows, check_structure, to_csr_block
 from episome.errors import InputDataError, UsageError
 from episome.log import get_logger
 
@@ -95,7 +95,7 @@ class AnnDataSource:
         self._var = adata.raw.var if use_raw and adata.raw is not None else adata.var
         self._matrix = self._find_matrix(layer, use_raw=use_raw)
 
-    def _find_matrix(self, layer: str | None, *, use_raw: bool) -> object:
+    def _find_matrix(self, layer: str | None, *, use_raw: bool) -> Matrix:
         adata, layers = self._adata, [k for k in self._adata.layers if k is not None]
         if use_raw:
             if adata.raw is None:
@@ -128,7 +128,7 @@ class AnnDataSource:
             )
         return self._row_access(matrix)
 
-    def _row_access(self, matrix: object) -> object:
+    def _row_access(self, matrix: Matrix) -> Matrix:
         """Column-major stores are turned once: row slices of them cost a full scan each."""
         if getattr(matrix, "format", None) != "csc":
             return matrix
@@ -136,7 +136,8 @@ class AnnDataSource:
             logger.info("%s is stored by genes (CSC): reading it once into memory", self.where)
             matrix = matrix.to_memory()
         check_structure(matrix)
-        return sparse.csr_matrix(matrix)
+        turned: Matrix = sparse.csr_matrix(matrix)
+        return turned
 
     @property
     def n_obs(self) -> int:

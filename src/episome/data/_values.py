@@ -15,12 +15,13 @@ from episome.errors import InputDataError, Problem, raise_problems
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from episome.data._source import CellSource
 
 InputKind: TypeAlias = Literal["counts", "log1p"]
 
-# log1p of 1e6 counts per cell stays below 14; no counts matrix with values up to 15 is non-integer.
+# log1p of 1e6 counts per cell stays below 14; counts up to 15 are integers.
 LOG1P_MAX = 15.0
 ROW_SUM_TOLERANCE = 1e-3
 
@@ -92,7 +93,7 @@ class _Tally:
         self.expm1 = _Range()
         self.plain = _Range()
 
-    def add(self, block: object, start: int, source: CellSource) -> None:
+    def add(self, block: sparse.csr_matrix, start: int, source: CellSource) -> None:
         data = block.data
         self.n_stored += int(np.count_nonzero(data))
         finite = np.isfinite(data)
@@ -114,7 +115,11 @@ class _Tally:
             self.expm1.differ()
 
     def _bad(
-        self, block: object, finite: NDArray[np.bool_], start: int, source: CellSource
+        self,
+        block: sparse.csr_matrix,
+        finite: NDArray[np.bool_],
+        start: int,
+        source: CellSource,
     ) -> None:
         data = block.data
         nan = int(np.isnan(data).sum())
@@ -123,7 +128,7 @@ class _Tally:
         self.n_inf += int((~finite).sum()) - nan
         self.n_negative += int(negative.sum())
         for i in np.flatnonzero(~finite | negative)[: 3 - len(self.bad)]:
-            row = int(np.searchsorted(block.indptr, i, side="right")) - 1
+            row = int(np.searchsorted(block.indptr, int(i), side="right")) - 1
             cell, gene = source.obs_names[start + row], source.var.index[block.indices[i]]
             self.bad.append(f"cell {cell} gene {gene} = {data[i]:g}")
 
@@ -169,10 +174,10 @@ class _Range:
 
 
 def row_sums(data: NDArray[np.generic], indptr: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Sums of CSR rows in float64; ``np.add.reduceat`` is wrong for empty rows."""
+    """Return the sums of CSR rows in float64; ``np.add.reduceat`` is wrong for empty rows."""
     total = np.zeros(len(data) + 1)
     np.cumsum(data, dtype=np.float64, out=total[1:])
-    sums = total[indptr[1:]] - total[indptr[:-1]]
+    sums: NDArray[np.float64] = total[indptr[1:]] - total[indptr[:-1]]
     # A difference of running sums leaves rounding where a row holds nothing.
     sums[np.diff(indptr) == 0] = 0.0
     return sums
@@ -186,7 +191,8 @@ def check_values(report: ValueReport, wanted: InputKind | Literal["auto"] = "aut
     report
         Result of :func:`inspect_values`.
     wanted
-        ``"auto"`` takes what the values show; ``"counts"`` and ``"log1p"`` are checked against them.
+        ``"auto"`` takes what the values show; ``"counts"`` and ``"log1p"`` are checked against
+        them.
 
     Returns
     -------
@@ -208,7 +214,7 @@ def check_values(report: ValueReport, wanted: InputKind | Literal["auto"] = "aut
             count=report.n_fractional,
             total=report.n_stored,
             why=f"{report.evidence}; they may be size-normalised or corrected without a logarithm",
-            fix="pass the layer that holds raw counts (layer=... or use_raw=True), or log1p values",
+            fix="pass the layer with raw counts (layer=... or use_raw=True), or log1p values",
         )
     if wanted == "log1p":
         return "log1p"
@@ -224,41 +230,34 @@ def check_values(report: ValueReport, wanted: InputKind | Literal["auto"] = "aut
 
 
 def _value_problems(report: ValueReport) -> list[Problem]:
-    problems: list[Problem] = []
-    cells = dict(where=report.where, total=report.n_stored, examples=report.first_bad)
-    if report.n_nan:
-        problems.append(
-            Problem(
-                "E-D01",
-                "NaN values",
-                count=report.n_nan,
-                why="a model would train or predict on them without a word",
-                fix="drop these cells, or set the values to what they should be",
-                **cells,
-            )
-        )
-    if report.n_infinite:
-        problems.append(
-            Problem(
-                "E-D03",
-                "infinite values",
-                count=report.n_infinite,
-                why="no scale or model can hold them",
-                fix="drop these cells, or set the values to what they should be",
-                **cells,
-            )
-        )
-    if report.n_negative:
-        problems.append(
-            Problem(
-                "E-D04",
-                "negative values",
-                count=report.n_negative,
-                why="the matrix looks scaled or centred; counts or log1p values are expected",
-                fix="pass the layer that holds counts (layer=...), or use_raw=True",
-                **cells,
-            )
-        )
+    found = (
+        (
+            "E-D01",
+            "NaN values",
+            report.n_nan,
+            "a model would train or predict on them without a word",
+            "drop these cells, or set the values to what they should be",
+        ),
+        (
+            "E-D03",
+            "infinite values",
+            report.n_infinite,
+            "no scale or model can hold them",
+            "drop these cells, or set the values to what they should be",
+        ),
+        (
+            "E-D04",
+            "negative values",
+            report.n_negative,
+            "the matrix looks scaled or centred; counts or log1p values are expected",
+            "pass the layer that holds counts (layer=...), or use_raw=True",
+        ),
+    )
+    problems = [
+        Problem(code, what, report.where, n, report.n_stored, report.first_bad, why, fix)
+        for code, what, n, why, fix in found
+        if n
+    ]
     if not problems and report.kind == "empty" and report.n_obs:
         problems.append(
             Problem(

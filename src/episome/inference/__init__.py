@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from episome.inference._array_core import ArrayCore
     from episome.inference._predictor import (
         INDEX_PREFIX,
+        Core,
         Predictor,
         calls_frame,
         core_from_folder,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _HOME = {
     "INDEX_PREFIX": "_predictor",
     "ArrayCore": "_array_core",
+    "Core": "_predictor",
     "Predictor": "_predictor",
     "calls_frame": "_predictor",
     "core_from_folder": "_predictor",
@@ -35,7 +37,8 @@ __all__ = sorted(_HOME)
 def __getattr__(name: str) -> object:
     if name in _HOME:
         return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
 
 
 def __dir__() -> list[str]:

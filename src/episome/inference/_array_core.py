@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class ArrayCore(ABC):
     """Base of linear, centroid, PCA and nearest-neighbour cores.
 
-    A batch's ``"X"`` is the normalised scipy CSR of shape (B, G). ``forward`` returns numpy arrays:
-    any of ``logits``, ``probabilities``, ``latent``, ``mean``.
+    A batch's ``"X"`` is the normalised scipy CSR of shape (B, G). ``forward`` returns numpy
+    arrays: any of ``logits``, ``probabilities``, ``latent``, ``mean``.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class ArrayCore(ABC):
         """Return the core; there is no training mode."""
         return self
 
-    def on_load(self, model: object, **kwargs: object) -> None:
+    def on_load(self, model: object, **kwargs: object) -> None:  # noqa: B027 - optional
         """Do nothing: scvi-tools calls it after loading weights."""
 
     def state_dict(self) -> dict[str, NDArray[np.generic]]:
@@ -95,7 +95,7 @@ class ArrayCore(ABC):
         self.arrays = {k: np.asarray(v, order="C") for k, v in tensors.items()}
         self.prepare()
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 - optional
         """Check shapes and rebuild what follows from the arrays, such as indices."""
 
     @abstractmethod

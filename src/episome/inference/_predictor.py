@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -31,15 +31,21 @@ DEFAULT_BATCH_SIZE = 1024
 class Core(Protocol):
     """What a model folder restores and the predictor runs; see the architecture page."""
 
-    inference_format: str
-    config: dict[str, object]
+    @property
+    def inference_format(self) -> str: ...
+    @property
+    def config(self) -> dict[str, Any]: ...
 
     def state(self) -> tuple[dict[str, NDArray[np.generic]], dict[str, bytes]]: ...
     def load_state(
         self, tensors: Mapping[str, NDArray[np.generic]], files: Mapping[str, bytes] | None = None
     ) -> None: ...
-    def to(self, device: object) -> object: ...
-    def inference(self) -> object: ...
+    def to(self, device: Any, /) -> object: ...
+    def inference(self) -> Callable[[dict[str, Any]], Mapping[str, object]]: ...
+    @property
+    def device(self) -> torch.device: ...
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Core: ...
 
 
 class Predictor:
@@ -110,17 +116,18 @@ class Predictor:
             device=pick_device(device),
         )
 
-    def prepare(self, data: AnnData | str | Path | CellSource, **kwargs: object) -> Query:
+    def prepare(self, data: AnnData | str | Path | CellSource, **kwargs: Any) -> Query:
         """Check and align a query; the keywords are those of ``episome.data.prepare_query``."""
         return prepare_query(data, self.features, self.rule, **kwargs)
 
     def stream(
         self, query: Query, *, rows: NDArray[np.int64] | None = None, batch_size: int | None = None
-    ) -> Iterator[dict[str, NDArray[np.generic]]]:
+    ) -> Iterator[dict[str, NDArray[Any]]]:
         """Yield outputs batch by batch, in the order of the query.
 
-        Each is a dictionary with ``ind_x`` (row numbers), ``empty`` (cells with none of the model's
-        genes) and what the core gives: ``probabilities`` (from logits by softmax), ``latent``, ...
+        Each is a dictionary with ``ind_x`` (row numbers), ``empty`` (cells with none of the
+        model's genes) and what the core gives: ``probabilities`` (from logits by softmax),
+        ``latent``, ...
         """
         for batch in self.batches(query, rows=rows, batch_size=batch_size):
             out = {k: _to_numpy(v) for k, v in self._run(batch).items()}
@@ -130,7 +137,7 @@ class Predictor:
 
     def batches(
         self, query: Query, *, rows: NDArray[np.int64] | None = None, batch_size: int | None = None
-    ) -> Iterator[dict[str, object]]:
+    ) -> Iterator[dict[str, Any]]:
         """Yield normalised batches on the device, in the form that the core's prediction reads.
 
         Beside the keys of the loader each holds ``empty``: a boolean array of the cells with none
@@ -139,7 +146,8 @@ class Predictor:
         loader = query.loader(rows, batch_size=batch_size or DEFAULT_BATCH_SIZE)
         with torch.no_grad():
             for batch in loader:
-                moved = {k: v.to(self._device) for k, v in host_batch(batch).items()}
+                held: dict[str, Any] = host_batch(batch)
+                moved = {k: v.to(self._device) for k, v in held.items()}
                 ready = normalized_batch(
                     moved,
                     target_sum=self.rule.target_sum,
@@ -155,10 +163,10 @@ class Predictor:
         *,
         rows: NDArray[np.int64] | None = None,
         batch_size: int | None = None,
-    ) -> dict[str, NDArray[np.generic]]:
+    ) -> dict[str, NDArray[Any]]:
         """Return chosen outputs of all cells, stacked; empty arrays for an empty query."""
         keys = [*keys, "empty"]
-        parts: dict[str, list[NDArray[np.generic]]] = {k: [] for k in keys}
+        parts: dict[str, list[NDArray[Any]]] = {k: [] for k in keys}
         for out in self.stream(query, rows=rows, batch_size=batch_size):
             for key in keys:
                 if key not in out:
@@ -171,7 +179,7 @@ class Predictor:
                 parts[key].append(out[key])
         return {k: np.concatenate(v) if v else self._nothing(k) for k, v in parts.items()}
 
-    def _nothing(self, key: str) -> NDArray[np.generic]:
+    def _nothing(self, key: str) -> NDArray[Any]:
         if key == "empty":
             return np.empty(0, dtype=bool)
         width = len(self.labels) if key == "probabilities" and self.labels else 0
@@ -228,8 +236,10 @@ def calls_frame(
     best, second = order[:, 0], order[:, 1] if len(labels) > 1 else order[:, 0]
     rows = np.arange(len(probabilities))
 
-    def hidden(values: NDArray[np.generic], blank: object) -> NDArray[np.generic]:
-        return np.where(empty, blank, values)
+    def hidden(values: NDArray[Any], blank: str | float) -> NDArray[Any]:
+        shown: NDArray[Any] = values.copy()
+        shown[empty] = blank
+        return shown
 
     return pd.DataFrame(
         {
@@ -257,7 +267,8 @@ def core_from_folder(folder: ModelFolder, core_cls: type[Core] | None = None) ->
     if core_cls is None:
         from episome import plugins
 
-        core_cls = plugins.load_core(folder_spec(folder.manifest["model"]))
+        found = plugins.load_core(folder_spec(folder.manifest["model"]))
+        core_cls = cast("type[Core]", found)
     tensors = {k: v for k, v in folder.tensors.items() if not k.startswith(INDEX_PREFIX)}
     try:
         core = core_cls.from_config(folder.manifest["core"])
@@ -291,7 +302,7 @@ def _require_genes(core: Core, folder: ModelFolder) -> None:
 INDEX_PREFIX = "_indices/"
 
 
-def folder_spec(model: Mapping[str, object]) -> ModelSpec:
+def folder_spec(model: Mapping[str, Any]) -> ModelSpec:
     """Return what the installed plugins say about the ``"model"`` entry of a manifest.
 
     Raises
@@ -322,8 +333,8 @@ def folder_spec(model: Mapping[str, object]) -> ModelSpec:
 
 def folder_features(folder: ModelFolder) -> FeatureSpace:
     """Genes of a saved model."""
-    columns = dict(folder.genes)
-    return FeatureSpace(tuple(columns.pop("id")), columns)
+    columns = {name: tuple(values) for name, values in folder.genes.items()}
+    return FeatureSpace(columns.pop("id"), columns)
 
 
 def folder_labels(folder: ModelFolder) -> Labels | None:
@@ -346,7 +357,9 @@ def folder_labels(folder: ModelFolder) -> Labels | None:
             why="calls would carry wrong names",
             fix="copy the folder again",
         )
-    return Labels(names, tuple(folder.labels["ontology_term_id"]), str(folder.manifest["unlabeled"]))
+    return Labels(
+        names, tuple(folder.labels["ontology_term_id"]), str(folder.manifest["unlabeled"])
+    )
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -358,10 +371,11 @@ def pick_device(device: str | torch.device) -> torch.device:
     return torch.device(device)
 
 
-def _to_numpy(value: object) -> NDArray[np.generic]:
+def _to_numpy(value: object) -> NDArray[Any]:
     return value.float().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
 def _softmax(logits: NDArray[np.floating]) -> NDArray[np.float32]:
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+    shares: NDArray[np.float32] = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+    return shares

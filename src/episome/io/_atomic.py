@@ -46,7 +46,7 @@ def write_file(
     path = Path(path)
     ensure_free(path, overwrite=overwrite)
     if path.is_dir():
-        raise _occupied("the output is a folder, not a file", path)
+        raise _occupied(path, by="a folder, not a file")
     temporary = _temporary(path)
     with _disk_errors(path), _removing(temporary):
         if callable(data):
@@ -73,7 +73,7 @@ def write_folder(path: str | Path, files: Mapping[str, bytes], *, overwrite: boo
     path = Path(path)
     ensure_free(path, overwrite=overwrite)
     if path.is_file():
-        raise _occupied("the output is a file, not a folder", path)
+        raise _occupied(path, by="a file, not a folder")
     temporary = _temporary(path)
     with _disk_errors(path), _removing(temporary):
         for name, data in files.items():
@@ -118,10 +118,10 @@ def ensure_free(path: Path, *, overwrite: bool) -> None:
         ) from error
 
 
-def _occupied(what: str, path: Path) -> InputFileError:
+def _occupied(path: Path, *, by: str) -> InputFileError:
     return InputFileError(
         "E-F26",
-        what,
+        f"the output is {by}",
         where=str(path),
         why="it is not replaced by something of another kind",
         fix="choose another name",
@@ -132,7 +132,9 @@ def recover(path: Path) -> None:
     """Bring back a folder that was renamed aside by a save that never finished."""
     if path.exists() or not path.parent.is_dir():
         return
-    aside = sorted(path.parent.glob(f".{glob.escape(path.name)}.old-*"), key=lambda p: p.stat().st_mtime)
+    aside = sorted(
+        path.parent.glob(f".{glob.escape(path.name)}.old-*"), key=lambda p: p.stat().st_mtime
+    )
     if aside:
         logger.warning("an unfinished save of %s was found: the older folder is back", path)
         aside[-1].rename(path)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -57,7 +57,7 @@ class ModelFolder:
         The model card in Markdown; outside the seal, people edit cards.
     """
 
-    manifest: Mapping[str, object]
+    manifest: Mapping[str, Any]
     tensors: Mapping[str, NDArray[np.generic]]
     genes: Mapping[str, Sequence[str]]
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -161,7 +161,7 @@ def read_model_folder(path: str | Path) -> ModelFolder:
     )
 
 
-def read_manifest(path: str | Path) -> dict[str, object]:
+def read_manifest(path: str | Path) -> dict[str, Any]:
     """Read and verify the manifest alone.
 
     Raises
@@ -181,7 +181,8 @@ def read_manifest(path: str | Path) -> dict[str, object]:
     if tuple(version) > FORMAT_VERSION and version[0] > FORMAT_VERSION[0]:
         raise ModelMismatchError(
             "E-M10",
-            f"the folder has format {version[0]}.{version[1]}, this episome reads {FORMAT_VERSION[0]}",
+            f"the folder has format {version[0]}.{version[1]}, this episome reads "
+            f"{FORMAT_VERSION[0]}",
             where=str(path),
             fix="pip install -U episome",
         )
@@ -219,7 +220,9 @@ def _entries(manifest: Mapping[str, object]) -> list[tuple[str, Mapping[str, obj
     for name, entry in files.items():
         _check_name(name)
         if not isinstance(entry, dict):
-            raise ModelFileError("E-M05", f"the manifest says nothing about {name}", where=MANIFEST)
+            raise ModelFileError(
+                "E-M05", f"the manifest says nothing about {name}", where=MANIFEST
+            )
     return list(files.items())
 
 
@@ -299,7 +302,7 @@ def _table(columns: Mapping[str, Sequence[object]], delimiter: str) -> bytes:
     # A carriage return is a line end to readers unless it is quoted, which csv does not see to.
     tricky = any("\r" in str(cell) for row in rows for cell in row)
     text = io.StringIO()
-    quoting = csv.QUOTE_ALL if tricky else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if tricky else csv.QUOTE_MINIMAL
     csv.writer(text, delimiter=delimiter, lineterminator="\n", quoting=quoting).writerows(rows)
     return text.getvalue().encode()
 

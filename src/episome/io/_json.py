@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -28,25 +29,29 @@ def encode(value: object) -> object:
         return _encode_array(value)
     if isinstance(value, Mapping):
         if bad := [k for k in value if not isinstance(k, str)]:
-            raise TypeError(f"keys must be text to be saved, not {bad[:3]}")
+            msg = f"keys must be text to be saved, not {bad[:3]}"
+            raise TypeError(msg)
         return {k: encode(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [encode(v) for v in value]
-    raise TypeError(f"a {type(value).__name__} cannot be saved as plain data: {value!r:.80}")
+    msg = f"a {type(value).__name__} cannot be saved as plain data: {value!r:.80}"
+    raise TypeError(msg)
 
 
 def _encode_array(array: np.ndarray) -> dict[str, object]:
     if array.dtype.kind not in _ARRAY_KINDS:
-        raise TypeError(f"an array of {array.dtype} cannot be saved as plain data")
+        msg = f"an array of {array.dtype} cannot be saved as plain data"
+        raise TypeError(msg)
     values = array.ravel().tolist()
     if array.dtype.kind == "O" and not all(isinstance(v, str) for v in values):
-        raise TypeError("an object array must hold only text to be saved as plain data")
+        msg = "an object array must hold only text to be saved as plain data"
+        raise TypeError(msg)
     dtype = "str" if array.dtype.kind in "OU" else array.dtype.str
     return {"$nd": dtype, "shape": list(array.shape), "v": values}
 
 
-def decode(value: object) -> object:
-    """Reverse :func:`encode`; text arrays come back with dtype object, as scvi-tools makes them."""
+def decode(value: object) -> Any:
+    """Reverse :func:`encode`; text arrays come back with dtype object, as in scvi-tools."""
     if isinstance(value, dict):
         if "$nd" in value:
             dtype = object if value["$nd"] == "str" else np.dtype(value["$nd"])
@@ -63,7 +68,7 @@ def dumps(value: object) -> bytes:
     return (text + "\n").encode()
 
 
-def loads(data: bytes, where: str) -> dict[str, object]:
+def loads(data: bytes, where: str) -> dict[str, Any]:
     """Parse a JSON object.
 
     Raises

@@ -102,7 +102,8 @@ def write_calls(
     Parameters
     ----------
     path
-        ``.csv``, ``.tsv``, ``.parquet``, or ``.h5ad`` (a copy of ``adata`` with the calls in ``obs``).
+        ``.csv``, ``.tsv``, ``.parquet``, or ``.h5ad`` (a copy of ``adata`` with the calls in
+        ``obs``).
     calls
         Frame indexed by cell name.
     adata

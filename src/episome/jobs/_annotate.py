@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -132,9 +132,7 @@ def _calls(
     labels = predictor.require_labels()
     for out in predictor.stream(query, batch_size=batch_size):
         rows = out["ind_x"]
-        parts.append(
-            calls_frame(out["probabilities"], out["empty"], labels, names[rows])
-        )
+        parts.append(calls_frame(out["probabilities"], out["empty"], labels, names[rows]))
         if progress is not None:
             progress(int(rows[-1]) + 1, total)
     return pd.concat(parts) if parts else _no_calls(predictor, names[:0])
@@ -146,7 +144,7 @@ def _no_calls(predictor: Predictor, names: pd.Index) -> pd.DataFrame:
     return calls_frame(nothing, np.empty(0, dtype=bool), labels, names)
 
 
-def _provenance(manifest: dict[str, object], request: AnnotateRequest) -> dict[str, object]:
+def _provenance(manifest: dict[str, Any], request: AnnotateRequest) -> dict[str, object]:
     model = manifest["model"]
     return {
         "model": str(model["class"]),

@@ -63,8 +63,9 @@ def demo(
 ) -> DemoResult:
     """Train every installed model tagged ``demo`` on scanpy's ``pbmc68k_reduced`` and annotate.
 
-    The file holds 700 cells and 765 genes: ``X`` is z-scored, ``raw`` is log1p, counts are nowhere.
-    The demo runs on the log1p values. 30 % of every class is held out, by ``settings.seed``.
+    The file holds 700 cells and 765 genes: ``X`` is z-scored, ``raw`` is log1p, counts are
+    nowhere. The demo runs on the log1p values. 30 % of every class is held out, by
+    ``settings.seed``.
 
     Parameters
     ----------
@@ -201,9 +202,7 @@ def _draw(path: Path, truth: np.ndarray, called: np.ndarray, name: str) -> None:
     write_file(path, lambda p: figure.savefig(p, dpi=150), overwrite=True)
 
 
-def _commands(
-    specs: list[ModelSpec], output: Path, files: tuple[Path, Path]
-) -> tuple[str, ...]:
+def _commands(specs: list[ModelSpec], output: Path, files: tuple[Path, Path]) -> tuple[str, ...]:
     reference, query = files
     name = specs[0].name
     return (

@@ -38,8 +38,8 @@ class LabelJoin:
         """The join in one line."""
         return (
             f"labels for {self.n_matched:,} of {len(self.labels):,} cells; "
-            f"{self.n_unlabeled:,} cells have none, {self.n_unknown:,} barcodes of the file are not "
-            f"in the data, {self.n_duplicated:,} are repeated"
+            f"{self.n_unlabeled:,} cells have none, {self.n_unknown:,} barcodes of the file are "
+            f"not in the data, {self.n_duplicated:,} are repeated"
         )
 
 
@@ -139,7 +139,7 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 
 def _parsed(path: Path) -> pd.DataFrame:
-    """Read a table whose separator is the first of tab, comma, semicolon that splits its header."""
+    """Read a table; the first of tab, comma, semicolon that splits its header separates."""
     for separator in ("\t", ",", ";"):
         table = pd.read_csv(path, sep=separator, dtype=str, encoding="utf-8-sig")
         if table.shape[1] > 1:

@@ -98,7 +98,9 @@ def train(request: TrainRequest, *, progress: ProgressReport | None = None) -> T
         settings.seed = request.seed
     cls = plugins.load_class(spec)
     model_args = known_arguments(cls.__init__, request.model, f"{spec.name} (--set)")
-    setup = known_arguments(cls.setup_anndata, request.setup, f"{spec.name} (set-up)", exactly=True)
+    setup = known_arguments(
+        cls.setup_anndata, request.setup, f"{spec.name} (set-up)", exactly=True
+    )
     train_args = known_arguments(cls.train, request.train, f"{spec.name} (train)")
     adata = read_cells(request.input)
     notes = _join(adata, request, setup)
@@ -182,10 +184,10 @@ def device_arguments(device: str) -> dict[str, object]:
         Another word (E-U25).
     """
     kind, _, number = device.partition(":")
-    accelerator = {"auto": "auto", "cpu": "cpu", "gpu": "gpu", "cuda": "gpu", "mps": "mps"}.get(kind)
+    accelerator = {"auto": "auto", "cpu": "cpu", "gpu": "gpu", "cuda": "gpu", "mps": "mps"}.get(
+        kind
+    )
     if accelerator is None or (number and not number.isdigit()):
-        raise UsageError(
-            "E-U25", f"--device {device!r}", fix="use auto, cpu, cuda, cuda:0 or mps"
-        )
+        raise UsageError("E-U25", f"--device {device!r}", fix="use auto, cpu, cuda, cuda:0 or mps")
     devices: object = [int(number)] if number else (1 if kind != "auto" else "auto")
     return {"accelerator": accelerator, "devices": devices}

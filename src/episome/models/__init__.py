@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ _HOME = {
 __all__ = [*sorted(_HOME), "load"]
 
 
-def load(path: str | Path, **kwargs: object) -> EpisomeModel:
+def load(path: str | Path, **kwargs: Any) -> EpisomeModel:
     """Load any model folder with the class that its plugin registers.
 
     Parameters
@@ -49,14 +49,16 @@ def load(path: str | Path, **kwargs: object) -> EpisomeModel:
     from episome.io import read_manifest
 
     spec = folder_spec(read_manifest(path)["model"])
-    return plugins.load_class(spec).load(path, **kwargs)
+    model: EpisomeModel = plugins.load_class(spec).load(path, **kwargs)
+    return model
 
 
 def __getattr__(name: str) -> object:
     if name in _HOME:
         return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     if name.startswith("__"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
     from episome import plugins
     from episome.errors import PluginError
 

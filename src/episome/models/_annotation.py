@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import pandas as pd
 from scvi.data import AnnDataManager
 
 from episome.data import (
@@ -28,23 +27,32 @@ from episome.data import (
 from episome.errors import InputDataError, UsageError
 from episome.log import get_logger
 from episome.models._base import as_rows
-from episome.models._fields import ExpressionField, LabelsField
+from episome.models._fields import ExpressionField, LabelsField, labels_from_state
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
     from episome.data import CellSource, Query
+    from episome.models._base import EpisomeModel as _Base
+else:
+    _Base = object
 
 logger = get_logger(__name__)
 
 MIN_TRAINING_CELLS = 4
 
 
-class AnnotationMixin:
+class AnnotationMixin(_Base):
     """What every annotator does the same way; mixed in before ``EpisomeModel``."""
 
-    capabilities = ("annotation",)
+    capabilities: ClassVar[tuple[str, ...]] = ("annotation",)
+
+    @property
+    def labels(self) -> Labels:
+        """Classes in the order of the outputs."""
+        return labels_from_state(self._state_registry("labels"))
 
     @classmethod
     def setup_anndata(
@@ -81,8 +89,8 @@ class AnnotationMixin:
         unlabeled_category
             Label of cells without one.
         unlabeled
-            What to do with missing labels: refuse, or ``"keep"``/``"drop"``: leave the cells out of
-            training.
+            What to do with missing labels: refuse, or ``"keep"``/``"drop"``: leave the cells out
+            of training.
         input_kind
             What the values are; ``"auto"`` decides by a scan of all of them and records it.
         size_factor
@@ -153,7 +161,7 @@ class AnnotationMixin:
         indices: Sequence[int] | None = None,
         soft: bool = False,
         batch_size: int | None = None,
-        **query: object,
+        **query: Any,
     ) -> NDArray[np.object_] | pd.DataFrame:
         """Return the label of every cell, or class probabilities.
 
@@ -179,7 +187,8 @@ class AnnotationMixin:
         if soft:
             return self.predict_proba(adata, indices=indices, batch_size=batch_size, **query)
         calls = self.annotate(adata, indices=indices, batch_size=batch_size, **query)
-        return calls["label"].to_numpy(dtype=object)
+        found: NDArray[np.object_] = calls["label"].to_numpy(dtype=object)
+        return found
 
     def predict_proba(
         self,
@@ -187,7 +196,7 @@ class AnnotationMixin:
         *,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
-        **query: object,
+        **query: Any,
     ) -> pd.DataFrame:
         """Return class probabilities, one row per cell, one column per class, rows sum to one."""
         predictor = self.predictor()
@@ -200,7 +209,7 @@ class AnnotationMixin:
         *,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
-        **query: object,
+        **query: Any,
     ) -> pd.DataFrame:
         """Return one row of calls per cell, indexed by cell name, in the order of the query.
 

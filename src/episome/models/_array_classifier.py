@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from episome import plugins, settings
 from episome.data import given_split
 from episome.errors import UsageError
 from episome.models._annotation import AnnotationMixin
-from episome.models._base import EpisomeModel, as_rows
+from episome.models._base import EpisomeModel, row_numbers
 from episome.models._classifier import normalized_rows
 from episome.train import CellDataModule, balanced_weights
 
@@ -71,7 +71,7 @@ class ArrayClassifierModel(AnnotationMixin, EpisomeModel):
     def train(
         self,
         *,
-        datasplitter_kwargs: Mapping[str, object] | None = None,
+        datasplitter_kwargs: Mapping[str, Any] | None = None,
         **kwargs: object,
     ) -> None:
         """Fit the model on all labelled training cells.
@@ -102,7 +102,11 @@ class ArrayClassifierModel(AnnotationMixin, EpisomeModel):
         plugins.before_train(model=self, run={"seed": settings.seed})
         started = time.monotonic()
         facts = self._fit_core(cells)
-        self.fit_ = {"n_train": len(rows), "seconds": round(time.monotonic() - started, 2), **facts}
+        self.fit_ = {
+            "n_train": len(rows),
+            "seconds": round(time.monotonic() - started, 2),
+            **facts,
+        }
         self.fit_["seed"] = cells.seed
         self.train_indices_ = rows
         self.validation_indices_ = self.test_indices_ = np.empty(0, dtype=np.int64)
@@ -110,14 +114,21 @@ class ArrayClassifierModel(AnnotationMixin, EpisomeModel):
         self.history_ = {}
         plugins.after_train(model=self, run={"seed": settings.seed})
 
-    def _training_cells(self, given: object) -> tuple[TrainingCells, NDArray[np.int64]]:
+    def _training_cells(
+        self, given: Sequence[Sequence[int]] | None
+    ) -> tuple[TrainingCells, NDArray[np.int64]]:
         codes, donors = self.training_codes(), self.training_donors()
-        rows = np.arange(len(codes)) if given is None else as_rows(given[0])
+        rows = np.arange(len(codes)) if given is None else row_numbers(given[0])
         rows = rows[codes[rows] >= 0]
         query = self.training_query()
         split = given_split([rows], len(codes), settings.seed)
         data = CellDataModule(
-            query.source, query.alignment, rule=query.rule, kind=query.kind, labels=codes, split=split
+            query.source,
+            query.alignment,
+            rule=query.rule,
+            kind=query.kind,
+            labels=codes,
+            split=split,
         )
         counts = np.bincount(codes[rows], minlength=len(self.labels))
         if (counts == 0).any():

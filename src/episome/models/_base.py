@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import anndata
 import numpy as np
@@ -30,8 +30,11 @@ from episome.models._folder import model_folder, saved_history, saved_indices
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from numpy.typing import NDArray
+    from scvi.data import AnnDataManager
 
     from episome.data import CellSource
+    from episome.inference import Core
 
 logger = get_logger(__name__)
 
@@ -41,9 +44,10 @@ _FIELDS, _STATE = "field_registries", "state_registry"
 class EpisomeModel(BaseModelClass):
     """Base of every model of episome.
 
-    It keeps scvi-tools' contract (fields through ``AnnDataManager``, ``setup_anndata``, ``history``,
-    ``registry``) and adds the host's: data that follow the CELLxGENE schema are set up by
-    themselves, every query is aligned by gene name and never modified, saved folders hold no code.
+    It keeps scvi-tools' contract (fields through ``AnnDataManager``, ``setup_anndata``,
+    ``history``, ``registry``) and adds the host's: data that follow the CELLxGENE schema are set
+    up by themselves, every query is aligned by gene name and never modified, saved folders hold no
+    code.
 
     Parameters
     ----------
@@ -59,12 +63,15 @@ class EpisomeModel(BaseModelClass):
     """
 
     capabilities: ClassVar[tuple[str, ...]] = ()
+    history_: dict[str, pd.DataFrame] | None
 
-    def __init__(self, adata: AnnData | None = None, registry: dict[str, object] | None = None) -> None:
+    def __init__(
+        self, adata: AnnData | None = None, registry: dict[str, object] | None = None
+    ) -> None:
         if adata is not None and not self._is_set_up(adata):
             self._set_up_from_schema(adata)
         super().__init__(adata, registry)
-        self.fit_: dict[str, object] = {}
+        self.fit_: dict[str, Any] = {}
 
     # --- set-up -----------------------------------------------------------------------------
 
@@ -95,8 +102,9 @@ class EpisomeModel(BaseModelClass):
 
     # --- what the registry holds ------------------------------------------------------------
 
-    def _state_registry(self, key: str) -> dict[str, object]:
-        return self.registry[_FIELDS][key][_STATE]
+    def _state_registry(self, key: str) -> dict[str, Any]:
+        state: dict[str, Any] = self.registry[_FIELDS][key][_STATE]
+        return state
 
     @property
     def features(self) -> FeatureSpace:
@@ -116,7 +124,7 @@ class EpisomeModel(BaseModelClass):
         return labels_from_state(self._state_registry("labels"))
 
     @property
-    def setup_args(self) -> dict[str, object]:
+    def setup_args(self) -> dict[str, Any]:
         """Arguments of the set-up call."""
         return dict(self.registry["setup_args"])
 
@@ -138,7 +146,9 @@ class EpisomeModel(BaseModelClass):
                 fix=f"pass adata=, or load it with {type(self).__name__}.load(folder, adata)",
             )
         args = self.setup_args
-        return AnnDataSource(self.adata, layer=args.get("layer"), use_raw=bool(args.get("use_raw")))
+        return AnnDataSource(
+            self.adata, layer=args.get("layer"), use_raw=bool(args.get("use_raw"))
+        )
 
     def prepare(
         self,
@@ -146,7 +156,7 @@ class EpisomeModel(BaseModelClass):
         *,
         layer: str | None = None,
         use_raw: bool = False,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> Query:
         """Check a query and align its genes to the model's.
 
@@ -160,7 +170,7 @@ class EpisomeModel(BaseModelClass):
             Of ``episome.data.prepare_query``.
         """
         if adata is None or adata is self.adata:
-            source: object = self.training_source()
+            source: AnnData | str | Path | CellSource = self.training_source()
             kwargs.setdefault("input_kind", self.input_rule.input_kind)
             kwargs.setdefault("duplicates", "sum")
         else:
@@ -186,7 +196,9 @@ class EpisomeModel(BaseModelClass):
             )
 
     def _validate_anndata(
-        self, adata: AnnData | None = None, copy_if_view: bool = True
+        self,
+        adata: AnnData | None = None,
+        copy_if_view: bool = True,  # noqa: FBT001, FBT002 - scvi-tools' signature
     ) -> AnnData:
         """Return an aligned stand-in of ``adata`` that scvi-tools' own methods can read.
 
@@ -203,7 +215,7 @@ class EpisomeModel(BaseModelClass):
         return aligned
 
     @classmethod
-    def _transfer_setup(cls, adata: AnnData, registry: Mapping[str, object]) -> object:
+    def _transfer_setup(cls, adata: AnnData, registry: Mapping[str, Any]) -> AnnDataManager:
         """Set up a stand-in from a registry and take the manager out of the class-wide store."""
         method = getattr(cls, str(registry["setup_method_name"]))
         method(adata, source_registry=registry, **registry["setup_args"])
@@ -225,7 +237,7 @@ class EpisomeModel(BaseModelClass):
         return anndata.AnnData(matrix, obs=obs, var=var, layers=layers)
 
     @staticmethod
-    def _fill_column(obs: pd.DataFrame, adata: AnnData, state: Mapping[str, object]) -> None:
+    def _fill_column(obs: pd.DataFrame, adata: AnnData, state: Mapping[str, Any]) -> None:
         """Copy a categorical column; unknown or absent values become its first category."""
         key, known = state.get("original_key"), state.get("categorical_mapping")
         if key is None or known is None or str(key).startswith("_scvi"):
@@ -328,7 +340,8 @@ class EpisomeModel(BaseModelClass):
             )
         folder_labels(folder)
         registry = decode(folder.manifest["registry"])
-        model = cls(registry=registry, **decode(folder.manifest["init_params"]))
+        params: dict[str, Any] = decode(folder.manifest["init_params"])
+        model = cls(registry=registry, **params)
         core = core_from_folder(folder, type(model.module))
         where = "cpu" if accelerator == "cpu" else device
         core.to(pick_device(f"cuda:{where}" if isinstance(where, int) else where))
@@ -357,7 +370,7 @@ class EpisomeModel(BaseModelClass):
 
     # --- the core ---------------------------------------------------------------------------
 
-    def _finish_init(self, core: object, init_locals: Mapping[str, object], summary: str) -> None:
+    def _finish_init(self, core: Core, init_locals: Mapping[str, object], summary: str) -> None:
         """Set what every constructor ends with.
 
         Parameters
@@ -382,9 +395,12 @@ class EpisomeModel(BaseModelClass):
             return None
 
 
-def as_rows(indices: Sequence[int] | np.ndarray | None) -> np.ndarray | None:
+def as_rows(indices: Sequence[int] | NDArray[Any] | None) -> NDArray[np.int64] | None:
+    """Row numbers as int64, or ``None`` for all; boolean masks are turned into numbers."""
+    return None if indices is None else row_numbers(indices)
+
+
+def row_numbers(indices: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
     """Row numbers as int64; boolean masks are turned into numbers."""
-    if indices is None:
-        return None
     rows = np.asarray(indices)
-    return np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+    return (np.flatnonzero(rows) if rows.dtype == bool else rows).astype(np.int64)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from episome.models._base import EpisomeModel
 
 
-def model_card(model: EpisomeModel, manifest: Mapping[str, object]) -> str:
+def model_card(model: EpisomeModel, manifest: Mapping[str, Any]) -> str:
     """Return a model card in Markdown: only what the run knows."""
     spec, labels = type(model).spec(), model.labels
     rule = model.input_rule

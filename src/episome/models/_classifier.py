@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from episome import plugins, settings
 from episome.data import given_split, split_cells, variable_genes
 from episome.errors import TrainingError, UsageError
 from episome.log import get_logger
 from episome.models._annotation import AnnotationMixin
-from episome.models._base import EpisomeModel, as_rows
+from episome.models._base import EpisomeModel, as_rows, row_numbers
 from episome.train import (
     CellDataModule,
     ClassifierPlan,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from episome.data import CellSource, Query, Split
     from episome.nn import TorchCore
+    from episome.train import ProgressReport
 
 logger = get_logger(__name__)
 
@@ -47,6 +49,7 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
 
     capabilities = ("annotation", "embedding")
     _core_cls: ClassVar[type[TorchCore]]
+    module: TorchCore
 
     def _build_core(self, **config: object) -> TorchCore:
         """Build the core with weights from the initialisation stream of ``settings.seed``."""
@@ -56,7 +59,7 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
                 {"n_features": len(self.features), "n_classes": len(self.labels), **config}
             )
 
-    def _training_defaults(self) -> dict[str, object]:
+    def _training_defaults(self) -> dict[str, Any]:
         return {"max_epochs": 50, "batch_size": 256, "plan_kwargs": {}}
 
     def train(
@@ -72,10 +75,10 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
         batch_size: int | None = None,
         early_stopping: bool | None = None,
         refit: bool | None = None,
-        datasplitter_kwargs: Mapping[str, object] | None = None,
-        plan_kwargs: Mapping[str, object] | None = None,
+        datasplitter_kwargs: Mapping[str, Any] | None = None,
+        plan_kwargs: Mapping[str, Any] | None = None,
         datamodule: CellDataModule | None = None,
-        **trainer_kwargs: object,
+        **trainer_kwargs: Any,
     ) -> None:
         """Train the model; the weights of the best epoch by validation macro F1 are kept.
 
@@ -134,7 +137,10 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
         if datamodule is None:
             split = self._split(splitter.get("external_indexing"), train_size, validation_size)
             datamodule = self._cells_for(
-                self.training_query(), split, batch_size, drop_last=bool(splitter.get("drop_last", True))
+                self.training_query(),
+                split,
+                batch_size,
+                drop_last=bool(splitter.get("drop_last", True)),
             )
         self._fit(
             datamodule,
@@ -149,11 +155,14 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
         )
 
     def _split(
-        self, given: object, train_size: float | None, validation_size: float | None
+        self,
+        given: Sequence[Sequence[int]] | None,
+        train_size: float | None,
+        validation_size: float | None,
     ) -> Split:
         codes = self.training_codes()
         if given is not None:
-            split = given_split([as_rows(p) for p in given], len(codes), settings.seed)
+            split = given_split([row_numbers(p) for p in given], len(codes), settings.seed)
         else:
             split = split_cells(
                 codes,
@@ -173,7 +182,9 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
         codes: NDArray[np.int64] | None = None,
     ) -> CellDataModule:
         codes = self.training_codes() if codes is None else codes
-        labelled = [np.asarray(p)[codes[p] >= 0] for p in (split.train, split.validation, split.test)]
+        labelled = [
+            np.asarray(p)[codes[p] >= 0] for p in (split.train, split.validation, split.test)
+        ]
         split = given_split(labelled, len(codes), split.seed) if split.by == "given" else split
         if len(split.train) < 2:
             raise UsageError(
@@ -198,20 +209,25 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
     def _fit(
         self,
         datamodule: CellDataModule,
-        plan_args: dict[str, object],
+        plan_args: dict[str, Any],
         *,
         refit: bool,
-        **fit_kwargs: object,
+        progress: ProgressReport | None,
+        **fit_kwargs: Any,
     ) -> None:
         before = {k: v.clone() for k, v in self.module.state_dict().items()}
         fresh = not self.is_trained_
         self._notify("before_train")
         try:
-            result = self._run_plan(datamodule, plan_args, choose_genes=fresh, **fit_kwargs)
-            if refit and len(datamodule.split.validation):
+            refit = refit and len(datamodule.split.validation) > 0
+            first, second = _two_parts(progress) if refit else (progress, None)
+            result = self._run_plan(
+                datamodule, plan_args, choose_genes=fresh, progress=first, **fit_kwargs
+            )
+            if refit:
                 self.module.load_state_dict(before)
                 whole = datamodule.on_training_and_validation()
-                self._run_plan(whole, plan_args, choose_genes=fresh, **fit_kwargs)
+                self._run_plan(whole, plan_args, choose_genes=fresh, progress=second, **fit_kwargs)
         except TrainingError:
             # A model that raised answers the next good call as if nothing had happened.
             self.module.load_state_dict(before)
@@ -222,18 +238,19 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
     def _run_plan(
         self,
         datamodule: CellDataModule,
-        plan_args: dict[str, object],
+        plan_args: dict[str, Any],
         *,
         choose_genes: bool,
         max_epochs: int,
-        **fit_kwargs: object,
+        **fit_kwargs: Any,
     ) -> Fit:
         plan_args = dict(plan_args)
         weights = self._class_weights(plan_args.pop("class_weight", "balanced"), datamodule)
-        n_top = self.module.config.get("n_top_genes")
+        core: Any = self.module
+        n_top = core.config.get("n_top_genes")
         if n_top and choose_genes:
             values = normalized_rows(datamodule, datamodule.split.train)
-            self.module.select_genes(variable_genes(values, int(n_top)))
+            core.select_genes(variable_genes(values, int(n_top)))
         plan = ClassifierPlan(
             self.module,
             class_weights=weights,
@@ -245,12 +262,17 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
         plan.n_obs_validation = len(datamodule.split.validation)
         return fit(plan, datamodule, max_epochs=max_epochs, seed=settings.seed, **fit_kwargs)
 
-    def _class_weights(self, kind: object, datamodule: CellDataModule) -> NDArray[np.float32] | None:
+    def _class_weights(
+        self, kind: object, datamodule: CellDataModule
+    ) -> NDArray[np.float32] | None:
         if kind is None:
             return None
         if kind != "balanced":
             raise UsageError(
-                "E-U15", f"class_weight={kind!r}", where="plan_kwargs", fix='use "balanced" or None'
+                "E-U15",
+                f"class_weight={kind!r}",
+                where="plan_kwargs",
+                fix='use "balanced" or None',
             )
         codes = datamodule.labels[datamodule.split.train]
         counts = np.bincount(codes, minlength=len(self.labels))
@@ -271,7 +293,7 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
         getattr(plugins, notice)(model=self, run={"seed": settings.seed})
 
     def _remember(
-        self, result: Fit, data: CellDataModule, plan_args: dict[str, object], *, refit: bool
+        self, result: Fit, data: CellDataModule, plan_args: dict[str, Any], *, refit: bool
     ) -> None:
         self.is_trained_ = True
         self.history_ = _append_history(self.history_, result.history)
@@ -309,12 +331,12 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
         use_raw: bool = False,
         donor_key: str | list[str] | None = None,
         input_kind: Literal["auto", "counts", "log1p"] = "auto",
-        **train_kwargs: object,
+        **train_kwargs: Any,
     ) -> ClassifierModel:
         """Return a new model, trained further on new cells, which may bring new classes.
 
-        The genes, the input rule and the old classes stay; weights of the old classes are kept, new
-        classes start fresh. ``adata`` is not modified.
+        The genes, the input rule and the old classes stay; weights of the old classes are kept,
+        new classes start fresh. ``adata`` is not modified.
 
         Parameters
         ----------
@@ -353,20 +375,19 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
         *,
         indices: list[int] | None = None,
         batch_size: int | None = None,
-        **query: object,
+        **query: Any,
     ) -> NDArray[np.float32]:
         """Return the embedding of every cell, float32 of shape (n_cells, n_latent)."""
         predictor = self.predictor()
         out = predictor.collect(
             self.prepare(adata, **query), ["latent"], rows=as_rows(indices), batch_size=batch_size
         )
-        return out["latent"].astype(np.float32, copy=False)
+        latent: NDArray[np.float32] = out["latent"].astype(np.float32, copy=False)
+        return latent
 
 
-def normalized_rows(data: CellDataModule, rows: NDArray[np.int64]) -> object:
-    """Normalised log1p values of chosen rows as one scipy CSR."""
-    from scipy import sparse
-
+def normalized_rows(data: CellDataModule, rows: NDArray[np.int64]) -> sparse.csr_matrix:
+    """Return the normalised log1p values of chosen rows as one scipy CSR."""
     from episome.nn import host_batch, normalized_batch
 
     def block(batch: dict[str, object]) -> object:
@@ -382,9 +403,25 @@ def normalized_rows(data: CellDataModule, rows: NDArray[np.int64]) -> object:
     return sparse.vstack(blocks, format="csr")
 
 
+def _two_parts(
+    progress: ProgressReport | None,
+) -> tuple[ProgressReport | None, ProgressReport | None]:
+    """Split a progress report over a run and its repetition of the same length."""
+    if progress is None:
+        return None, None
+
+    def first(done: int, total: int, metrics: dict[str, float]) -> None:
+        progress(done, 2 * total, metrics)
+
+    def second(done: int, total: int, metrics: dict[str, float]) -> None:
+        progress(total + done, 2 * total, metrics)
+
+    return first, second
+
+
 def _checked_splitter(
-    kwargs: Mapping[str, object] | None, *, shuffle_set_split: bool
-) -> dict[str, object]:
+    kwargs: Mapping[str, Any] | None, *, shuffle_set_split: bool
+) -> dict[str, Any]:
     given = dict(kwargs or {})
     unknown = sorted(set(given) - {"external_indexing", "drop_last"})
     if unknown or not shuffle_set_split:
@@ -392,12 +429,13 @@ def _checked_splitter(
             "E-U21",
             f"unknown keys {unknown}" if unknown else "shuffle_set_split=False",
             where="datasplitter_kwargs" if unknown else "train()",
-            fix="pass external_indexing=[train, validation, test] to choose the cells of each part",
+            fix="pass external_indexing=[train, validation, test] to choose the cells of each "
+            "part",
         )
     return given
 
 
-def _given(value: object, default: object) -> object:
+def _given(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
@@ -416,4 +454,7 @@ def _append_history(
         return dict(new)
     shift = max(len(f) for f in old.values())
     moved = {k: f.set_axis(f.index + shift) for k, f in new.items()}
-    return {k: pd.concat([f for f in (old.get(k), moved.get(k)) if f is not None]) for k in {**old, **moved}}
+    return {
+        k: pd.concat([f for f in (old.get(k), moved.get(k)) if f is not None])
+        for k in {**old, **moved}
+    }

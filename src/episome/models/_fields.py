@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scvi.data.fields import LabelsWithUnlabeledObsField, LayerField
@@ -51,7 +51,9 @@ class ExpressionField(LayerField):
             self.N_OBS_KEY: int(adata.n_obs),
             self.N_VARS_KEY: len(features),
             self.COLUMN_NAMES_KEY: np.array(features.ids, dtype=object),
-            self.OTHER_NAMES_KEY: {k: np.array(v, dtype=object) for k, v in features.other.items()},
+            self.OTHER_NAMES_KEY: {
+                k: np.array(v, dtype=object) for k, v in features.other.items()
+            },
             self.INPUT_KEY: rule.to_json(),
         }
 
@@ -107,23 +109,25 @@ class LabelsField(LabelsWithUnlabeledObsField):
             codes = np.full(adata.n_obs, len(labels), dtype=np.int64)
         adata.obs[self.attr_key] = codes
         return {
-            self.CATEGORICAL_MAPPING_KEY: np.array([*labels.names, labels.unlabeled], dtype=object),
+            self.CATEGORICAL_MAPPING_KEY: np.array(
+                [*labels.names, labels.unlabeled], dtype=object
+            ),
             self.ORIGINAL_ATTR_KEY: key,
             self.UNLABELED_CATEGORY: labels.unlabeled,
             self.TERMS_KEY: np.array(labels.term_ids, dtype=object),
         }
 
 
-def labels_from_state(state: dict[str, object]) -> Labels:
+def labels_from_state(state: dict[str, Any]) -> Labels:
     """Classes recorded in a state registry."""
     names = tuple(str(n) for n in state[LabelsField.CATEGORICAL_MAPPING_KEY][:-1])
     terms = state.get(LabelsField.TERMS_KEY, np.array([""] * len(names), dtype=object))
-    return Labels(
-        names, tuple(str(t) for t in terms), str(state[LabelsField.UNLABELED_CATEGORY])
-    )
+    return Labels(names, tuple(str(t) for t in terms), str(state[LabelsField.UNLABELED_CATEGORY]))
 
 
-def features_from_state(state: dict[str, object]) -> FeatureSpace:
+def features_from_state(state: dict[str, Any]) -> FeatureSpace:
     """Genes recorded in a state registry."""
-    other = {k: tuple(map(str, v)) for k, v in state.get(ExpressionField.OTHER_NAMES_KEY, {}).items()}
+    other = {
+        k: tuple(map(str, v)) for k, v in state.get(ExpressionField.OTHER_NAMES_KEY, {}).items()
+    }
     return FeatureSpace(tuple(map(str, state[ExpressionField.COLUMN_NAMES_KEY])), other)

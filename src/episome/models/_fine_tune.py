@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,8 +35,8 @@ def fine_tuned(
     labels_key: str,
     *,
     donor_key: str | list[str] | None,
-    query: Mapping[str, object],
-    train_kwargs: Mapping[str, object],
+    query: Mapping[str, Any],
+    train_kwargs: Mapping[str, Any],
 ) -> ClassifierModel:
     """See ``ClassifierModel.fine_tune``."""
     labels = model.labels
@@ -59,7 +59,7 @@ def fine_tuned(
     batch_size = int(args.pop("batch_size", None) or new._training_defaults()["batch_size"])
     data = new._cells_for(new.prepare(adata, **query), split, batch_size, codes=codes)
     plan = dict(args.pop("plan_kwargs", None) or {})
-    # Old classes may be absent from the new cells: they keep weight one instead of dividing by zero.
+    # Old classes may be absent from the new cells: their balanced weight would be infinite.
     plan.setdefault("class_weight", None if len(found) < len(merged) else "balanced")
     new.train(datamodule=data, plan_kwargs=plan, **args)
     return new
@@ -96,12 +96,13 @@ def _clone(model: ClassifierModel, labels: Labels) -> ClassifierModel:
 
 def grown_core(core: TorchCore, n_classes: int) -> TorchCore:
     """Copy a core and widen its head; the first rows keep their weights."""
-    old = int(core.config["n_classes"])
+    config: dict[str, Any] = core.config
+    old = int(config["n_classes"])
     if n_classes == old:
         return copy.deepcopy(core)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.stream_seed("init"))
-        grown = type(core).from_config({**core.config, "n_classes": n_classes})
+        grown = type(core).from_config({**config, "n_classes": n_classes})
     state = grown.state_dict()
     for name, tensor in core.state_dict().items():
         if state[name].shape == tensor.shape:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,16 @@ from episome.models._card import model_card
 if TYPE_CHECKING:
     from episome.models._base import EpisomeModel
 
-_VERSIONS = ("episome", "scvi-tools", "torch", "lightning", "anndata", "numpy", "scipy", "scikit-learn")
+_VERSIONS = (
+    "episome",
+    "scvi-tools",
+    "torch",
+    "lightning",
+    "anndata",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+)
 _PARTS = ("train", "validation", "test")
 
 
@@ -65,7 +74,7 @@ def provenance() -> dict[str, object]:
     """Versions, seed and date; no user, host or path."""
     versions = {name: _version(name) for name in _VERSIONS}
     return {
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": settings.seed,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -89,7 +98,7 @@ def _plain_init(model: EpisomeModel) -> dict[str, object]:
 
 
 def _plain_registry(model: EpisomeModel) -> dict[str, object]:
-    """The registry without the identifiers of one run's objects."""
+    """Return the registry without the identifiers of one run's objects."""
     return {k: _unpacked(v) for k, v in model.registry.items() if k != "_scvi_uuid"}
 
 

@@ -6,7 +6,7 @@ gate, without `half`). Work is split in units: one unit is a ghost batch and a r
 """
 
 # Numba infers the types of kernels.
-# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,assignment"
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from episome.nn._numba import SAFE_MATH, njit
 
 __all__ = ["COLUMNS", "gate_backward", "gate_forward", "gate_rows"]
 
-COLUMNS = 64
+COLUMNS = 96
 
 
 @njit(fastmath=SAFE_MATH)
@@ -50,23 +50,42 @@ def _sigmoid(x, exact, out):
 
 
 @njit(fastmath=SAFE_MATH)
+def _add(total, row):
+    for j in range(row.shape[0]):
+        total[j] += row[j]
+
+
+@njit(fastmath=SAFE_MATH)
+def _add_squares(total, row, mean):
+    for j in range(row.shape[0]):
+        r = row[j] - mean[j]
+        total[j] += r * r
+
+
+@njit()
 def _moments(z, first, last, c0, c1, mean, var):
     """Mean and biased variance of columns ``c0:c1`` over rows ``first:last`` into row vectors."""
-    n = last - first
-    for j in range(c0, c1):
-        mean[j] = 0
-        var[j] = 0
+    m, v = mean[c0:c1], var[c0:c1]
+    m[:] = 0
+    v[:] = 0
     for i in range(first, last):
-        for j in range(c0, c1):
-            mean[j] += z[i, j]
-    for j in range(c0, c1):
-        mean[j] /= n
+        _add(m, z[i, c0:c1])
+    m /= last - first
     for i in range(first, last):
-        for j in range(c0, c1):
-            r = z[i, j] - mean[j]
-            var[j] += r * r
-    for j in range(c0, c1):
-        var[j] /= n
+        _add_squares(v, z[i, c0:c1], m)
+    v /= last - first
+
+
+@njit(fastmath=SAFE_MATH)
+def _gate(a, s, out):
+    for j in range(out.shape[0]):
+        out[j] = a[j] * s[j]
+
+
+@njit(fastmath=SAFE_MATH)
+def _gate_residual(a, s, h, half, out):
+    for j in range(out.shape[0]):
+        out[j] = (h[j] + a[j] * s[j]) * half
 
 
 @njit(fastmath=SAFE_MATH)
@@ -101,11 +120,9 @@ def gate_forward(start, stop, z, h, cuts, gain, bias, eps, half, exact, estimate
             _affine(z[i, d0:d1], m[d0:d1], scale[d0:d1], bias[d0:d1], b)
             _sigmoid(b[:n], exact, s)
             if residual:
-                for j in range(n):
-                    out[i, c0 + j] = (h[i, c0 + j] + a[j] * s[j]) * half
+                _gate_residual(a, s, h[i, c0:c1], half, out[i, c0:c1])
             else:
-                for j in range(n):
-                    out[i, c0 + j] = a[j] * s[j]
+                _gate(a, s, out[i, c0:c1])
 
 
 @njit(fastmath=SAFE_MATH)
@@ -135,7 +152,7 @@ def _norm_gradients(d, row, mean, inv, gain, total, weighted, share):
 def gate_backward(
     start, stop, z, grad, cuts, gain, bias, eps, half, exact, estimate, mean, var, dz, dgain, dbias
 ):
-    """Gradients of units: ``dz`` (n, 2 H), and ``dgain``, ``dbias`` of each piece (pieces, 2 H)."""
+    """Gradients of units: ``dz`` (n, 2 H); ``dgain``, ``dbias`` of each piece (pieces, 2 H)."""
     width = grad.shape[1]
     n_ranges = (width + COLUMNS - 1) // COLUMNS
     a = np.empty(COLUMNS, z.dtype)
@@ -178,24 +195,27 @@ def gate_backward(
                 )
 
 
+@njit(fastmath=SAFE_MATH)
+def _scale(row, gain, bias):
+    for j in range(row.shape[0]):
+        row[j] = row[j] * gain[j] + bias[j]
+
+
 @njit()
 def gate_rows(start, stop, z, gain, bias, half, exact, h):
-    """Gate without statistics, in place: ``h = (h + a * sigmoid(b)) * half`` from ``z * gain + bias``.
+    """Gate without statistics, in place: ``h = (h + a * sigmoid(b)) * half``.
 
-    An empty `gain` stands for ones and an empty `bias` for zeros. With ``half == 0`` the first
-    layer's form, ``h = a * sigmoid(b)``.
+    `a` and `b` are the halves of ``z * gain + bias``, or of `z` if `gain` is empty. With
+    ``half == 0`` the first layer's form, ``h = a * sigmoid(b)``.
     """
     width = h.shape[1]
     s = np.empty(width, z.dtype)
     for i in range(start, stop):
         row = z[i]
         if gain.shape[0]:
-            for j in range(2 * width):
-                row[j] = row[j] * gain[j] + bias[j]
+            _scale(row, gain, bias)
         _sigmoid(row[width:], exact, s)
         if half == 0:
-            for j in range(width):
-                h[i, j] = row[j] * s[j]
+            _gate(row, s, h[i])
         else:
-            for j in range(width):
-                h[i, j] = (h[i, j] + row[j] * s[j]) * half
+            _gate_residual(row, s, h[i], half, h[i])

@@ -80,7 +80,9 @@ def _write_shares(ax: Axes, shares: np.ndarray, size: float) -> None:
     for (i, j), share in np.ndenumerate(shares):
         if share >= 0.005:
             colour = "black" if share > 0.6 else "white"
-            ax.text(j, i, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=size)
+            ax.text(
+                j, i, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=size
+            )
 
 
 def _short(name: str, limit: int = 32) -> str:

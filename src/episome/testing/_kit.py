@@ -64,7 +64,8 @@ def check_model(
         if callback is not None:
             callback(result)
         if result.status == "failed" and on_fail == "raise":
-            raise CheckFailure(f"{result.model}, {result.check}: {result.message}")
+            msg = f"{result.model}, {result.check}: {result.message}"
+            raise CheckFailure(msg)
     return results
 
 
@@ -78,7 +79,11 @@ def _run(
         check(subject)
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it is reported
         status = "expected" if check.__name__ in expected else "failed"
-        message = f"{type(error).__name__}: {error}" if not isinstance(error, CheckFailure) else str(error)
+        message = (
+            f"{type(error).__name__}: {error}"
+            if not isinstance(error, CheckFailure)
+            else str(error)
+        )
     return CheckResult(
         subject.name, check.__name__, status, message, round(time.monotonic() - started, 2)
     )
@@ -123,7 +128,8 @@ class _LazySubject:
     """One subject per model, made when its first check runs, so that checks share the training."""
 
     def __init__(self, model: type[EpisomeModel] | str) -> None:
-        self._model, self._subject = model, None
+        self._model = model
+        self._subject: Subject | None = None
 
     def get(self) -> Subject:
         if self._subject is None:

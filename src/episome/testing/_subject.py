@@ -6,12 +6,11 @@ import inspect
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from episome import plugins, settings
 from episome.data import simulate_cells
 
 if TYPE_CHECKING:
+    import numpy as np
     from anndata import AnnData
 
     from episome.models import EpisomeModel
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 def synthetic_adata(
     n_cells: int = 150, n_genes: int = 60, *, n_types: int = 3, seed: int = 0
 ) -> AnnData:
-    """Counts of a few separable types with labels, donors and batches; see ``simulate_cells``."""
+    """Simulate a few separable types with labels, donors, batches; see ``simulate_cells``."""
     return simulate_cells(n_cells, n_genes, n_types=n_types, n_donors=5, seed=seed)
 
 
@@ -57,7 +56,8 @@ class Subject:
     @cached_property
     def probabilities(self) -> np.ndarray:
         """Class probabilities of :attr:`query`."""
-        return self.trained.predict_proba(self.query).to_numpy()
+        found: np.ndarray = self.trained.predict_proba(self.query).to_numpy()
+        return found
 
     def set_up(self, adata: AnnData, **kwargs: object) -> EpisomeModel:
         """Register the data and build a model."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         ReestimateBatchNorm,
     )
     from episome.train._datamodule import Batches, CellDataModule
-    from episome.train._fit import Fit, check_trainer_kwargs, fit
+    from episome.train._fit import Fit, ProgressReport, check_trainer_kwargs, fit
     from episome.train._plan import MONITOR, ClassifierPlan, balanced_weights, check_plan_kwargs
 
 _HOME = {
@@ -27,6 +27,7 @@ _HOME = {
     "EpochProgress": "_callbacks",
     "Fit": "_fit",
     "History": "_callbacks",
+    "ProgressReport": "_fit",
     "ReestimateBatchNorm": "_callbacks",
     "balanced_weights": "_plan",
     "check_plan_kwargs": "_plan",
@@ -39,7 +40,8 @@ __all__ = sorted(_HOME)
 def __getattr__(name: str) -> object:
     if name in _HOME:
         return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
 
 
 def __dir__() -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import pandas as pd
@@ -115,7 +115,7 @@ def _assign(parameters: dict[str, torch.nn.Parameter], values: dict[str, torch.T
 
 
 class ReestimateBatchNorm(pl.Callback):
-    """Re-estimate running statistics over training cells before validation while updates are few."""
+    """Re-estimate running statistics before validation while updates are few."""
 
     def __init__(self, datamodule: CellDataModule, *, few_updates: int = FEW_UPDATES) -> None:
         self.datamodule, self.few_updates = datamodule, few_updates
@@ -131,15 +131,16 @@ class ReestimateBatchNorm(pl.Callback):
         rows = self.datamodule.split.train
         loader = self.datamodule.loader(rows, shuffle=True, drop_last=True)
 
-        def batches() -> object:
+        def batches() -> Iterator[dict[str, object]]:
             for i, batch in enumerate(loader):
                 if i == MAX_REESTIMATION_BATCHES:
                     return
-                tensors = {k: v.to(core.device) for k, v in host_batch(batch).items()}
+                held: dict[str, Any] = host_batch(batch)
+                tensors = {k: v.to(core.device) for k, v in held.items()}
                 yield normalized_batch(
                     tensors,
                     target_sum=plan.target_sum,
-                    n_features=int(core.config["n_features"]),
+                    n_features=plan.n_features,
                     input_format=core.input_format,
                 )
 

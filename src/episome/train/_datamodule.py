@@ -116,14 +116,14 @@ class CellDataModule(pl.LightningDataModule):
         return Batches(loader)
 
     def val_dataloader(self) -> Batches | list[object]:
-        """Validation batches in order; an empty list without validation cells."""
+        """Return validation batches in order; an empty list without validation cells."""
         rows = self._share(self.split.validation)
         if len(rows) == 0:
             return []
         return Batches(self.loader(rows, batch_size=max(self.batch_size, 1024)))
 
     def _share(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """This process's rows: Lightning does not shard loaders that are no torch DataLoader."""
+        """Return this process's rows: Lightning shards loaders of torch only."""
         world = 1 if self.trainer is None else self.trainer.world_size
         if world == 1:
             return rows

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 
 ProgressReport = Callable[[int, int, dict[str, float]], None]
 
-_EARLY = {
+#: Cells times genes of a batch below which one thread is as fast as many.
+SMALL_BATCH = 1_000_000
+
+_EARLY: dict[str, Any] = {
     "early_stopping_monitor": MONITOR,
     "early_stopping_mode": "max",
     "early_stopping_patience": 10,
@@ -78,12 +81,14 @@ def check_trainer_kwargs(trainer_kwargs: Mapping[str, object]) -> None:
     unknown = sorted(set(trainer_kwargs) - known)
     if not unknown:
         return
-    near = difflib.get_close_matches(unknown[0], [*sorted(known), "plan_kwargs", "batch_size"], n=3)
+    words = [*sorted(known), "plan_kwargs", "batch_size"]
+    near = difflib.get_close_matches(unknown[0], words, n=3)
     raise UsageError(
         "E-U16",
         f"train() does not know {', '.join(unknown)}",
         why=_REFUSED.get(unknown[0]) or (f"near: {', '.join(near)}" if near else None),
-        fix="optimiser settings go into plan_kwargs={...}, Lightning's trainer settings are keywords",
+        fix="optimiser settings go into plan_kwargs={...}, settings of Lightning's trainer are "
+        "keywords",
     )
 
 
@@ -97,7 +102,7 @@ def fit(
     early_stopping: bool = True,
     seed: int | None = None,
     progress: ProgressReport | None = None,
-    **trainer_kwargs: object,
+    **trainer_kwargs: Any,
 ) -> Fit:
     """Train ``plan.core`` in place and leave its best weights in it.
 
@@ -134,10 +139,9 @@ def fit(
     validates = len(datamodule.split.validation) > 0
     history = History()
     best = BestWeights(early["early_stopping_monitor"], early["early_stopping_mode"])
-    averages = plan.weight_average is not None
+    average = [] if plan.weight_average is None else [AverageWeights(plan.weight_average)]
     # Averaged weights have no running statistics of their own: theirs are always estimated anew.
-    renorm = ReestimateBatchNorm(datamodule, few_updates=sys.maxsize if averages else FEW_UPDATES)
-    average = [AverageWeights(plan.weight_average)] if averages else []
+    renorm = ReestimateBatchNorm(datamodule, few_updates=sys.maxsize if average else FEW_UPDATES)
     # Order matters: average in, its statistics, then the best epoch's copy.
     callbacks: list[pl.Callback] = [*average, renorm, *([best] if validates else [])]
     if early_stopping and validates:
@@ -154,8 +158,12 @@ def fit(
         callbacks.append(EpochProgress(progress))
     callbacks += list(trainer_kwargs.pop("callbacks", None) or [])
     started = time.monotonic()
-    with _quiet(), _seeded(seed):
-        trainer = _trainer(max_epochs, accelerator, devices, callbacks, validates, trainer_kwargs)
+    # Lightning leaves modes as they are, and a core that has predicted is in evaluation mode.
+    plan.train()
+    with _quiet(), _seeded(seed), _fitting_threads(plan, datamodule):
+        trainer = _trainer(
+            max_epochs, accelerator, devices, callbacks, trainer_kwargs, validates=validates
+        )
         _run(trainer, plan, datamodule)
         if not validates and trainer.global_step < renorm.few_updates:
             renorm.run(plan)
@@ -176,8 +184,9 @@ def _trainer(
     accelerator: str,
     devices: int | list[int] | str,
     callbacks: list[pl.Callback],
-    validates: bool,
     trainer_kwargs: dict[str, object],
+    *,
+    validates: bool,
 ) -> pl.Trainer:
     defaults: dict[str, object] = {
         "logger": False,
@@ -220,6 +229,20 @@ def _run(trainer: pl.Trainer, plan: ClassifierPlan, datamodule: CellDataModule) 
 
 
 @contextlib.contextmanager
+def _fitting_threads(plan: ClassifierPlan, datamodule: CellDataModule) -> Iterator[None]:
+    """Use one thread for small batches: more gain nothing there, and wait for each other."""
+    before = torch.get_num_threads()
+    config: dict[str, Any] = plan.core.config
+    width = int(config.get("n_top_genes") or config["n_features"])
+    if datamodule.batch_size * width < SMALL_BATCH:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
 def _seeded(seed: int | None) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(settings.stream_seed("train", seed) % (1 << 63))
@@ -229,7 +252,11 @@ def _seeded(seed: int | None) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning's notices about devices and workers off the user's screen."""
-    names = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "lightning.pytorch")
+    names = (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.rank_zero",
+        "lightning.pytorch",
+    )
     loggers = [logging.getLogger(n) for n in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -66,7 +66,8 @@ class ClassifierPlan(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.core = core
-        n_classes = int(core.config["n_classes"])
+        config: dict[str, Any] = core.config
+        self.n_features, n_classes = int(config["n_features"]), int(config["n_classes"])
         weights = None if class_weights is None else torch.as_tensor(class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
         self.target_sum, self.label_smoothing = target_sum, label_smoothing
@@ -76,16 +77,18 @@ class ClassifierPlan(pl.LightningModule):
         self.validation_f1 = MulticlassF1Score(num_classes=n_classes, average="macro")
         self.n_obs_training = self.n_obs_validation = 0
 
-    def on_after_batch_transfer(self, batch: dict[str, object], dataloader_idx: int) -> dict[str, object]:
+    def on_after_batch_transfer(
+        self, batch: dict[str, object], dataloader_idx: int
+    ) -> dict[str, object]:
         """Normalise and densify on the device."""
         return normalized_batch(
             batch,
             target_sum=self.target_sum,
-            n_features=int(self.core.config["n_features"]),
+            n_features=self.n_features,
             input_format=self.core.input_format,
         )
 
-    def training_step(self, batch: dict[str, object], batch_idx: int) -> torch.Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         """Return the loss of one batch; stop at once when it is not finite."""
         out = self.core(batch)
         loss = F.cross_entropy(
@@ -101,7 +104,7 @@ class ClassifierPlan(pl.LightningModule):
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["labels"]))
         return loss
 
-    def raise_diverged(self, batch: dict[str, object], batch_idx: int) -> None:
+    def raise_diverged(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Raise E-T01 with the step and the cells."""
         rows = batch["ind_x"]
         raise TrainingError(
@@ -112,7 +115,7 @@ class ClassifierPlan(pl.LightningModule):
             fix='lower the rate with plan_kwargs={"lr": ...}, or use precision="32-true"',
         )
 
-    def validation_step(self, batch: dict[str, object], batch_idx: int) -> None:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Add one batch to the validation loss (unweighted) and the macro F1."""
         logits = self.core(batch)["logits"].float()
         loss = F.cross_entropy(logits, batch["labels"])
@@ -155,7 +158,7 @@ PLAN_KEYS = tuple(
 )
 
 
-def check_plan_kwargs(plan_kwargs: dict[str, object]) -> None:
+def check_plan_kwargs(plan_kwargs: dict[str, Any]) -> None:
     """Refuse unknown keys and impossible values before any training.
 
     Raises

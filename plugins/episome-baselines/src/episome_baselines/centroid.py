@@ -29,9 +29,13 @@ class NearestCentroid(ArrayClassifierModel):
 
     _core_cls = NearestCentroidCore
 
-    def __init__(self, adata: AnnData | None = None, registry: dict[str, object] | None = None) -> None:
+    def __init__(
+        self, adata: AnnData | None = None, registry: dict[str, object] | None = None
+    ) -> None:
         super().__init__(adata, registry)
-        self._finish_init(self._build_core(), locals(), f"NearestCentroid of {len(self.labels)} classes")
+        self._finish_init(
+            self._build_core(), locals(), f"NearestCentroid of {len(self.labels)} classes"
+        )
 
     def _fit_core(self, cells: TrainingCells) -> dict[str, object]:
         n = len(cells.codes)
@@ -57,5 +61,5 @@ def best_scale(similarity: NDArray[np.floating], codes: NDArray[np.int64]) -> fl
     def loss(log_scale: float) -> float:
         return -float(log_softmax(np.exp(log_scale) * similarity, axis=1)[rows, codes].mean())
 
-    found = minimize_scalar(loss, bounds=(-2.0, 7.0), method="bounded")
+    found = minimize_scalar(loss, bounds=(-2.0, 10.0), method="bounded")
     return float(np.exp(found.x))

@@ -12,7 +12,6 @@ from episome_baselines.cores import KNNClassifierCore, project
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from numpy.typing import NDArray
 
 
 class KNNClassifier(ArrayClassifierModel):
@@ -54,7 +53,9 @@ class KNNClassifier(ArrayClassifierModel):
         )
         self.n_components, self.n_top_genes = n_components, n_top_genes
         self._finish_init(
-            core, locals(), f"KNNClassifier with {n_neighbors} neighbours, {n_components} components"
+            core,
+            locals(),
+            f"KNNClassifier with {n_neighbors} neighbours, {n_components} components",
         )
 
     def _fit_core(self, cells: TrainingCells) -> dict[str, object]:

@@ -71,7 +71,9 @@ class LogisticRegression(ArrayClassifierModel):
         self.module.fill(genes=genes, coefficients=coefficients, intercept=intercept)
         return {"penalty": penalty, "n_genes": len(genes), "cv_macro_f1": scores}
 
-    def _fitted(self, values: sparse.csr_matrix, codes: NDArray[np.int64], penalty: float) -> object:
+    def _fitted(
+        self, values: sparse.csr_matrix, codes: NDArray[np.int64], penalty: float
+    ) -> object:
         import warnings
 
         from sklearn.exceptions import ConvergenceWarning

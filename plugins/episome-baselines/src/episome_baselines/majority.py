@@ -11,7 +11,6 @@ from episome_baselines.cores import MajorityClassCore
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from numpy.typing import NDArray
 
 
 class MajorityClass(ArrayClassifierModel):
@@ -25,9 +24,13 @@ class MajorityClass(ArrayClassifierModel):
 
     _core_cls = MajorityClassCore
 
-    def __init__(self, adata: AnnData | None = None, registry: dict[str, object] | None = None) -> None:
+    def __init__(
+        self, adata: AnnData | None = None, registry: dict[str, object] | None = None
+    ) -> None:
         super().__init__(adata, registry)
-        self._finish_init(self._build_core(), locals(), f"MajorityClass of {len(self.labels)} classes")
+        self._finish_init(
+            self._build_core(), locals(), f"MajorityClass of {len(self.labels)} classes"
+        )
 
     def _fit_core(self, cells: TrainingCells) -> dict[str, object]:
         counts = np.bincount(cells.codes, minlength=cells.n_classes)

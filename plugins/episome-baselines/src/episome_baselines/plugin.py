@@ -7,14 +7,21 @@ from episome.plugins import ModelSpec, hookimpl
 EPISOME_API = (1, 0)
 
 
-def _spec(name: str, class_name: str, summary: str, *, tags: tuple[str, ...]) -> ModelSpec:
+def _spec(
+    name: str,
+    class_name: str,
+    summary: str,
+    *,
+    tags: tuple[str, ...],
+    capabilities: tuple[str, ...] = ("annotation",),
+) -> ModelSpec:
     target = f"episome_baselines.{name}:{class_name}"
     return ModelSpec(
         name=name,
         target=target,
         core=f"episome_baselines.cores:{class_name}Core",
         summary=summary,
-        capabilities=("annotation",),
+        capabilities=capabilities,
         tags=tags,
     )
 
@@ -38,5 +45,11 @@ def episome_register_models() -> tuple[ModelSpec, ...]:
             "sparse multinomial logistic regression, tuned on training cells",
             tags=("demo", "floor"),
         ),
-        _spec("knn", "KNNClassifier", "vote of the nearest training cells", tags=("floor",)),
+        _spec(
+            "knn",
+            "KNNClassifier",
+            "vote of the nearest training cells",
+            tags=("floor",),
+            capabilities=("annotation", "embedding"),
+        ),
     )

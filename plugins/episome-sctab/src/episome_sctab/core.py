@@ -10,9 +10,10 @@ import torch
 from episome.nn import TabNet, TorchCore
 
 if TYPE_CHECKING:
-    from episome.nn import CSRParts, TabNetOutput
     import numpy as np
     from numpy.typing import NDArray
+
+    from episome.nn import CSRParts, TabNetOutput
 
 
 class SCTabCore(TorchCore):
@@ -24,8 +25,8 @@ class SCTabCore(TorchCore):
     ----------
     n_features, n_classes
         Genes of the model and classes.
-    n_d, n_a, n_steps, n_shared, n_independent, virtual_batch_size, gamma, momentum, mask, dropout, \
-    embedding_dropout, input_eps, mask_scale
+    n_d, n_a, n_steps, n_shared, n_independent, virtual_batch_size, gamma, momentum, mask, \
+    dropout, embedding_dropout, input_eps, mask_scale
         Of ``episome.nn.TabNet``.
     lambda_sparse
         Weight of the mean mask entropy in the loss (Fischer et al. 2024; the published code writes
@@ -100,12 +101,13 @@ class SCTabCore(TorchCore):
         }
 
     def folded(self) -> Callable[[CSRParts], TabNetOutput]:
-        """Return the network with every batch norm folded into its neighbour, reading sparse cells."""
+        """Return the network with its batch norms folded away, reading sparse cells."""
         self.eval()
         network, positions = self.net.folded(), self._positions()
 
         def run(cells: CSRParts) -> TabNetOutput:
-            return network(cells if positions is None else cells.select(positions), return_masks=True)
+            chosen = cells if positions is None else cells.select(positions)
+            return network(chosen, return_masks=True)
 
         return run
 

@@ -74,11 +74,14 @@ class SCTab(ClassifierModel):
         init_locals = dict(locals())
         super().__init__(adata, registry)
         given = {k: v for k, v in init_locals.items() if k in SIZES and v is not None}
-        self.preset, values = values_for(preset, self.summary_stats.n_cells)
+        self.preset, values = values_for(
+            preset, self.summary_stats.n_cells, len(self.features)
+        )
         config = {**values, **given}
         config["n_top_genes"] = config["n_top_genes"] or None
         core = self._build_core(**config)
-        summary = f"SCTab ({self.preset}) of {len(self.labels)} classes, {len(self.features):,} genes"
+        sizes = f"{len(self.labels)} classes, {len(self.features):,} genes"
+        summary = f"SCTab ({self.preset}) of {sizes}"
         self._finish_init(core, init_locals, summary)
 
     def get_feature_mask(

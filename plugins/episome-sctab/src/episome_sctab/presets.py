@@ -22,19 +22,29 @@ PAPER: dict[str, object] = {
     "mask_scale": 1.0,
     "n_top_genes": None,
 }
+# Chosen on parts of the training donors of four real sets (Kang blood, FACS-sorted blood, mouse
+# cortex); test cells took no part. What helped, in this order: training on the held-out donors too
+# (refit), genes that keep the spread of their log1p values (input_eps), strong dropout, an average
+# of the weights, masks that start broad, few layers.
 SMALL: dict[str, object] = {
     **PAPER,
-    "n_d": 64,
-    "n_a": 64,
+    "n_a": 8,
     "n_shared": 1,
     "n_independent": 1,
+    "virtual_batch_size": 64,
     "momentum": 0.1,
-    "virtual_batch_size": 128,
+    "dropout": 0.7,
+    "embedding_dropout": 0.5,
+    "input_eps": 1.0,
+    "mask_scale": 0.1,
+    "n_top_genes": 2000,
 }
 SMALL_BELOW = 100_000
+REFIT_BELOW = 20_000
+GENES_TO_KEEP = 150
 
 
-def values_for(preset: str, n_cells: int) -> tuple[str, dict[str, object]]:
+def values_for(preset: str, n_cells: int, n_genes: int) -> tuple[str, dict[str, object]]:
     """Return the name and the sizes of a preset.
 
     Raises
@@ -46,9 +56,13 @@ def values_for(preset: str, n_cells: int) -> tuple[str, dict[str, object]]:
         preset = "small" if n_cells < SMALL_BELOW else "paper"
     if preset not in {"paper", "small"}:
         raise UsageError(
-            "E-U23", f"preset={preset!r}", fix='use "auto", "paper" or "small" and set single sizes'
+            "E-U23", f"preset={preset!r}", fix='use "auto", "paper" or "small", and set sizes'
         )
-    return preset, dict(PAPER if preset == "paper" else SMALL)
+    if preset == "paper":
+        return preset, dict(PAPER)
+    # A panel of few genes cannot spare as many of them.
+    spared = 1.0 - GENES_TO_KEEP / max(n_genes, 1)
+    return preset, {**SMALL, "dropout": round(min(float(SMALL["dropout"]), max(spared, 0.0)), 3)}
 
 
 def training_defaults(preset: str, n_cells: int) -> dict[str, object]:
@@ -57,12 +71,31 @@ def training_defaults(preset: str, n_cells: int) -> dict[str, object]:
         return {
             "max_epochs": 50,
             "batch_size": 2048,
-            "plan_kwargs": {"lr": 5e-3, "weight_decay": 0.05, "lr_schedule": "step", "lr_decay": 0.9},
+            "plan_kwargs": {
+                "lr": 5e-3,
+                "weight_decay": 0.05,
+                "lr_schedule": "step",
+                "lr_decay": 0.9,
+            },
             "early_stopping_patience": 10,
         }
     return {
-        "max_epochs": 60,
-        "batch_size": 128,
-        "plan_kwargs": {"lr": 1e-2, "weight_decay": 0.05, "lr_schedule": "cosine"},
-        "early_stopping_patience": 30,
+        "max_epochs": small_epochs(n_cells),
+        "batch_size": 64,
+        "plan_kwargs": {
+            "lr": 1e-2,
+            "weight_decay": 0.05,
+            "lr_schedule": "cosine",
+            "weight_average": 0.99,
+        },
+        # The average of the weights gets better to the end; the run with validation only measures.
+        "early_stopping": False,
+        "refit": n_cells < REFIT_BELOW,
     }
+
+
+def small_epochs(n_cells: int) -> int:
+    """Return the epochs of the small preset: hundreds of updates, minutes for the largest."""
+    if n_cells < 5_000:
+        return min(max(round(50_000 / max(n_cells, 1)), 40), 100)
+    return max(round(200_000 / n_cells), 8)
