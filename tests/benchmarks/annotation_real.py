@@ -201,9 +201,8 @@ def main() -> None:
             test.obs = test.obs[[]]
             train.write_h5ad(folder / "train.h5ad")
             test.write_h5ad(folder / "query.h5ad")
-            print(
-                f"\n{name}: {train.n_obs} training, {test.n_obs} test cells; {reference_rows(task)}"
-            )
+            sizes = f"{train.n_obs} training, {test.n_obs} test cells"
+            print(f"\n{name}: {sizes}; {reference_rows(task)}")
             for model in options.models:
                 runs = [run(task, model, s, folder, options.extra.split()) for s in options.seeds]
                 records += [
@@ -211,10 +210,11 @@ def main() -> None:
                     for s, r in zip(options.seeds, runs, strict=True)
                 ]
                 f1 = np.array([r["macro_f1"] for r in runs])
+                shown = ", ".join(f"{v:.3f}" for v in f1)
                 accuracy = np.mean([r["accuracy"] for r in runs])
                 seconds = np.mean([r["train_seconds"] for r in runs])
                 print(
-                    f"  {model:<10} macro F1 {f1.mean():.3f} ({', '.join(f'{v:.3f}' for v in f1)})  "
+                    f"  {model:<10} macro F1 {f1.mean():.3f} ({shown})  "
                     f"accuracy {accuracy:.3f}  {seconds:.1f} s",
                     flush=True,
                 )

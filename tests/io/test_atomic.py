@@ -24,6 +24,8 @@ from episome.io import (
 )
 from episome.io._atomic import recover
 
+# The child only writes files, and ends without running anything of pytest's.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 
 

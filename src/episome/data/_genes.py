@@ -41,8 +41,6 @@ def variable_genes(values: sparse.csr_matrix, n_top_genes: int | None) -> NDArra
 
     adata = anndata.AnnData(values)
     adata.uns["log1p"] = {"base": None}
-    table = sc.pp.highly_variable_genes(
-        adata, n_top_genes=n_top_genes, flavor="seurat", inplace=False
-    )
+    table = sc.pp.highly_variable_genes(adata, flavor="seurat", inplace=False)
     ranks = [-np.nan_to_num(table[c].to_numpy(), nan=-np.inf) for c in _RANKED]
     return np.sort(np.lexsort(ranks)[:n_top_genes]).astype(np.int64)

@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 DEFAULT_BATCH_SIZE = 1024
+CALL_COLUMNS = (
+    "label",
+    "label_ontology_term_id",
+    "confidence",
+    "label_raw",
+    "second",
+    "second_confidence",
+)
 
 
 class Core(Protocol):
@@ -241,17 +249,19 @@ def calls_frame(
         shown[empty] = blank
         return shown
 
-    return pd.DataFrame(
-        {
-            "label": hidden(classes[best], labels.unlabeled),
-            "label_ontology_term_id": hidden(terms[best], ""),
-            "confidence": hidden(probabilities[rows, best], np.nan).astype(np.float32),
-            "label_raw": hidden(classes[best], ""),
-            "second": hidden(classes[second], ""),
-            "second_confidence": hidden(probabilities[rows, second], np.nan).astype(np.float32),
-        },
-        index=names,
-    )
+    text = {
+        "label": hidden(classes[best], labels.unlabeled),
+        "label_ontology_term_id": hidden(terms[best], ""),
+        "label_raw": hidden(classes[best], ""),
+        "second": hidden(classes[second], ""),
+    }
+    numbers = {
+        "confidence": hidden(probabilities[rows, best], np.nan).astype(np.float32),
+        "second_confidence": hidden(probabilities[rows, second], np.nan).astype(np.float32),
+    }
+    # Said, not inferred: a table without cells has the same types.
+    calls = pd.DataFrame({**text, **numbers}, index=names).astype(dict.fromkeys(text, "str"))
+    return calls[list(CALL_COLUMNS)]
 
 
 def core_from_folder(folder: ModelFolder, core_cls: type[Core] | None = None) -> Core:

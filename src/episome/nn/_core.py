@@ -21,8 +21,8 @@ class TorchCore(nn.Module):
     """Base of cores that are torch modules.
 
     A core gets a batch whose ``"X"`` is the dense, normalised (B, G) tensor on its device and
-    returns any of ``logits``, ``probabilities``, ``latent``, ``mean``, ``target``; in training also
-    ``penalty``, a scalar that is added to the loss.
+    returns any of ``logits``, ``probabilities``, ``latent``, ``mean``, ``target``; in training
+    also ``penalty``, a scalar that is added to the loss.
 
     Subclasses set ``self.config`` to the plain JSON data that builds them again.
     """

@@ -59,8 +59,8 @@ class CSRParts(NamedTuple):
         Parameters
         ----------
         positions
-            New position of every column, or -1 to leave it out, int32 (d,); positions that are kept
-            must ascend.
+            New position of every column, or -1 to leave it out, int32 (d,); positions that are
+            kept must ascend.
         """
         columns = positions[self.indices.long()]
         keep = columns >= 0

@@ -62,7 +62,8 @@ def normalized_batch(
     n_features
         Genes of the model.
     input_format
-        ``"dense"``: (B, G) tensor; ``"csr"``: :class:`CSRParts`; ``"scipy"``: scipy CSR on the host.
+        ``"dense"``: (B, G) tensor; ``"csr"``: :class:`CSRParts`; ``"scipy"``: scipy CSR on the
+        host.
     """
     cells = batch["X"]
     if "size_factor" in batch:

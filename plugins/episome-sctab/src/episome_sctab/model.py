@@ -74,9 +74,7 @@ class SCTab(ClassifierModel):
         init_locals = dict(locals())
         super().__init__(adata, registry)
         given = {k: v for k, v in init_locals.items() if k in SIZES and v is not None}
-        self.preset, values = values_for(
-            preset, self.summary_stats.n_cells, len(self.features)
-        )
+        self.preset, values = values_for(preset, self.summary_stats.n_cells, len(self.features))
         config = {**values, **given}
         config["n_top_genes"] = config["n_top_genes"] or None
         core = self._build_core(**config)
