@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from episome import plugins
+from episome import log, plugins
 
 _PLUGIN_VARIABLES = ("BLOCK", "ONLY", "STRICT", "TRACE")
 
@@ -24,6 +25,21 @@ _PLUGIN_VARIABLES = ("BLOCK", "ONLY", "STRICT", "TRACE")
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep caches and crash reports of tests out of the user's folder."""
     monkeypatch.setenv("EPISOME_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """Undo what a test did to loggers: commands configure them, import-linter disables them."""
+    yield
+    root = log.get_logger()
+    for handler in log._handlers:
+        root.removeHandler(handler)
+        handler.close()
+    log._handlers.clear()
+    root.setLevel(logging.NOTSET)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("episome") and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 @pytest.fixture

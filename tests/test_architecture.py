@@ -83,7 +83,7 @@ def contracts() -> str:
             ],
             containers="episome",
             exhaustive="True",
-            exhaustive_ignores="_version",
+            exhaustive_ignores=["_version", "__main__"],
         ),
     ]
     for room in rooms:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import anndata
 import numpy as np
 import pandas as pd
+import rich.pretty  # noqa: F401 - scvi-tools 1.4 uses it in view_anndata_setup without importing it
 from scvi.model.base import BaseModelClass
 
 from episome import plugins
