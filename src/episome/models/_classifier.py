@@ -11,7 +11,7 @@ from scipy import sparse
 
 from episome import plugins, settings
 from episome.data import given_split, split_cells, variable_genes
-from episome.errors import TrainingError, UsageError
+from episome.errors import UsageError
 from episome.log import get_logger
 from episome.models._annotation import AnnotationMixin
 from episome.models._base import EpisomeModel, as_rows, row_numbers
@@ -228,9 +228,10 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
                 self.module.load_state_dict(before)
                 whole = datamodule.on_training_and_validation()
                 self._run_plan(whole, plan_args, choose_genes=fresh, progress=second, **fit_kwargs)
-        except TrainingError:
+        except BaseException:
             # A model that raised answers the next good call as if nothing had happened.
             self.module.load_state_dict(before)
+            self.module.to("cpu").eval()
             raise
         self._remember(result, datamodule, plan_args, refit=refit)
         self._notify("after_train")

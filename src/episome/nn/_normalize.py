@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["host_batch", "log_normalize", "normalized_batch"]
 
 
-def host_batch(batch: dict[str, object]) -> dict[str, object]:
+def host_batch(batch: dict[str, Any]) -> dict[str, Any]:
     """Turn a batch of the loader (scipy CSR, numpy vectors) into tensors.
 
     Values share memory with the batch; CSR becomes :class:`CSRParts` of int64 pointers and int32
@@ -49,8 +49,8 @@ def log_normalize(cells: CSRParts, library: torch.Tensor, target_sum: float) -> 
 
 
 def normalized_batch(
-    batch: dict[str, object], *, target_sum: float, n_features: int, input_format: str = "dense"
-) -> dict[str, object]:
+    batch: dict[str, Any], *, target_sum: float, n_features: int, input_format: str = "dense"
+) -> dict[str, Any]:
     """Normalise ``"X"`` of a batch where it is, and give it the form that the core reads.
 
     Parameters

@@ -48,6 +48,7 @@ _EARLY: dict[str, Any] = {
 _REFUSED = {
     "enable_checkpointing": "the best weights are kept and restored without it",
     "checkpointing_monitor": "pass early_stopping_monitor",
+    "val_check_interval": "validation runs at the end of epochs; see check_val_every_n_epoch",
 }
 
 

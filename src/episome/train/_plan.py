@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import lightning.pytorch as pl
 import numpy as np
@@ -104,13 +104,17 @@ class ClassifierPlan(pl.LightningModule):
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["labels"]))
         return loss
 
-    def raise_diverged(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Raise E-T01 with the step and the cells."""
-        rows = batch["ind_x"]
+    def raise_diverged(self, batch: dict[str, Any] | None = None, batch_idx: int = 0) -> NoReturn:
+        """Raise E-T01 with the place: the batch and its cells, or the epoch."""
+        where, cells = f"epoch {self.current_epoch}", None
+        if batch is not None:
+            rows = batch["ind_x"]
+            where += f", batch {batch_idx}"
+            cells = f"cells {int(rows.min())} to {int(rows.max())} of the training data"
         raise TrainingError(
             "E-T01",
-            f"the loss is not finite at epoch {self.current_epoch}, batch {batch_idx}",
-            where=f"cells {int(rows.min())} to {int(rows.max())} of the training data",
+            f"the loss is not finite at {where}",
+            where=cells,
             why=f"lr={self.lr:g}, precision={self.trainer.precision}",
             fix='lower the rate with plan_kwargs={"lr": ...}, or use precision="32-true"',
         )
@@ -125,8 +129,11 @@ class ClassifierPlan(pl.LightningModule):
         self.log(MONITOR, self.validation_f1, on_epoch=True, batch_size=size)
 
     def on_train_epoch_end(self) -> None:
-        """Record the learning rate."""
+        """Record the learning rate; off the CPU the loss is looked at here, not at every step."""
         self.log("lr", self.optimizers().param_groups[0]["lr"])
+        loss = self.trainer.callback_metrics.get("train_loss")
+        if loss is not None and not torch.isfinite(loss):
+            self.raise_diverged()
 
     def configure_optimizers(self) -> dict[str, object]:
         """Return AdamW and its schedule, stepped per epoch."""
