@@ -25,9 +25,11 @@ __all__ = [
     "command_options",
     "examples",
     "global_options",
+    "machine_options",
     "run_command",
     "running",
     "state_of",
+    "value_options",
 ]
 
 #: State of the command that runs, for the message about whatever ends it.
@@ -192,6 +194,42 @@ def command_options(function: F) -> F:
         callback=_store("json"),
         help="Answer with one JSON object.",
     )(function)
+
+
+def value_options(function: F) -> F:
+    """Add the options that say where the values of a file are and what they are."""
+    for option in (
+        click.option(
+            "--duplicates",
+            type=click.Choice(["error", "sum"]),
+            default="error",
+            show_default=True,
+            help="What to do with genes of one name.",
+        ),
+        click.option(
+            "--input-kind",
+            type=click.Choice(["auto", "counts", "log1p"]),
+            default="auto",
+            show_default=True,
+            help="What the values are.",
+        ),
+        click.option("--use-raw", is_flag=True, help="Take the values of raw."),
+        click.option("--layer", help="Layer that holds the values; default X."),
+    ):
+        function = option(function)
+    return function
+
+
+def machine_options(function: F) -> F:
+    """Add ``--threads`` and ``--device``."""
+    for option in (
+        click.option(
+            "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:0 or mps."
+        ),
+        click.option("--threads", type=click.IntRange(1), help="Processor threads; default all."),
+    ):
+        function = option(function)
+    return function
 
 
 def examples(*lines: str) -> str:

@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from episome.cli._command import Outcome, command_options, examples, run_command, state_of
+from episome.cli._command import (
+    Outcome,
+    command_options,
+    examples,
+    machine_options,
+    run_command,
+    state_of,
+    value_options,
+)
 
 __all__ = ["command"]
 
@@ -29,15 +37,7 @@ __all__ = ["command"]
     type=click.Path(path_type=Path, allow_dash=True),
     help="calls.csv, .tsv, .parquet, or .h5ad for an annotated copy; - for standard output.",
 )
-@click.option("--layer", help="Layer that holds the values; default X.")
-@click.option("--use-raw", is_flag=True, help="Take the values of raw.")
-@click.option(
-    "--input-kind",
-    type=click.Choice(["auto", "counts", "log1p"]),
-    default="auto",
-    show_default=True,
-    help="What the values are.",
-)
+@value_options
 @click.option(
     "--min-gene-overlap",
     type=click.FloatRange(0, 1),
@@ -45,14 +45,8 @@ __all__ = ["command"]
     show_default=True,
     help="Smallest share of the model's genes that the data must have.",
 )
-@click.option(
-    "--duplicates", type=click.Choice(["error", "sum"]), default="error", show_default=True
-)
 @click.option("--batch-size", type=click.IntRange(1), help="Cells at a time.")
-@click.option("--threads", type=click.IntRange(1), help="Processor threads; default all.")
-@click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:0 or mps."
-)
+@machine_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @command_options
 @click.pass_context

@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from episome.cli._command import Outcome, command_options, examples, run_command, state_of
+from episome.cli._command import (
+    Outcome,
+    command_options,
+    examples,
+    machine_options,
+    run_command,
+    state_of,
+    value_options,
+)
 from episome.errors import UsageError
 
 __all__ = ["command"]
@@ -31,15 +39,7 @@ _METHODS = "a name that `episome plugins` lists"
 )
 @click.option("--donor-key", multiple=True, help="Column of the donor; may be given twice.")
 @click.option("--batch-key", help="Column of a covariate that the model conditions on.")
-@click.option("--layer", help="Layer that holds the values; default X.")
-@click.option("--use-raw", is_flag=True, help="Take the values of raw.")
-@click.option(
-    "--input-kind",
-    type=click.Choice(["auto", "counts", "log1p"]),
-    default="auto",
-    show_default=True,
-    help="What the values are.",
-)
+@value_options
 @click.option(
     "--labels-file",
     type=click.Path(path_type=Path),
@@ -52,9 +52,6 @@ _METHODS = "a name that `episome plugins` lists"
     show_default=True,
     help="What to do with cells without a label.",
 )
-@click.option(
-    "--duplicates", type=click.Choice(["error", "sum"]), default="error", show_default=True
-)
 @click.option("--preset", help="Size preset of the model, where it has some.")
 @click.option("--max-epochs", type=click.IntRange(1), help="Passes over the cells.")
 @click.option("--batch-size", type=click.IntRange(1), help="Cells per update.")
@@ -62,10 +59,7 @@ _METHODS = "a name that `episome plugins` lists"
     "--set", "settings_", multiple=True, metavar="KEY=VALUE", help="Argument of the model."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="Processor threads; default all.")
-@click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:0 or mps."
-)
+@machine_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing folder.")
 @command_options
 @click.pass_context
