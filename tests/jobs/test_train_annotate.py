@@ -8,6 +8,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from episome import settings
 from episome.errors import (
@@ -15,6 +16,7 @@ from episome.errors import (
     InputFileError,
     ModelFileError,
     PluginError,
+    ResourceError,
     UsageError,
 )
 from episome.io import read_manifest
@@ -253,8 +255,17 @@ def test_columns_that_exist_are_found_before_any_cell_is_annotated(
         ("cuda:3", {"accelerator": "gpu", "devices": [3]}),
     ],
 )
-def test_device_words(device, wanted):
+def test_device_words(device, wanted, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+
     assert device_arguments(device) == wanted
+
+
+def test_device_that_is_not_there_is_refused_with_what_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+    with pytest.raises(ResourceError, match="has 2 of that kind.*E-R04"):
+        device_arguments("cuda:2")
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:x", "", "3"])

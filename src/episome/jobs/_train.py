@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from episome import plugins, settings
 from episome.data import check_readable, read_cells
 from episome.errors import UsageError
+from episome.inference import pick_device
 from episome.io import check_model_output
 from episome.jobs._labels_file import join_labels
 from episome.log import get_logger
@@ -176,18 +177,9 @@ DeviceName = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 
 
 def device_arguments(device: str) -> dict[str, object]:
-    """Arguments of ``train`` for a ``--device``: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-
-    Raises
-    ------
-    UsageError
-        Another word (E-U25).
-    """
-    kind, _, number = device.partition(":")
-    accelerator = {"auto": "auto", "cpu": "cpu", "gpu": "gpu", "cuda": "gpu", "mps": "mps"}.get(
-        kind
-    )
-    if accelerator is None or (number and not number.isdigit()):
-        raise UsageError("E-U25", f"--device {device!r}", fix="use auto, cpu, cuda, cuda:0 or mps")
-    devices: object = [int(number)] if number else (1 if kind != "auto" else "auto")
-    return {"accelerator": accelerator, "devices": devices}
+    """Arguments of ``train`` for the name of a device, see ``episome.inference.pick_device``."""
+    if device == "auto":
+        return {"accelerator": "auto", "devices": "auto"}
+    found = pick_device(device)
+    accelerator = {"cuda": "gpu"}.get(found.type, found.type)
+    return {"accelerator": accelerator, "devices": 1 if found.index is None else [found.index]}
