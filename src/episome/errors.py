@@ -6,6 +6,7 @@ what is wrong, where, how many of how many, which first, why it matters, what to
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -28,6 +29,7 @@ __all__ = [
     "UntrustedModelError",
     "UsageError",
     "raise_problems",
+    "warn",
 ]
 
 MAX_PROBLEMS = 50
@@ -233,7 +235,22 @@ class TrainingError(EpisomeError, RuntimeError):
 
 
 class EpisomeWarning(UserWarning):
-    """Something was repaired or looks wrong; the run goes on."""
+    """Something was repaired or looks wrong; the run goes on.
+
+    Parameters
+    ----------
+    problem
+        What it is; its code is ``warning.code``.
+    """
+
+    def __init__(self, problem: Problem | str) -> None:
+        super().__init__(str(problem))
+        self.code = problem.code if isinstance(problem, Problem) else None
+
+
+def warn(problem: Problem, *, stacklevel: int = 3) -> None:
+    """Warn of a problem in the one form of messages."""
+    warnings.warn(EpisomeWarning(problem), stacklevel=stacklevel)
 
 
 def raise_problems(cls: type[EpisomeError], problems: Iterable[Problem]) -> None:

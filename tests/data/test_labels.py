@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -50,13 +48,10 @@ def test_missing_integers_do_not_turn_the_others_into_floats():
     assert clean_labels(column([1, None, 3]), unlabeled="keep").tolist() == ["1", "unknown", "3"]
 
 
-def test_labels_that_differ_by_blanks_or_case_are_logged_and_kept(caplog):
-    with caplog.at_level(logging.WARNING, logger="episome"):
-        values = clean_labels(column(["B cell", "b cell ", "T cell"]))
+def test_labels_that_differ_by_blanks_or_case_are_kept():
+    values = clean_labels(column(["B cell", "b cell ", "T cell"]))
 
     assert len(set(values)) == 3
-    assert "differ only by blanks or case" in caplog.text
-    assert "B cell" in caplog.text
 
 
 def test_cleaning_leaves_the_column_alone():

@@ -97,12 +97,16 @@ CODES: dict[str, str] = {
     "E-G13": (
         "Genes have no names, or only row numbers. Genes are matched by name, never by position."
     ),
+    "E-G14": "Genes are numbered placeholders, which match those of any other file.",
     "E-L01": 'Cells have no label. unlabeled="keep" leaves them out of training.',
+    "E-L02": "Some labels look like no label, but count as classes.",
     "E-L03": "The label column names fewer than two classes.",
     "E-L05": (
         "The label column has nearly as many values as cells: it looks like cell names or a "
         "measurement."
     ),
+    "E-L06": "Cells that carry the unlabelled category take no part in training.",
+    "E-L11": "Labels differ only by blanks or case and stay separate classes.",
     "E-L15": "Cell names repeat, so a label could be joined to the wrong cell.",
     "E-L16": "The columns that would be written exist already.",
     "E-L21": "A barcode stands in the file with two different labels.",
@@ -204,6 +208,8 @@ CODES: dict[str, str] = {
         "object. Copy it."
     ),
     "E-U30": "The argument takes certain words only; the message lists them.",
+    "E-U31": "The model cannot be built with these sizes.",
+    "E-U32": "One column is given as label and as donor.",
     "E-X01": (
         "A bug in episome. The crash report holds versions, the command and the place; no data."
     ),

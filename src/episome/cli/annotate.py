@@ -35,7 +35,8 @@ __all__ = ["command"]
     "-o",
     "--output",
     type=click.Path(path_type=Path, allow_dash=True),
-    help="calls.csv, .tsv, .parquet, or .h5ad for an annotated copy; - for standard output.",
+    help="calls.csv (default), .tsv, .parquet, or .h5ad for an annotated copy; - for standard "
+    "output.",
 )
 @value_options
 @click.option(

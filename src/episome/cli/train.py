@@ -43,7 +43,8 @@ _METHODS = "a name that `episome plugins` lists"
 @click.option(
     "--labels-file",
     type=click.Path(path_type=Path),
-    help="Table of labels, joined by barcode (first column), never by position.",
+    help="Table of labels, joined by barcode (first column), never by position; cells that it "
+    "does not name take no part.",
 )
 @click.option(
     "--unlabeled",
@@ -55,6 +56,12 @@ _METHODS = "a name that `episome plugins` lists"
 @click.option("--preset", help="Size preset of the model, where it has some.")
 @click.option("--max-epochs", type=click.IntRange(1), help="Passes over the cells.")
 @click.option("--batch-size", type=click.IntRange(1), help="Cells per update.")
+@click.option(
+    "--refit/--no-refit",
+    default=None,
+    help="After the run with validation, train again on all labelled cells; networks decide by "
+    "the size of the reference.",
+)
 @click.option(
     "--set", "settings_", multiple=True, metavar="KEY=VALUE", help="Argument of the model."
 )
@@ -86,7 +93,7 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     from episome.resources import set_threads
 
     train_arguments = device_arguments(options["device"])
-    for name in ("max_epochs", "batch_size"):
+    for name in ("max_epochs", "batch_size", "refit"):
         if options[name] is not None:
             train_arguments[name] = options[name]
     request = TrainRequest(
@@ -187,6 +194,10 @@ def _text(result: Any) -> str:
             f"  validation macro F1 {result.fit['validation_f1_macro']:.3f} on "
             f"{result.fit['n_validation']:,} cells, held out by {result.fit['split_by']}"
         )
+        if result.fit.get("refit"):
+            lines.append(
+                "  the saved model was then trained once more, on these cells too (see --refit)"
+            )
     lines += [f"  {note}" for note in result.notes]
     lines.append(f"  next: episome annotate query.h5ad -m {result.output} -o calls.csv")
     return "\n".join(lines)

@@ -13,15 +13,14 @@ import pandas as pd
 from scipy import sparse
 
 from episome.data._keys import GENE_ID_COLUMNS
-from episome.errors import GeneMatchError, InputDataError
-from episome.log import get_logger
+from episome.errors import GeneMatchError, InputDataError, Problem, warn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-logger = get_logger(__name__)
 
 _VERSION = re.compile(r"^(ENS[A-Z]*[GTP]\d{6,})\.\d+$")
+_PLACEHOLDER = re.compile(r"^(gene|Gene|feature|var|col|column|x|v|g)[ _.-]?\d+$")
 DEFAULT_MIN_OVERLAP = 0.5
 
 
@@ -181,6 +180,19 @@ class FeatureSpace:
                 why="their columns cannot be told apart",
                 fix='pass duplicates="sum" to add them up, or make the names unique',
             )
+        if _placeholders(ids):
+            warn(
+                Problem(
+                    "E-G14",
+                    "gene names are numbered placeholders",
+                    where=where,
+                    count=len(ids),
+                    total=len(ids),
+                    examples=list(ids[:3]),
+                    why="another file's placeholders would match, whatever its genes are",
+                    fix="set var_names to gene symbols or Ensembl identifiers",
+                )
+            )
         keep = ~first
         other = {
             str(c): tuple(clean_names(var[c])[keep]) for c in GENE_ID_COLUMNS if c in var.columns
@@ -237,6 +249,19 @@ class FeatureSpace:
             versions_stripped=stripped,
             missing=tuple(np.asarray(self.ids, dtype=object)[counts == 0][:10]),
         )
+        if n_matched and _placeholders(np.asarray(self.ids, dtype=object)):
+            warn(
+                Problem(
+                    "E-G14",
+                    "genes were matched by numbered placeholders",
+                    where=where,
+                    count=n_matched,
+                    total=len(self),
+                    examples=self.ids[:3],
+                    why="the calls mean nothing unless both files number the same genes alike",
+                    fix="train on data with gene symbols or Ensembl identifiers",
+                )
+            )
         if report.overlap < min_gene_overlap:
             self._refuse_overlap(var, report, min_gene_overlap)
         if report.n_summed and duplicates == "error":
@@ -339,6 +364,12 @@ def _refuse_unnamed(raw: pd.Index, names: NDArray[np.object_], where: str) -> No
             why="a query could only be matched by position, which is how labels go wrong",
             fix="set var_names to gene symbols or Ensembl identifiers",
         )
+
+
+def _placeholders(names: NDArray[np.object_]) -> bool:
+    """Whether most names are a word and a number, such as ``gene_17``: nothing a genome has."""
+    sample = [str(n) for n in names[:500]]
+    return sum(bool(_PLACEHOLDER.match(n)) for n in sample) > 0.9 * len(sample)
 
 
 def _id_kind(names: Sequence[str] | pd.Index) -> str:

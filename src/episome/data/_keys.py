@@ -24,6 +24,8 @@ INDEFINITE_DONORS: Final = frozenset(
     {"", "nan", "none", "na", "n/a", "unknown", "unassigned", "pooled", "ambiguous", "doublet"}
 )
 UNLABELED: Final = "unknown"
+# Labels that usually mean that there is none.
+EMPTY_LABELS: Final = frozenset({"", "nan", "na", "n/a", "none", "null", "unknown", "-", "?"})
 
 # Columns of `var` that may hold another name of a gene, tried in this order.
 GENE_ID_COLUMNS: Final = (

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from episome.data._keys import INDEFINITE_DONORS, UNLABELED
-from episome.errors import LabelError
-from episome.log import get_logger
+from episome.data._keys import EMPTY_LABELS, INDEFINITE_DONORS, UNLABELED
+from episome.errors import LabelError, Problem, warn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +52,7 @@ def clean_labels(
 ) -> NDArray[np.object_]:
     """Return labels as strings; missing ones become ``unlabeled_category`` when kept.
 
-    Integers and booleans become their text. Blanks around names are kept, but names that differ
-    only by blanks or case are logged, because they make one type two classes.
+    Integers and booleans become their text; blanks around names are kept.
 
     Raises
     ------
@@ -78,7 +74,6 @@ def clean_labels(
     text = column.astype(object).map(_text, na_action="ignore")
     values: NDArray[np.object_] = text.to_numpy(dtype=object).copy()
     values[missing] = unlabeled_category
-    _warn_near_duplicates(values, where)
     return values
 
 
@@ -93,22 +88,61 @@ def _warn_near_duplicates(values: NDArray[np.object_], where: str) -> None:
     folded = names.str.strip().str.casefold()
     groups = [list(g) for _, g in names.groupby(folded) if len(g) > 1]
     if groups:
-        logger.warning(
-            "%d labels in %s differ only by blanks or case and stay separate classes, first: %s",
-            len(groups),
-            where,
-            groups[0],
+        warn(
+            Problem(
+                "E-L11",
+                "labels that differ only by blanks or case and stay separate classes",
+                where=where,
+                count=len(groups),
+                examples=[" / ".join(map(repr, g)) for g in groups],
+                fix="write every class one way",
+            )
+        )
+
+
+def _warn_empty_names(values: NDArray[np.object_], unlabeled_category: str, where: str) -> None:
+    """Say how many labels look like none, and how many are left out as unlabelled."""
+    text = pd.Series(values)
+    like_none = text.str.strip().str.casefold().isin(EMPTY_LABELS) & (text != unlabeled_category)
+    if like_none.any():
+        warn(
+            Problem(
+                "E-L02",
+                "labels that look like none are classes",
+                where=where,
+                count=int(like_none.sum()),
+                total=len(values),
+                examples=[repr(v) for v in sorted(set(text[like_none]))],
+                why=f"only {unlabeled_category!r} stands for no label",
+                fix="rename them, or make them missing and pass unlabeled='keep'",
+            )
+        )
+    n_unlabeled = int((text == unlabeled_category).sum())
+    if n_unlabeled:
+        warn(
+            Problem(
+                "E-L06",
+                f"cells without a label ({unlabeled_category!r}) take no part in training",
+                where=where,
+                count=n_unlabeled,
+                total=len(values),
+            )
         )
 
 
 def check_classes(values: NDArray[np.object_], unlabeled_category: str, where: str) -> list[str]:
     """Return the classes of training labels in sorted order.
 
+    Warns of names that differ only by blanks or case (E-L11), names that look like none (E-L02)
+    and cells that are left out (E-L06).
+
     Raises
     ------
     LabelError
         Fewer than two classes (E-L03) or more classes than half the cells (E-L05).
     """
+    _warn_near_duplicates(values, where)
+    _warn_empty_names(values, unlabeled_category, where)
     labelled = values[values != unlabeled_category]
     classes = sorted(set(labelled))
     if len(classes) < 2:

@@ -11,6 +11,7 @@ from episome import settings
 from episome.data._keys import INDICES_KEY, LABELS_KEY, SIZE_FACTOR_KEY, X_KEY
 from episome.data._rule import InputRule, QueryKind, unlog
 from episome.data._values import row_sums
+from episome.errors import UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,6 +70,8 @@ class CellLoader:
         self.source, self.alignment, self.rule, self.kind = source, alignment, rule, kind
         self.rows = np.arange(source.n_obs) if rows is None else np.asarray(rows, dtype=np.int64)
         self.labels = labels
+        if batch_size < 1:
+            raise UsageError("E-U22", f"batch_size={batch_size}", fix="pass 1 or more")
         self.batch_size = int(batch_size)
         self.shuffle = shuffle
         self.drop_last = drop_last and len(self.rows) >= self.batch_size

@@ -12,7 +12,7 @@ from episome.data._read import read_cells
 from episome.data._rule import InputRule, QueryKind, query_kind
 from episome.data._source import AnnDataSource, CellSource
 from episome.data._values import ValueReport, inspect_values
-from episome.errors import UsageError
+from episome.errors import Problem, UsageError, warn
 from episome.log import get_logger
 
 if TYPE_CHECKING:
@@ -147,8 +147,27 @@ def prepare_query(
     else:
         kind = query_kind(rule, report, input_kind)
     notes = [alignment.report.text, f"{source.where}: {kind.note}"]
+    if not source.obs_names.is_unique:
+        _warn_repeated(source)
     if report.n_empty_cells:
         notes.append(f"{report.n_empty_cells:,} of {report.n_obs:,} cells have no counts at all")
     for note in notes:
         logger.info("%s", note)
     return Query(source, alignment, rule, kind, report, tuple(notes))
+
+
+def _warn_repeated(source: CellSource) -> None:
+    repeated = source.obs_names[source.obs_names.duplicated()]
+    warn(
+        Problem(
+            "E-L15",
+            "duplicated cell names",
+            where=source.where,
+            count=len(repeated),
+            total=source.n_obs,
+            examples=list(repeated[:3]),
+            why="calls keep the order of the cells, but cannot be joined by name",
+            fix="make the names unique",
+        ),
+        stacklevel=4,
+    )

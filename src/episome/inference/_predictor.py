@@ -151,7 +151,9 @@ class Predictor:
         Beside the keys of the loader each holds ``empty``: a boolean array of the cells with none
         of the model's genes.
         """
-        loader = query.loader(rows, batch_size=batch_size or DEFAULT_BATCH_SIZE)
+        loader = query.loader(
+            rows, batch_size=DEFAULT_BATCH_SIZE if batch_size is None else batch_size
+        )
         with torch.no_grad():
             for batch in loader:
                 held: dict[str, Any] = host_batch(batch)

@@ -200,6 +200,13 @@ def _refuse_foreign(path: Path) -> None:
     pickles = [path] if path.is_file() else [path / n for n in _PICKLES if (path / n).is_file()]
     if (path / MANIFEST).is_file():
         return
+    if path.is_file() and _starts_as_hdf5(path):
+        raise ModelFileError(
+            "E-M05",
+            "this is a file of cells, not a model folder",
+            where=str(path),
+            fix="pass the folder that save() or train wrote",
+        )
     if pickles:
         raise UntrustedModelError(
             "E-M02",
@@ -211,6 +218,11 @@ def _refuse_foreign(path: Path) -> None:
     raise ModelFileError(
         "E-M05", what, where=str(path), fix="pass the folder that save() or train wrote"
     )
+
+
+def _starts_as_hdf5(path: Path) -> bool:
+    with path.open("rb") as handle:
+        return handle.read(4) == b"\x89HDF"
 
 
 def _entries(manifest: Mapping[str, object]) -> list[tuple[str, Mapping[str, object]]]:

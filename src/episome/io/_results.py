@@ -131,7 +131,7 @@ def write_calls(
     if path.suffix == ".parquet":
         return write_file(path, lambda p: calls.to_parquet(p), overwrite=overwrite)
     separator = "," if path.suffix == ".csv" else "\t"
-    text = calls.to_csv(sep=separator, index_label=calls.index.name or "cell")
+    text = calls.to_csv(sep=separator, index_label="cell")
     return write_file(path, text.encode(), overwrite=overwrite)
 
 

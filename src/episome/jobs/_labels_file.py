@@ -65,7 +65,7 @@ def join_labels(adata: AnnData, path: str | Path, labels_key: str) -> LabelJoin:
     LabelError
         A barcode has two different labels (E-L21), or no barcode matches (E-L22).
     """
-    table = _read_table(Path(path))
+    table = _with_header(_read_table(Path(path)), adata)
     column = _label_column(table, labels_key, str(path))
     if not adata.obs_names.is_unique:
         repeated = adata.obs_names[adata.obs_names.duplicated()]
@@ -111,6 +111,14 @@ def join_labels(adata: AnnData, path: str | Path, labels_key: str) -> LabelJoin:
         )
     n_unknown = int((~pairs.index.isin(adata.obs_names.astype(str))).sum())
     return LabelJoin(labels, n_matched, len(labels) - n_matched, n_unknown, n_duplicated)
+
+
+def _with_header(table: pd.DataFrame, adata: AnnData) -> pd.DataFrame:
+    """Give back the first line as a line when it names a cell and is no header."""
+    if str(table.columns[0]) not in set(adata.obs_names.astype(str)):
+        return table
+    first = pd.DataFrame([list(table.columns)], columns=table.columns)
+    return pd.concat([first, table], ignore_index=True)
 
 
 def _read_table(path: Path) -> pd.DataFrame:

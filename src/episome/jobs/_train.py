@@ -128,7 +128,7 @@ def _result(model: EpisomeModel, output: Path, name: str, notes: tuple[str, ...]
     return TrainResult(
         output=output,
         model=name,
-        n_cells=int(model.summary_stats.n_cells),
+        n_cells=int(model.fit_["n_cells"]),
         n_genes=len(model.features),
         n_classes=len(model.labels) if model.labels else 0,
         input_kind=model.input_rule.input_kind,

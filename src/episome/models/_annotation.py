@@ -127,7 +127,7 @@ class AnnotationMixin(_Base):
             features, rule = _registered_input(source, input_kind, size_factor, duplicates)
             found = _registered_labels(adata, labels_key, unlabeled_category, unlabeled)
             if donor_key is not None:
-                combined_column(adata, donor_key)
+                _check_donors(adata, donor_key, labels_key)
             fields = [
                 ExpressionField("X", layer, use_raw=use_raw, features=features, rule=rule),
                 LabelsField("labels", labels_key, unlabeled_category, found),
@@ -140,6 +140,7 @@ class AnnotationMixin(_Base):
 
     def training_codes(self) -> NDArray[np.int64]:
         """Class code of every training cell, -1 for cells without a label."""
+        self.training_source()
         codes = np.asarray(self.adata.obs["_scvi_labels"], dtype=np.int64)
         return np.where(codes >= len(self.labels), -1, codes)
 
@@ -261,6 +262,24 @@ def _registered_input(
     rule = InputRule(kind, size_factor, float(np.round(target, 3)) if target else 1e4)
     logger.info("%s holds %s (%s)", source.where, kind, report.evidence)
     return features, rule
+
+
+def _check_donors(adata: AnnData, donor_key: str | list[str], labels_key: str) -> None:
+    """Refuse donors that are the labels; say how many cells have no definite donor."""
+    if labels_key in ([donor_key] if isinstance(donor_key, str) else donor_key):
+        raise UsageError(
+            "E-U32",
+            f"column {labels_key!r} is given as label and as donor",
+            where="adata.obs",
+            why="whole donors are held out, so no class would be left to compare",
+            fix="pass the column of donors as donor_key",
+        )
+    donors = definite_donors(combined_column(adata, donor_key))
+    n_indefinite = int(sum(d is None for d in donors))
+    if n_indefinite:
+        logger.info(
+            "%d of %d cells name no single donor: they only train", n_indefinite, len(donors)
+        )
 
 
 def _registered_labels(

@@ -104,6 +104,7 @@ class ArrayClassifierModel(AnnotationMixin, EpisomeModel):
         facts = self._fit_core(cells)
         self.fit_ = {
             "n_train": len(rows),
+            "n_cells": len(rows),
             "seconds": round(time.monotonic() - started, 2),
             **facts,
         }

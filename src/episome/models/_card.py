@@ -21,7 +21,7 @@ def model_card(model: EpisomeModel, manifest: Mapping[str, Any]) -> str:
         f"- Input: {rule.input_kind}, {len(model.features):,} genes "
         f"(e.g. {', '.join(model.features.ids[:3])}), library size over "
         f"{rule.size_factor.replace('_', ' ')}, scaled to {rule.target_sum:g}.",
-        f"- Trained on {model.summary_stats.n_cells:,} cells.",
+        f"- Trained on {model.fit_['n_cells']:,} of {model.summary_stats.n_cells:,} cells.",
     ]
     if labels is not None:
         lines.append(f"- {len(labels)} classes: {', '.join(labels.names[:40])}.")

@@ -53,11 +53,18 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
 
     def _build_core(self, **config: object) -> TorchCore:
         """Build the core with weights from the initialisation stream of ``settings.seed``."""
+        full = {"n_features": len(self.features), "n_classes": len(self.labels), **config}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.stream_seed("init"))
-            return self._core_cls.from_config(
-                {"n_features": len(self.features), "n_classes": len(self.labels), **config}
-            )
+            try:
+                return self._core_cls.from_config(full)
+            except (TypeError, ValueError) as error:
+                raise UsageError(
+                    "E-U31",
+                    f"{type(self).__name__} cannot be built with {config}",
+                    why=str(error),
+                    fix="pass numbers and words that its documentation names",
+                ) from error
 
     def _training_defaults(self) -> dict[str, Any]:
         return {"max_epochs": 50, "batch_size": 256, "plan_kwargs": {}}
@@ -316,6 +323,7 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
             "split_by": split.by,
             "split_sha256": split.digest,
             "seed": split.seed,
+            "n_cells": len(split.train) + (len(split.validation) if refit else 0),
             "refit": refit,
             "plan": plan_args,
             **best,

@@ -11,7 +11,7 @@ __all__ = ["apply", "autocast_on_cpu"]
 
 def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
     """Call an autograd function; torch leaves ``Function.apply`` untyped."""
-    return function.apply(*args)  # type: ignore[no-untyped-call]
+    return function.apply(*args)  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def autocast_on_cpu() -> bool:

@@ -82,7 +82,7 @@ def check_trainer_kwargs(trainer_kwargs: Mapping[str, object]) -> None:
     unknown = sorted(set(trainer_kwargs) - known)
     if not unknown:
         return
-    words = [*sorted(known), "plan_kwargs", "batch_size"]
+    words = [*sorted(known), "plan_kwargs", "batch_size", "max_epochs", "train_size", "refit"]
     near = difflib.get_close_matches(unknown[0], words, n=3)
     raise UsageError(
         "E-U16",

@@ -1,0 +1,70 @@
+"""Mistakes that a new user makes, and what they get."""
+
+from __future__ import annotations
+
+import pytest
+
+from episome.data import simulate_cells
+from episome.errors import ModelFileError, UsageError
+from episome.models import SCTab, load
+
+
+def test_sizes_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(UsageError, match="E-U31"):
+        SCTab(simulate_cells(40, 30), n_d="abc")
+
+
+def test_donors_given_as_labels_are_refused() -> None:
+    with pytest.raises(UsageError, match="E-U32"):
+        SCTab.setup_anndata(simulate_cells(40, 30), "donor_id", donor_key="donor_id")
+
+
+def test_training_a_loaded_model_without_data_says_so(tmp_path) -> None:
+    model = SCTab(simulate_cells(60, 30))
+    model.train(max_epochs=1)
+    model.save(tmp_path / "model")
+
+    with pytest.raises(UsageError, match="E-U17"):
+        SCTab.load(tmp_path / "model").train(max_epochs=1)
+
+
+def test_a_file_of_cells_as_model_is_called_what_it_is(tmp_path) -> None:
+    path = tmp_path / "cells.h5ad"
+    simulate_cells(20, 10).write_h5ad(path)
+
+    with pytest.raises(ModelFileError, match="file of cells.*E-M05"):
+        load(path)
+
+
+def test_near_misses_of_train_arguments_are_named() -> None:
+    with pytest.raises(UsageError, match="max_epochs"):
+        SCTab(simulate_cells(40, 30)).train(max_epoch=3)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_batch_size_below_one_is_refused_in_prediction(size: int) -> None:
+    cells = simulate_cells(60, 30)
+    model = SCTab(cells)
+    model.train(max_epochs=1)
+
+    with pytest.raises(UsageError, match="E-U22"):
+        model.predict(cells, batch_size=size)
+
+
+def test_setup_can_be_viewed_as_in_scvi_tools(capsys) -> None:
+    SCTab(simulate_cells(40, 30)).view_anndata_setup()
+
+    assert "cell_type" in capsys.readouterr().out
+
+
+def test_card_says_how_many_cells_took_part(tmp_path) -> None:
+    cells = simulate_cells(60, 30)
+    cells.obs["cell_type"] = cells.obs["cell_type"].astype(str)
+    cells.obs.loc[cells.obs_names[:10], "cell_type"] = "unknown"
+    with pytest.warns(UserWarning, match="E-L06"):
+        SCTab.setup_anndata(cells, "cell_type")
+    model = SCTab(cells)
+    model.train(max_epochs=1, refit=True)
+    model.save(tmp_path / "model")
+
+    assert "Trained on 50 of 60 cells" in (tmp_path / "model" / "README.md").read_text()
