@@ -134,3 +134,15 @@ def test_stratified_halves_hold_out_a_share_of_every_class():
 
     assert np.bincount(labels[test]).tolist() == [9, 3]
     assert not set(train) & set(test)
+
+
+def test_cells_without_a_donor_only_train_where_few_donors_are_known():
+    labels = np.arange(100) % 2
+    donors = np.array(["a", "b", None, None] * 25, dtype=object)
+
+    split = split_cells(labels, donors=donors, train_size=0.6, validation_size=0.2)
+
+    assert split.by == "cell"
+    held_out = np.concatenate([split.validation, split.test])
+    assert len(held_out) == 40
+    assert all(donors[held_out] != np.array(None))

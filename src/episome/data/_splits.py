@@ -49,9 +49,9 @@ def split_cells(
 ) -> Split:
     """Split cells into training, validation and test parts.
 
-    With at least ``min_donors`` donors whole donors are drawn, so that none stands on both sides;
-    cells without a definite donor stay in training. Otherwise cells are drawn within each class. A
-    class never loses its last training cell.
+    With at least ``min_donors`` donors whole donors are drawn, so that none stands on both sides.
+    Otherwise cells are drawn within each class. Where donors are known, cells without a definite
+    one stay in training. A class never loses its last training cell.
 
     Parameters
     ----------
@@ -84,10 +84,12 @@ def split_cells(
     by: Literal["donor", "cell"] = "donor" if n_donors >= min_donors else "cell"
     draw = _draw_donors if by == "donor" else _draw_cells
     groups = donors if donors is not None else np.full(len(labels), None, dtype=object)
-    validation = draw(usable, labels, groups, validation_size * len(usable), rng)
-    rest = np.setdiff1d(usable, validation)
-    test = draw(rest, labels, groups, test_size * len(usable), rng)
-    return Split(np.setdiff1d(rest, test), validation, test, by, seed)
+    # Where donors are known, a cell of none may be anybody's: it is no fair test.
+    eligible = usable[groups[usable] != np.array(None)] if n_donors else usable
+    validation = draw(eligible, labels, groups, validation_size * len(usable), rng)
+    test = draw(np.setdiff1d(eligible, validation), labels, groups, test_size * len(usable), rng)
+    train = np.setdiff1d(usable, np.union1d(validation, test))
+    return Split(train, validation, test, by, seed)
 
 
 def _sizes(train_size: float | None, validation_size: float | None) -> tuple[float, float]:
