@@ -115,9 +115,9 @@ def test_preset_auto_follows_the_number_of_cells() -> None:
 
 
 def test_preset_small_spares_the_genes_of_a_panel() -> None:
-    dropouts = [values_for("small", 1000, n)[1]["dropout"] for n in (100, 200, 20_000)]
+    dropouts = [values_for("small", 1000, n)[1]["dropout"] for n in (100, 200, 2000, 20_000)]
 
-    assert dropouts == [0.0, 0.25, 0.7]
+    assert dropouts == [0.0, 0.25, 0.7, 0.85]
 
 
 def test_preset_paper_has_the_published_values() -> None:
