@@ -21,8 +21,6 @@ from episome.errors import UsageError
 
 __all__ = ["command"]
 
-_METHODS = "a name that `episome plugins` lists"
-
 
 @click.command(
     "train",

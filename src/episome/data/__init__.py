@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         class_terms,
         clean_labels,
         definite_donors,
+        require_all_classes,
     )
     from episome.data._loader import CellLoader
     from episome.data._query import Query, open_source, prepare_query, require_choice
@@ -54,6 +55,7 @@ _HOME = {
     "open_source": "_query",
     "prepare_query": "_query",
     "read_cells": "_read",
+    "require_all_classes": "_labels",
     "require_choice": "_query",
     "simulate_cells": "_simulate",
     "split_cells": "_splits",

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from episome.data._keys import EMPTY_LABELS, INDEFINITE_DONORS, UNLABELED
-from episome.errors import LabelError, Problem, warn
+from episome.errors import LabelError, Problem, UsageError, warn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -167,6 +167,34 @@ def check_classes(values: NDArray[np.object_], unlabeled_category: str, where: s
             fix="pass labels_key= with a column of cell types",
         )
     return classes
+
+
+def require_all_classes(codes: NDArray[np.int64], labels: Labels) -> None:
+    """Refuse training cells that lack a class.
+
+    Parameters
+    ----------
+    codes
+        Class codes of the training cells.
+    labels
+        Classes of the model.
+
+    Raises
+    ------
+    UsageError
+        E-U20, naming the classes.
+    """
+    absent = np.flatnonzero(np.bincount(codes, minlength=len(labels)) == 0)
+    if len(absent):
+        raise UsageError(
+            "E-U20",
+            "classes without a training cell",
+            count=len(absent),
+            total=len(labels),
+            examples=[labels.names[i] for i in absent],
+            why="the model could never call them",
+            fix="give them training cells in the split, or take the labels out",
+        )
 
 
 def class_terms(

@@ -16,7 +16,6 @@ from episome.log import get_logger
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from numpy.typing import NDArray
 
 logger = get_logger(__name__)
 
@@ -211,8 +210,3 @@ def combined_column(
     for part in parts[1:]:
         joined = joined + "_" + part.astype(str)
     return joined.where(~missing, other=pd.NA)
-
-
-def take(values: NDArray[np.generic] | None, rows: Rows) -> NDArray[np.generic] | None:
-    """Index an optional per-cell vector."""
-    return None if values is None else values[rows]

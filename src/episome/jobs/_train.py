@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from episome import plugins, settings
 from episome.data import check_readable, read_cells
@@ -171,9 +171,6 @@ def known_arguments(
             fix="leave them out, or use one of these",
         )
     return dict(given)
-
-
-DeviceName = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 
 
 def device_arguments(device: str) -> dict[str, object]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from episome import plugins, settings
-from episome.data import given_split
+from episome.data import given_split, require_all_classes
 from episome.errors import UsageError
 from episome.models._annotation import AnnotationMixin
 from episome.models._base import EpisomeModel, row_numbers
@@ -131,18 +131,7 @@ class ArrayClassifierModel(AnnotationMixin, EpisomeModel):
             labels=codes,
             split=split,
         )
-        counts = np.bincount(codes[rows], minlength=len(self.labels))
-        if (counts == 0).any():
-            absent = [self.labels.names[i] for i in np.flatnonzero(counts == 0)]
-            raise UsageError(
-                "E-U20",
-                "classes without a training cell",
-                count=len(absent),
-                total=len(self.labels),
-                examples=absent,
-                why="the model could never call them",
-                fix="give them training cells in the split, or take the labels out",
-            )
+        require_all_classes(codes[rows], self.labels)
         cells = TrainingCells(
             values=normalized_rows(data, rows),
             codes=codes[rows],

@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 
 from episome import plugins, settings
-from episome.data import given_split, split_cells, variable_genes
+from episome.data import given_split, require_all_classes, split_cells, variable_genes
 from episome.errors import UsageError
 from episome.log import get_logger
 from episome.models._annotation import AnnotationMixin
@@ -283,18 +283,7 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
                 fix='use "balanced" or None',
             )
         codes = datamodule.labels[datamodule.split.train]
-        counts = np.bincount(codes, minlength=len(self.labels))
-        if (counts == 0).any():
-            absent = [self.labels.names[i] for i in np.flatnonzero(counts == 0)]
-            raise UsageError(
-                "E-U20",
-                "classes without a training cell",
-                count=len(absent),
-                total=len(self.labels),
-                examples=absent,
-                why="the model could never call them",
-                fix="give them training cells in the split, or take the labels out",
-            )
+        require_all_classes(codes, self.labels)
         return balanced_weights(codes, len(self.labels))
 
     def _notify(self, notice: Literal["before_train", "after_train"]) -> None:

@@ -100,14 +100,14 @@ class SCTabCore(TorchCore):
             "penalty": self.lambda_sparse * out.sparsity,
         }
 
-    def folded(self) -> Callable[[CSRParts], TabNetOutput]:
+    def folded(self, *, return_masks: bool = False) -> Callable[[CSRParts], TabNetOutput]:
         """Return the network with its batch norms folded away, reading sparse cells."""
         self.eval()
         network, positions = self.net.folded(), self._positions()
 
         def run(cells: CSRParts) -> TabNetOutput:
             chosen = cells if positions is None else cells.select(positions)
-            return network(chosen, return_masks=True)
+            return network(chosen, return_masks=return_masks)
 
         return run
 

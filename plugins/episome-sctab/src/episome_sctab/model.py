@@ -106,7 +106,7 @@ class SCTab(ClassifierModel):
         to one.
         """
         predictor = self.predictor()
-        run, genes = self.module.folded(), self.module.genes.cpu().numpy()
+        run, genes = self.module.folded(return_masks=True), self.module.genes.cpu().numpy()
         width = len(self.features)
         prepared = self.prepare(adata, **query)
         blocks = []
