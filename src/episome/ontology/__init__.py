@@ -1,0 +1,27 @@
+"""The Cell Ontology: names to terms, which type is a kind of which, and coarse types."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from episome._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from episome.ontology._bundle import cell_ontology, releases
+    from episome.ontology._hierarchy import ClassHierarchy
+    from episome.ontology._ontology import CellOntology
+    from episome.ontology._resolve import Resolution
+    from episome.ontology._terms import OwnTerm, Term
+
+_HOME = {
+    "CellOntology": "_ontology",
+    "ClassHierarchy": "_hierarchy",
+    "OwnTerm": "_terms",
+    "Resolution": "_resolve",
+    "Term": "_terms",
+    "cell_ontology": "_bundle",
+    "releases": "_bundle",
+}
+__all__ = sorted(_HOME)
+
+__getattr__, __dir__ = lazy_names(__name__, _HOME)
