@@ -109,12 +109,26 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
 @pytest.fixture(scope="session")
 def toy() -> ModuleType:
     """A small neural annotator that no plugin registers, and cells for it; see ``_toy.py``."""
-    name = "_episome_toy"
+    return _module("_episome_toy", "_toy.py")
+
+
+def _module(name: str, file: str) -> ModuleType:
+    """Import a module that lies beside this file, once."""
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("_toy.py"))
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(file))
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         spec.loader.exec_module(module)
     return sys.modules[name]
+
+
+@pytest.fixture
+def golden() -> Callable[[str], object]:
+    """Open a golden case by name; skips where the folder is not given."""
+    folder = os.environ.get("EPISOME_TEST_DATA")
+    if not folder:
+        pytest.skip("EPISOME_TEST_DATA is not set: the recorded reference numbers are elsewhere")
+    reader = _module("_episome_golden", "_golden.py")
+    return lambda name: reader.GoldenCase(Path(folder) / "goldens", name)

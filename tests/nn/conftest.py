@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -31,16 +30,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def golden() -> Callable[[str], object]:
-    """Open a golden case by name; skips where the folder is not given."""
-    folder = os.environ.get("EPISOME_TEST_DATA")
-    if not folder:
-        pytest.skip("EPISOME_TEST_DATA is not set: the recorded reference numbers are elsewhere")
-    reader = _load("_episome_nn_golden", HERE / "_golden.py")
-    return lambda name: reader.GoldenCase(Path(folder) / "goldens", name)
 
 
 @pytest.fixture

@@ -2,7 +2,51 @@
 
 from __future__ import annotations
 
-from episome.metrics._classification import Interval, accuracy, bootstrap, macro_f1
-from episome.metrics._neighbors import knn_probabilities
+from typing import TYPE_CHECKING
 
-__all__ = ["Interval", "accuracy", "bootstrap", "knn_probabilities", "macro_f1"]
+from episome._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from episome.metrics._bootstrap import Interval, bootstrap
+    from episome.metrics._calibration import (
+        brier_score,
+        disagreement,
+        error_auroc,
+        expected_calibration_error,
+        negative_log_likelihood,
+        uncertainty,
+    )
+    from episome.metrics._classification import (
+        accuracy,
+        balanced_accuracy,
+        by_group,
+        class_table,
+        classification_scores,
+        macro_f1,
+        median_f1,
+        weighted_f1,
+    )
+    from episome.metrics._neighbors import knn_probabilities
+
+_HOME = {
+    "Interval": "_bootstrap",
+    "accuracy": "_classification",
+    "balanced_accuracy": "_classification",
+    "bootstrap": "_bootstrap",
+    "brier_score": "_calibration",
+    "by_group": "_classification",
+    "class_table": "_classification",
+    "classification_scores": "_classification",
+    "disagreement": "_calibration",
+    "error_auroc": "_calibration",
+    "expected_calibration_error": "_calibration",
+    "knn_probabilities": "_neighbors",
+    "macro_f1": "_classification",
+    "median_f1": "_classification",
+    "negative_log_likelihood": "_calibration",
+    "uncertainty": "_calibration",
+    "weighted_f1": "_classification",
+}
+__all__ = sorted(_HOME)
+
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -2,92 +2,278 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
+import pandas as pd
 
-from episome import settings
+from episome.errors import UsageError
+from episome.metrics._counts import (
+    SCORES,
+    Counts,
+    Pairs,
+    corrected,
+    paired,
+    score_named,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import ArrayLike, NDArray
 
+    from episome.ontology import ClassHierarchy
 
-def accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """Share of cells whose label is right."""
-    return float(np.mean(np.asarray(y_true) == np.asarray(y_pred)))
-
-
-def macro_f1(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """Mean F1 over the classes that are present in ``y_true``.
-
-    A class that is only predicted costs its cells' true classes, and has no F1 of its own.
-    """
-    truth, called = np.asarray(y_true), np.asarray(y_pred)
-    classes, codes = np.unique(np.concatenate([truth, called]), return_inverse=True)
-    n_classes, true, pred = len(classes), codes[: len(truth)], codes[len(truth) :]
-    n_true = np.bincount(true, minlength=n_classes)
-    n_right = np.bincount(true[true == pred], minlength=n_classes)
-    n_called = np.bincount(pred, minlength=n_classes)
-    present = n_true > 0
-    return float(np.mean(2 * n_right[present] / (n_true + n_called)[present]))
+ScoreFunction: TypeAlias = Callable[["NDArray[np.generic]", "NDArray[np.generic]"], float]
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A score with its bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-    level: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
-
-
-def bootstrap(
-    score: Callable[[NDArray[np.generic], NDArray[np.generic]], float],
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    groups: ArrayLike | None = None,
-    n_draws: int = 1000,
-    level: float = 0.95,
-    seed: int | None = None,
-) -> Interval:
-    """Percentile bootstrap interval of a score, over cells or over whole groups.
+def accuracy(
+    y_true: ArrayLike, y_pred: ArrayLike, *, hierarchy: ClassHierarchy | None = None
+) -> float:
+    """Share of cells whose label is right.
 
     Parameters
     ----------
-    score
-        ``score(y_true, y_pred)``.
+    y_true, y_pred
+        Labels, shape (n_cells,).
+    hierarchy
+        A call that is a kind of the true class counts as the true class; see
+        :meth:`episome.ontology.ClassHierarchy.correct`.
+
+    Raises
+    ------
+    LabelError
+        Missing labels (E-L26), labels that the hierarchy does not have (E-L27, E-L28), or truth
+        and calls of different types (E-L29).
+    UsageError
+        Different lengths (E-U41) or no cells (E-U43).
+    """
+    return _score("accuracy", y_true, y_pred, hierarchy)
+
+
+def balanced_accuracy(
+    y_true: ArrayLike, y_pred: ArrayLike, *, hierarchy: ClassHierarchy | None = None
+) -> float:
+    """Mean recall over the classes that are present in ``y_true``.
+
+    Parameters
+    ----------
+    y_true, y_pred
+        Labels, shape (n_cells,).
+    hierarchy
+        See :func:`accuracy`.
+    """
+    return _score("balanced_accuracy", y_true, y_pred, hierarchy)
+
+
+def macro_f1(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    hierarchy: ClassHierarchy | None = None,
+    classes: Literal["true", "union"] = "true",
+) -> float:
+    """Mean F1 over classes.
+
+    Parameters
+    ----------
+    y_true, y_pred
+        Labels, shape (n_cells,).
+    hierarchy
+        See :func:`accuracy`. A call that becomes the truth no longer counts against the class
+        that was called.
+    classes
+        ``"true"``: those present in ``y_true``. A class that is only called costs its cells' true
+        classes, and has no F1 of its own. ``"union"``: also those only called (after the
+        correction), with an F1 of 0; scikit-learn's macro average without `labels`. A word for no
+        call, such as "unknown", is a class like any other there.
+    """
+    return _score(_over("f1_macro", classes), y_true, y_pred, hierarchy)
+
+
+def weighted_f1(
+    y_true: ArrayLike, y_pred: ArrayLike, *, hierarchy: ClassHierarchy | None = None
+) -> float:
+    """Mean F1 over classes, weighed by their number of true cells.
+
+    Parameters
+    ----------
+    y_true, y_pred
+        Labels, shape (n_cells,).
+    hierarchy
+        See :func:`accuracy`.
+    """
+    return _score("f1_weighted", y_true, y_pred, hierarchy)
+
+
+def median_f1(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    hierarchy: ClassHierarchy | None = None,
+    classes: Literal["true", "union"] = "true",
+) -> float:
+    """Median F1 over classes.
+
+    Parameters
+    ----------
+    y_true, y_pred
+        Labels, shape (n_cells,).
+    hierarchy
+        See :func:`accuracy`.
+    classes
+        See :func:`macro_f1`.
+    """
+    return _score(_over("f1_median", classes), y_true, y_pred, hierarchy)
+
+
+def classification_scores(
+    y_true: ArrayLike, y_pred: ArrayLike, *, hierarchy: ClassHierarchy | None = None
+) -> dict[str, float]:
+    """All scores of predicted labels at once.
+
+    Parameters
+    ----------
+    y_true, y_pred
+        Labels, shape (n_cells,).
+    hierarchy
+        See :func:`accuracy`. Adds every score after the correction.
+
+    Returns
+    -------
+    The keys ``accuracy``, ``balanced_accuracy``, ``f1_macro``, ``f1_macro_union``,
+    ``f1_weighted`` and ``f1_median``, and with a hierarchy each again with ``_ontology`` at its
+    end.
+    """
+    pairs = paired(y_true, y_pred)
+    found = {name: float(s(_total(pairs))) for name, s in SCORES.items()}
+    if hierarchy is not None:
+        total = _total(corrected(pairs, hierarchy, y_true, y_pred))
+        found |= {f"{name}_ontology": float(s(total)) for name, s in SCORES.items()}
+    return found
+
+
+def class_table(
+    y_true: ArrayLike, y_pred: ArrayLike, *, hierarchy: ClassHierarchy | None = None
+) -> pd.DataFrame:
+    """Return counts, precision, recall and F1 of every class.
+
+    Parameters
+    ----------
+    y_true, y_pred
+        Labels, shape (n_cells,).
+    hierarchy
+        See :func:`accuracy`. Adds the scores after the correction.
+
+    Returns
+    -------
+    One row per class that is true or called, sorted, with ``n_true``, ``n_predicted``,
+    ``precision``, ``recall`` and ``f1``, and with a hierarchy the three again with ``_ontology``
+    at their end. What has nothing to divide is NaN, not 0: the precision of a class never called
+    (after the correction, for those columns), the recall of one never true, and the F1 of one
+    that is neither. The F1 of a class that is only called is 0.
+    """
+    pairs = paired(y_true, y_pred)
+    total = _total(pairs)
+    columns = {"n_true": total.true.astype(int), "n_predicted": total.called.astype(int)}
+    columns |= _rates(total, "")
+    if hierarchy is not None:
+        columns |= _rates(_total(corrected(pairs, hierarchy, y_true, y_pred)), "_ontology")
+    return pd.DataFrame(columns, index=pd.Index(pairs.classes, name="class"))
+
+
+def by_group(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    groups: ArrayLike,
+    score: str | ScoreFunction = "macro_f1",
+    *,
+    hierarchy: ClassHierarchy | None = None,
+    min_cells: int = 1,
+) -> pd.DataFrame:
+    """Score of the cells of every group, such as a tissue or a donor.
+
+    Means over classes are over those present in the truth of the group.
+
+    Parameters
+    ----------
     y_true, y_pred
         Labels, shape (n_cells,).
     groups
-        Donor of every cell: cells of one donor are not independent, so donors are drawn.
-    n_draws
-        Number of draws.
-    level
-        Coverage of the interval.
-    seed
-        Default ``episome.settings.seed``.
+        Group of every cell. Cells with a missing one are left out.
+    score
+        Name of a score, as in :func:`bootstrap`, or ``score(y_true, y_pred)``.
+    hierarchy
+        See :func:`accuracy`; a function gets the corrected calls.
+    min_cells
+        The value of a smaller group is NaN.
+
+    Returns
+    -------
+    The columns group, n_cells and value, sorted by group.
+
+    Raises
+    ------
+    UsageError
+        There is no such score (E-U30); not one group per cell (E-U41).
     """
-    truth, called = np.asarray(y_true), np.asarray(y_pred)
-    rng = np.random.default_rng(settings.stream_seed("bootstrap", seed))
-    units = np.arange(len(truth)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    members = _members(units)
-    draws = np.empty(n_draws)
-    for i in range(n_draws):
-        rows = np.concatenate([members[u] for u in rng.integers(0, len(members), len(members))])
-        draws[i] = score(truth[rows], called[rows])
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(draws, [tail, 100 - tail])
-    return Interval(score(truth, called), float(low), float(high), level)
+    pairs = paired(y_true, y_pred, hierarchy)
+    units, names = grouped(groups, len(pairs.cell))
+    n_cells = np.bincount(units[units >= 0], minlength=len(names))
+    if isinstance(score, str):
+        values = score_named(score)(pairs.counts(pairs.by_unit(units, len(names))))
+    else:
+        truth, called = labels_of(pairs)
+        rows = [np.flatnonzero(units == u) for u in range(len(names))]
+        values = np.array([score(truth[r], called[r]) for r in rows], dtype=np.float64)
+    values = np.where(n_cells >= min_cells, values, np.nan)
+    return pd.DataFrame({"group": names, "n_cells": n_cells, "value": values})
 
 
-def _members(units: NDArray[np.integer]) -> list[NDArray[np.int64]]:
-    order = np.argsort(units, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(units[order])) + 1)
+def grouped(groups: ArrayLike, n_cells: int) -> tuple[NDArray[np.int64], NDArray[np.generic]]:
+    """Return the position of every cell's group among the sorted ones, -1 for none, and those.
+
+    Raises
+    ------
+    UsageError
+        Not one group per cell (E-U41).
+    """
+    plain = groups if isinstance(groups, pd.Categorical) else np.asarray(groups)
+    if plain.shape != (n_cells,):
+        raise UsageError(
+            "E-U41",
+            f"groups have shape {plain.shape} for {n_cells:,} cells",
+            fix="pass one group per cell",
+        )
+    units, names = pd.factorize(plain, sort=True)
+    return units.astype(np.int64, copy=False), np.asarray(names)
+
+
+def labels_of(pairs: Pairs) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """Return truth and call of every cell."""
+    return pairs.classes[pairs.true][pairs.cell], pairs.classes[pairs.called][pairs.cell]
+
+
+def _total(pairs: Pairs) -> Counts:
+    return pairs.counts(pairs.n_cells)
+
+
+def _score(
+    name: str, y_true: ArrayLike, y_pred: ArrayLike, hierarchy: ClassHierarchy | None
+) -> float:
+    return float(score_named(name)(_total(paired(y_true, y_pred, hierarchy))))
+
+
+def _over(name: str, classes: str) -> str:
+    if classes not in ("true", "union"):
+        raise UsageError(
+            "E-U30", f"classes={classes!r} is unknown", fix='classes="true" or classes="union"'
+        )
+    return name if classes == "true" else f"{name}_union"
+
+
+def _rates(counts: Counts, end: str) -> dict[str, NDArray[np.float64]]:
+    return {
+        f"precision{end}": counts.precision,
+        f"recall{end}": counts.recall,
+        f"f1{end}": counts.f1,
+    }

@@ -26,6 +26,10 @@ class GoldenCase:
         """Settings that the case was recorded with."""
         return self.meta["config"]
 
+    def __getitem__(self, key: str) -> np.ndarray:
+        """Recorded array."""
+        return self.arrays[key]
+
     def tensor(self, key: str, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Recorded tensor; floating-point ones in `dtype` if it is given."""
         value = torch.from_numpy(np.array(self.arrays[key]))
@@ -52,10 +56,16 @@ class GoldenCase:
         return {"rtol": entry["rtol"], "atol": entry["atol"]}
 
     def check(
-        self, key: str, value: torch.Tensor, *, where: np.ndarray | None = None, **tolerance: float
+        self,
+        key: str,
+        value: torch.Tensor | np.ndarray,
+        *,
+        where: np.ndarray | None = None,
+        **tolerance: float,
     ) -> None:
         """Fail when `value` differs from the recorded tensor, at `where` if that is given."""
-        expected, got = self.arrays[key], value.detach().cpu().numpy()
+        expected = self.arrays[key]
+        got = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
         assert got.shape == expected.shape, f"{self.name}: {key}"
         if where is not None:
             expected, got = expected[where], got[where]
