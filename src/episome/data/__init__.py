@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from episome.data._augment import DonorShifts, donor_shifts
     from episome.data._features import Alignment, AlignmentReport, FeatureSpace
     from episome.data._genes import variable_genes
     from episome.data._labels import (
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
         class_terms,
         clean_labels,
         definite_donors,
+        labels_with_terms,
         require_all_classes,
     )
     from episome.data._loader import CellLoader
@@ -33,6 +35,7 @@ _HOME = {
     "AnnDataSource": "_source",
     "CellLoader": "_loader",
     "CellSource": "_source",
+    "DonorShifts": "_augment",
     "FeatureSpace": "_features",
     "InputRule": "_rule",
     "Labels": "_labels",
@@ -49,8 +52,10 @@ _HOME = {
     "clean_labels": "_labels",
     "combined_column": "_source",
     "definite_donors": "_labels",
+    "donor_shifts": "_augment",
     "given_split": "_splits",
     "inspect_values": "_values",
+    "labels_with_terms": "_labels",
     "obs_column": "_source",
     "open_source": "_query",
     "prepare_query": "_query",

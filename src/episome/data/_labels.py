@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -10,9 +11,15 @@ import pandas as pd
 
 from episome.data._keys import EMPTY_LABELS, INDEFINITE_DONORS, UNLABELED
 from episome.errors import LabelError, Problem, UsageError, warn
+from episome.log import get_logger
+from episome.ontology import cell_ontology
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from episome.ontology import OwnTerm
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +34,14 @@ class Labels:
         Cell Ontology identifier of each class, or an empty string.
     unlabeled
         The category of cells without a label; it is no class.
+    ontology_release
+        Release of the Cell Ontology that the identifiers were looked up in.
     """
 
     names: tuple[str, ...]
     term_ids: tuple[str, ...]
     unlabeled: str = UNLABELED
+    ontology_release: str = ""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -207,6 +217,32 @@ def class_terms(
     table = table[table["term"].astype(str).str.match(r"^[A-Za-z]+:\d+$")].drop_duplicates()
     unique = table.drop_duplicates("label", keep=False).set_index("label")["term"]
     return tuple(str(unique.get(c, "")) for c in classes)
+
+
+def labels_with_terms(
+    classes: Sequence[str],
+    given: Sequence[str],
+    *,
+    unlabeled: str = UNLABELED,
+    own_terms: Mapping[str, OwnTerm | Mapping[str, object]] | None = None,
+) -> Labels:
+    """Return the classes with their Cell Ontology terms, and say in the log which have none.
+
+    Parameters
+    ----------
+    classes
+        Names in the order of the outputs.
+    given
+        Identifier of each class as the data say, or an empty string: then the name is looked up.
+    unlabeled
+        The category of cells without a label.
+    own_terms
+        Terms of the user below the Cell Ontology, see ``CellOntology.with_terms``.
+    """
+    ontology = cell_ontology().with_terms(own_terms or {})
+    found = ontology.resolve(classes, term_ids=given)
+    logger.info("%s", found.text)
+    return Labels(tuple(classes), tuple(found.term_ids), unlabeled, ontology.release)
 
 
 def definite_donors(column: pd.Series) -> NDArray[np.object_]:

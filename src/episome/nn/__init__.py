@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from episome.nn._folded import FoldedTabNet
     from episome.nn._mask_csr import explanation_csr, gene_mask_csr
     from episome.nn._norm import GhostBatchNorm, reestimate_batch_norm
-    from episome.nn._normalize import host_batch, log_normalize, normalized_batch
+    from episome.nn._normalize import host_batch, log_normalize, normalized_batch, with_format
+    from episome.nn._shift import shift_expression
     from episome.nn._tabnet import TabNet, TabNetOutput
     from episome.nn._tabnet_state import rename_reference_state
 
@@ -33,14 +34,17 @@ __all__ = [
     "log_normalize",
     "normalized_batch",
     "rename_reference_state",
+    "shift_expression",
     "sparsemax",
     "sparsemax_sort",
+    "with_format",
 ]
 
 _HOME = {
     "host_batch": "_normalize",
     "log_normalize": "_normalize",
     "normalized_batch": "_normalize",
+    "with_format": "_normalize",
     "CSRParts": "_csr",
     "FoldedTabNet": "_folded",
     "GhostBatchNorm": "_norm",
@@ -53,6 +57,7 @@ _HOME = {
     "gene_mask_csr": "_mask_csr",
     "reestimate_batch_norm": "_norm",
     "rename_reference_state": "_tabnet_state",
+    "shift_expression": "_shift",
     "sparsemax": "_entmax",
     "sparsemax_sort": "_entmax",
 }

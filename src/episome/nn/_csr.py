@@ -67,6 +67,14 @@ class CSRParts(NamedTuple):
         kept = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])
         return CSRParts(kept[self.indptr], columns[keep], self.values[keep])
 
+    def take(self, rows: torch.Tensor) -> CSRParts:
+        """Return the given rows, (n,) int64, in their order; a row may come more than once."""
+        counts = self.indptr.diff()[rows]
+        indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        shift = torch.repeat_interleave(self.indptr[rows] - indptr[:-1], counts)
+        at = torch.arange(len(shift), device=shift.device) + shift
+        return CSRParts(indptr, self.indices[at], self.values[at])
+
     def rows(self) -> torch.Tensor:
         """Return the row of every stored entry, (nnz,) int64."""
         counts = self.indptr.diff()

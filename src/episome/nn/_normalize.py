@@ -11,7 +11,7 @@ from episome.nn._csr import CSRParts
 if TYPE_CHECKING:
     from scipy import sparse
 
-__all__ = ["host_batch", "log_normalize", "normalized_batch"]
+__all__ = ["host_batch", "log_normalize", "normalized_batch", "with_format"]
 
 
 def host_batch(batch: dict[str, Any]) -> dict[str, Any]:
@@ -68,11 +68,25 @@ def normalized_batch(
     cells = batch["X"]
     if "size_factor" in batch:
         cells = log_normalize(cells, batch["size_factor"], target_sum)
-    if input_format == "dense":
-        return {**batch, "X": _dense(cells, n_features)}
-    if input_format == "csr":
-        return {**batch, "X": cells}
-    return {**batch, "X": _scipy(cells, n_features)}
+    return {**batch, "X": with_format(cells, "csr", input_format, n_features=n_features)}
+
+
+def with_format(cells: Any, given: str, wanted: str, *, n_features: int) -> Any:
+    """Return cells in another form.
+
+    Parameters
+    ----------
+    cells
+        In the form ``given``; only ``"csr"`` can become another.
+    given, wanted
+        ``"dense"``: (B, G) tensor; ``"csr"``: :class:`CSRParts`; ``"scipy"``: scipy CSR on the
+        host.
+    n_features
+        Genes of the model.
+    """
+    if given == wanted:
+        return cells
+    return _dense(cells, n_features) if wanted == "dense" else _scipy(cells, n_features)
 
 
 def _dense(cells: CSRParts, n_features: int) -> torch.Tensor:

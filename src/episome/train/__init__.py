@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from episome.train._augment import DonorAugmentation
     from episome.train._callbacks import (
         AverageWeights,
         BestWeights,
@@ -16,11 +17,19 @@ if TYPE_CHECKING:
     )
     from episome.train._datamodule import Batches, CellDataModule
     from episome.train._fit import Fit, ProgressReport, check_trainer_kwargs, fit
-    from episome.train._plan import MONITOR, ClassifierPlan, balanced_weights, check_plan_kwargs
+    from episome.train._plan import (
+        MONITOR,
+        ONTOLOGY_MONITOR,
+        ClassifierPlan,
+        balanced_weights,
+        check_plan_kwargs,
+    )
 
 _HOME = {
     "AverageWeights": "_callbacks",
+    "DonorAugmentation": "_augment",
     "MONITOR": "_plan",
+    "ONTOLOGY_MONITOR": "_plan",
     "Batches": "_datamodule",
     "BestWeights": "_callbacks",
     "CellDataModule": "_datamodule",

@@ -49,6 +49,8 @@ class CellDataModule(pl.LightningDataModule):
         Leave out a smaller last training batch; batch norms need more than one cell.
     seed
         Of the order of cells.
+    donors
+        Donor (or ``None``) of every cell of the source, where donors are known.
     """
 
     def __init__(
@@ -63,10 +65,11 @@ class CellDataModule(pl.LightningDataModule):
         batch_size: int = 256,
         drop_last: bool = True,
         seed: int | None = None,
+        donors: NDArray[np.object_] | None = None,
     ) -> None:
         super().__init__()
         self.source, self.alignment, self.rule, self.kind = source, alignment, rule, kind
-        self.labels, self.split = labels, split
+        self.labels, self.split, self.donors = labels, split, donors
         self.batch_size, self.drop_last, self.seed = batch_size, drop_last, seed
 
     def on_training_and_validation(self) -> CellDataModule:
@@ -84,6 +87,7 @@ class CellDataModule(pl.LightningDataModule):
             batch_size=self.batch_size,
             drop_last=self.drop_last,
             seed=self.seed,
+            donors=self.donors,
         )
 
     def loader(

@@ -26,7 +26,7 @@ from episome.train._callbacks import (
     History,
     ReestimateBatchNorm,
 )
-from episome.train._plan import MONITOR
+from episome.train._plan import MONITOR, ONTOLOGY_MONITOR
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,7 @@ SMALL_BATCH = 1_000_000
 
 _EARLY: dict[str, Any] = {
     "early_stopping_monitor": MONITOR,
-    "early_stopping_mode": "max",
+    "early_stopping_mode": None,
     "early_stopping_patience": 10,
     "early_stopping_min_delta": 0.0,
 }
@@ -123,7 +123,8 @@ def fit(
     progress
         Called after every epoch.
     **trainer_kwargs
-        Of ``lightning.Trainer``, and scvi-tools' ``early_stopping_*``.
+        Of ``lightning.Trainer``, and scvi-tools' ``early_stopping_*``. The best weights follow
+        ``early_stopping_monitor`` too; the mode is ``"min"`` for losses, else ``"max"``.
 
     Returns
     -------
@@ -135,8 +136,10 @@ def fit(
         The loss is not finite (E-T01).
     ResourceError
         The device does not exist (E-R04).
+    UsageError
+        There is no such metric to monitor (E-U36).
     """
-    early = {k: trainer_kwargs.pop(k, v) for k, v in _EARLY.items()}
+    early = _early(plan, {k: trainer_kwargs.pop(k, v) for k, v in _EARLY.items()})
     validates = len(datamodule.split.validation) > 0
     history = History()
     best = BestWeights(early["early_stopping_monitor"], early["early_stopping_mode"])
@@ -178,6 +181,20 @@ def fit(
         seconds=time.monotonic() - started,
         stopped_early=trainer.current_epoch < max_epochs,
     )
+
+
+def _early(plan: ClassifierPlan, given: dict[str, Any]) -> dict[str, Any]:
+    """Check what is monitored, before anything is computed; losses are to be small."""
+    monitor = given["early_stopping_monitor"]
+    if monitor not in plan.metric_names:
+        raise UsageError(
+            "E-U36",
+            f"early_stopping_monitor={monitor!r} is no metric of this run",
+            why=f"the metrics are {', '.join(plan.metric_names)}",
+            fix=f"use one of them; {ONTOLOGY_MONITOR} needs classes with Cell Ontology terms",
+        )
+    mode = given["early_stopping_mode"] or ("min" if "loss" in monitor else "max")
+    return {**given, "early_stopping_mode": mode}
 
 
 def _trainer(

@@ -12,14 +12,16 @@ import torch.nn.functional as F
 from torchmetrics.classification import MulticlassF1Score
 
 from episome.errors import TrainingError, UsageError
-from episome.nn import normalized_batch
+from episome.nn import CSRParts, normalized_batch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from episome.nn import TorchCore
+    from episome.train._augment import DonorAugmentation
 
 MONITOR = "validation_f1_macro"
+ONTOLOGY_MONITOR = "validation_f1_macro_ontology"
 
 
 class ClassifierPlan(pl.LightningModule):
@@ -47,6 +49,11 @@ class ClassifierPlan(pl.LightningModule):
         Decay of an exponential average of the weights, which is validated and kept; ``None``: off.
     n_epochs
         For the cosine schedule.
+    augmentation
+        Applied to normalised training batches, never to validation.
+    children
+        Reflexive child matrix of the classes, boolean (C, C): a call of a descendant of the truth
+        is right in ``validation_f1_macro_ontology``. ``None`` leaves that metric out.
     """
 
     def __init__(
@@ -63,9 +70,11 @@ class ClassifierPlan(pl.LightningModule):
         label_smoothing: float = 0.0,
         weight_average: float | None = None,
         n_epochs: int = 50,
+        augmentation: DonorAugmentation | None = None,
+        children: NDArray[np.bool_] | None = None,
     ) -> None:
         super().__init__()
-        self.core = core
+        self.core, self.augmentation = core, augmentation
         config: dict[str, Any] = core.config
         self.n_features, n_classes = int(config["n_features"]), int(config["n_classes"])
         weights = None if class_weights is None else torch.as_tensor(class_weights)
@@ -75,18 +84,33 @@ class ClassifierPlan(pl.LightningModule):
         self.lr_schedule, self.lr_decay, self.lr_patience = lr_schedule, lr_decay, lr_patience
         self.n_epochs, self.weight_average = n_epochs, weight_average
         self.validation_f1 = MulticlassF1Score(num_classes=n_classes, average="macro")
+        known = None if children is None else torch.tensor(children)
+        self.register_buffer("children_of", known, persistent=False)
+        self.validation_f1_ontology = MulticlassF1Score(num_classes=n_classes, average="macro")
         self.n_obs_training = self.n_obs_validation = 0
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of what a run with validation logs."""
+        names = ("train_loss", "validation_loss", MONITOR)
+        return names if self.children_of is None else (*names, ONTOLOGY_MONITOR)
 
     def on_after_batch_transfer(
         self, batch: dict[str, object], dataloader_idx: int
     ) -> dict[str, object]:
-        """Normalise and densify on the device."""
-        return normalized_batch(
+        """Normalise, densify and, in training, augment on the device."""
+        augmentation = self.augmentation if self.training else None
+        wanted = self.core.input_format
+        ready = normalized_batch(
             batch,
             target_sum=self.target_sum,
             n_features=self.n_features,
-            input_format=self.core.input_format,
+            input_format=wanted if augmentation is None else "dense",
         )
+        if augmentation is not None:
+            x = augmentation(ready["X"])
+            ready["X"] = x if wanted == "dense" else CSRParts.from_dense(x)
+        return ready
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         """Return the loss of one batch; stop at once when it is not finite."""
@@ -127,6 +151,11 @@ class ClassifierPlan(pl.LightningModule):
         size = len(batch["labels"])
         self.log("validation_loss", loss, on_epoch=True, batch_size=size, sync_dist=True)
         self.log(MONITOR, self.validation_f1, on_epoch=True, batch_size=size)
+        if self.children_of is not None:
+            truth, called = batch["labels"], logits.argmax(dim=1)
+            corrected = torch.where(self.children_of[truth, called], truth, called)
+            self.validation_f1_ontology.update(corrected, truth)
+            self.log(ONTOLOGY_MONITOR, self.validation_f1_ontology, on_epoch=True, batch_size=size)
 
     def on_train_epoch_end(self) -> None:
         """Record the learning rate; off the CPU the loss is looked at here, not at every step."""
@@ -158,10 +187,17 @@ class ClassifierPlan(pl.LightningModule):
         return None
 
 
+_OF_THE_HOST = {
+    "self",
+    "core",
+    "class_weights",
+    "target_sum",
+    "n_epochs",
+    "augmentation",
+    "children",
+}
 PLAN_KEYS = tuple(
-    k
-    for k in inspect.signature(ClassifierPlan.__init__).parameters
-    if k not in {"self", "core", "class_weights", "target_sum", "n_epochs"}
+    k for k in inspect.signature(ClassifierPlan.__init__).parameters if k not in _OF_THE_HOST
 )
 
 

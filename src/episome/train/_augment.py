@@ -1,0 +1,63 @@
+"""Donor augmentation of training batches."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from episome import settings
+from episome.nn import CSRParts, shift_expression
+
+if TYPE_CHECKING:
+    from episome.data import DonorShifts
+
+#: Upper bound of augmented values where counts are scaled to 10,000 (scTab's code).
+HIGH = 9.0
+
+
+class DonorAugmentation(nn.Module):
+    """Add a difference between two donors, with a random sign, to every cell of a batch.
+
+    Draws come from a generator of their own on the host, so they are the same on every device.
+
+    Parameters
+    ----------
+    shifts
+        The table.
+    target_sum
+        Library size to which counts are scaled; the upper bound follows its logarithm.
+    seed
+        Default ``episome.settings.seed``; the stream is ``"augment"``.
+
+    References
+    ----------
+    Fischer et al. (2024), Methods, data augmentation.
+    """
+
+    def __init__(
+        self, shifts: DonorShifts, *, target_sum: float = 1e4, seed: int | None = None
+    ) -> None:
+        super().__init__()
+        table = shifts.vectors
+        self.register_buffer("indptr", torch.as_tensor(table.indptr).long(), persistent=False)
+        self.register_buffer("indices", torch.as_tensor(table.indices).int(), persistent=False)
+        self.register_buffer("values", torch.as_tensor(table.data), persistent=False)
+        self.facts = shifts.facts
+        self.high = HIGH * math.log1p(target_sum) / math.log1p(1e4)
+        self.generator = torch.Generator().manual_seed(settings.stream_seed("augment", seed))
+
+    def draw(self, n_cells: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the vector (int64) and the sign (1 or -1) of every cell, both (n_cells,)."""
+        n_vectors = len(self.indptr) - 1
+        index = torch.randint(n_vectors, (n_cells,), generator=self.generator)
+        sign = 2 * torch.randint(2, (n_cells,), generator=self.generator) - 1
+        return index, sign
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the augmented batch (B, G), between 0 and the upper bound."""
+        index, sign = (d.to(x.device) for d in self.draw(len(x)))
+        table = CSRParts(self.indptr, self.indices, self.values)
+        return shift_expression(x, table, index, sign, high=self.high)
