@@ -20,25 +20,40 @@ def blocks(page: str) -> list[tuple[str, str]]:
     return BLOCK.findall((DOCS / page).read_text())
 
 
-@pytest.mark.slow
-def test_quickstart_as_written_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def run_page(page: str, folder: Path) -> None:
+    """Run the page's blocks in their order, in a folder."""
     names: dict[str, object] = {}
-    found = blocks("quickstart.md")
+    found = blocks(page)
     assert {kind for kind, _ in found} == {"python", "console"}
-
     for kind, text in found:
         if kind == "python":
-            exec(compile(text, "quickstart.md", "exec"), names)
+            exec(compile(text, page, "exec"), names)
             if "reference" in names:
                 labels = names["reference"].obs["cell_type"].rename("type")
                 pd.DataFrame(labels).to_csv("labels.csv", index_label="barcode")
         else:
             for line in re.findall(r"^\$ (.*)$", text, re.M):
-                run(line, tmp_path)
+                run(line, folder)
+
+
+@pytest.mark.slow
+def test_quickstart_as_written_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    run_page("quickstart.md", tmp_path)
 
     assert len(pd.read_csv("calls.csv")) == 200
     assert (tmp_path / "from-table" / "manifest.json").is_file()
+
+
+@pytest.mark.slow
+def test_page_on_sctab_as_written_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    run_page("methods/sctab.md", tmp_path)
+
+    assert len(pd.read_csv("calls.csv")) == 150
+    assert (tmp_path / "cli-ensemble" / "members" / "1" / "manifest.json").is_file()
 
 
 def run(line: str, folder: Path) -> None:

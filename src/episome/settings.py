@@ -7,9 +7,11 @@ as they were. Nothing here touches the global random state of Python, numpy or t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -22,8 +24,10 @@ __all__ = [
     "cache_folder",
     "home",
     "home_folder",
+    "member_seed",
     "seed",
     "stream_seed",
+    "using_seed",
     "warnings_stacklevel",
 ]
 
@@ -75,6 +79,24 @@ def stream_seed(name: str, seed: int | None = None, *, bits: int = 63) -> int:
         )
     digest = hashlib.sha256(f"episome/1/{name}/{value}".encode()).digest()
     return int.from_bytes(digest[:16], "big") >> (128 - bits)
+
+
+def member_seed(member: int, seed: int | None = None) -> int:
+    """Return the seed of a member of an ensemble; member 0 has the seed itself."""
+    if member == 0:
+        return globals()["seed"] if seed is None else seed
+    return stream_seed(f"member-{member}", seed)
+
+
+@contextlib.contextmanager
+def using_seed(value: int) -> Iterator[None]:
+    """Set :data:`seed` for a while."""
+    before = globals()["seed"]
+    globals()["seed"] = value
+    try:
+        yield
+    finally:
+        globals()["seed"] = before
 
 
 def home_folder() -> Path:

@@ -90,6 +90,56 @@ def digests(folder):
 # -- success -------------------------------------------------------------------------------------
 
 
+def test_an_augmented_ensemble_is_trained_and_annotates(run, files, tmp_path):
+    folder, calls = tmp_path / "two", tmp_path / "calls.csv"
+    train = ["train", "sctab", files / "reference.h5ad", "--labels-key", "cell_type", "-o", folder]
+    train += ["--donor-key", "donor_id", "--ensemble", 2, "--augment", "donor"]
+
+    trained = run(*train, "--max-epochs", 2, "--device", "cpu", "--json")
+    annotated = run("annotate", files / "query.h5ad", "-m", folder, "-o", calls, "--json")
+
+    facts = the_object(trained)
+    assert facts["fit"]["n_models"] == 2
+    assert facts["fit"]["augment"]["kind"] == "donor"
+    assert read_manifest(folder)["kind"] == "ensemble"
+    the_object(annotated)
+    assert len(pd.read_csv(calls)) == 50
+
+
+def test_an_ensemble_is_named_in_the_answer(run, files, tmp_path):
+    train = ["train", "centroid", files / "reference.h5ad", "--labels-key", "cell_type"]
+
+    result = run(*train, "-o", tmp_path / "m", "--ensemble", 2)
+
+    assert result.exit_code == 0
+    assert "2 models of centroid trained on 150 cells" in result.output
+
+
+def test_augmenting_what_has_no_epochs_is_refused(run, files, tmp_path):
+    train = ["train", "centroid", files / "reference.h5ad", "--labels-key", "cell_type"]
+
+    result = run(*train, "-o", tmp_path / "m", "--augment", "donor")
+
+    assert result.exit_code == 2
+    assert "augment" in result.output
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_column_of_terms_is_read(run, files, tmp_path):
+    cells = anndata.read_h5ad(files / "reference.h5ad")
+    names = sorted(set(cells.obs["cell_type"].astype(str)))
+    terms = dict(zip(names, ["CL:0000084", "CL:0000236", "CL:0000576"], strict=True))
+    cells.obs["term"] = cells.obs["cell_type"].astype(str).map(terms)
+    cells.write_h5ad(tmp_path / "terms.h5ad")
+    train = ["train", "centroid", tmp_path / "terms.h5ad", "--labels-key", "cell_type"]
+
+    result = run(*train, "-o", tmp_path / "m", "--ontology-term-key", "term")
+
+    table = pd.read_csv(tmp_path / "m" / "labels.tsv", sep="\t")
+    assert result.exit_code == 0, result.output
+    assert table["ontology_term_id"].tolist() == list(terms.values())
+
+
 @pytest.mark.slow
 def test_train_and_annotate_as_a_newcomer_does(files, tmp_path):
     before = digests(files)

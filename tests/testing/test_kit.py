@@ -154,7 +154,7 @@ def test_checks_become_parameters_with_readable_names(toy):
     assert names == ("check", "model_cls")
     assert len(parameters) == 2 * len(CHECKS)
     assert parameters[0].id == "sctab-check_genes_are_aligned_by_name"
-    assert parameters[-1].id == "ToyModel-check_listing_is_light"
+    assert parameters[-1].id == "ToyModel-check_ensemble_averages_its_members"
     expected = [p for p in parameters if p.marks]
     assert [p.id for p in expected] == ["sctab-check_empty_query", "ToyModel-check_empty_query"]
     assert expected[0].marks[0].kwargs == {"reason": "a reason", "strict": True}

@@ -114,6 +114,23 @@ CODES: dict[str, str] = {
         "No barcode of the file is a cell of the data; often a suffix such as -1 is missing "
         "on one side."
     ),
+    "E-L23": (
+        "A term of your own cannot stand where it should: it needs an identifier of the form "
+        "PREFIX:NAME that nobody else has, a label, and current parents, and it cannot be above "
+        "itself."
+    ),
+    "E-L24": "A class name stands twice in the list, so labels would be ambiguous.",
+    "E-L25": (
+        "The Cell Ontology has no such term in this release. Identifiers look like CL:0000236; "
+        "the message names one that is near."
+    ),
+    "E-L26": "Cells to be scored have no true label or no call.",
+    "E-L27": (
+        "Cells have a true label that is no class of the hierarchy, so nothing says which calls "
+        "would be right for them."
+    ),
+    "E-L28": "Predicted labels are neither a class of the hierarchy nor a word for no call.",
+    "E-L29": "Some labels are numbers and some are names, which are never equal.",
     "E-M02": (
         "The file is a pickle, or a folder with one: loading it could run any code. It is "
         "never opened. Load it with the program that wrote it."
@@ -132,7 +149,37 @@ CODES: dict[str, str] = {
     "E-M13": (
         "The lists of genes or labels do not fit the network, so calls would carry wrong names."
     ),
+    "E-M14": (
+        "The folder of an ensemble was given where one model is wanted, or the reverse. "
+        "episome.models.load reads both."
+    ),
+    "E-M15": (
+        "The members of an ensemble have other genes or classes than each other: the mean of "
+        "their probabilities would mean nothing."
+    ),
     "E-M20": "The model was not trained. Call train() first.",
+    "E-M30": (
+        "The file of weights names functions or classes that loading it would run. Nothing of it "
+        "was run. Where you trust it, save its tensors alone with the program that wrote it."
+    ),
+    "E-M31": "The file cannot be read as weights: it was cut, or it is something else.",
+    "E-M32": (
+        "The list of genes does not fit the inputs of the foreign weights, so values would enter "
+        "as other genes. It has to be the list of the store that the model was trained on, in its "
+        "order."
+    ),
+    "E-M33": (
+        "The list of labels does not fit the outputs of the foreign weights, so calls would carry "
+        "wrong names."
+    ),
+    "E-M34": (
+        "The tensors or settings in the file are not those of the published network that the "
+        "importer reads, or contradict each other."
+    ),
+    "E-M35": (
+        "Labels given for foreign weights are not in alphabetical order, as the codes of the "
+        "published models are. In the wrong order calls carry wrong names."
+    ),
     "E-P01": (
         "No installed plugin offers this name. `episome plugins` lists every name, and every "
         "plugin that could not be loaded."
@@ -210,6 +257,45 @@ CODES: dict[str, str] = {
     "E-U30": "The argument takes certain words only; the message lists them.",
     "E-U31": "The model cannot be built with these sizes.",
     "E-U32": "One column is given as label and as donor.",
+    "E-U35": (
+        "Donor augmentation adds differences between two donors of one type. It needs donor_key "
+        "at set-up, and at least one type with enough training cells of two donors."
+    ),
+    "E-U36": (
+        "The run has no metric of that name to choose the best epoch by. The ontology-aware one "
+        "exists only where classes have Cell Ontology terms."
+    ),
+    "E-U37": "An ensemble needs members of the same genes, classes and input.",
+    "E-U40": (
+        "This release of the Cell Ontology is not installed; the message lists those that are."
+    ),
+    "E-U41": "Lists that belong together have different lengths.",
+    "E-U42": (
+        "The child matrix has to be square, one row per class, with every class a child of "
+        "itself and every child of a child a child."
+    ),
+    "E-U43": "There are too few cells or donors for this number.",
+    "E-U44": (
+        "Values are outside the range that they can have: probabilities from 0 to 1 with rows "
+        "that add up to 1, codes of existing classes and rows, a level between 0 and 1."
+    ),
+    "E-U50": (
+        "Groups are one value per cell of the query, or a series that has all of its cell names."
+    ),
+    "E-U51": (
+        "There are so many groups that a table of groups and genes would fill the memory. A "
+        "column of cell names is the usual cause."
+    ),
+    "E-U52": "The network has fewer decision steps.",
+    "E-U53": (
+        "A checkpoint does not name its genes. Their order is that of the store that the model "
+        "was trained on; nothing else tells it."
+    ),
+    "E-U54": (
+        "A checkpoint does not name its classes. They are in the store that the model was trained "
+        "on, in the order of their codes."
+    ),
+    "E-U55": "The table has no column that could be the list; the message says its columns.",
     "E-X01": (
         "A bug in episome. The crash report holds versions, the command and the place; no data."
     ),

@@ -35,6 +35,11 @@ __all__ = ["command"]
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the model."
 )
+@click.option(
+    "--ontology-term-key",
+    help="Column of obs with the Cell Ontology terms of the labels; default "
+    "<labels-key>_ontology_term_id. Other labels are looked up by name.",
+)
 @click.option("--donor-key", multiple=True, help="Column of the donor; may be given twice.")
 @click.option("--batch-key", help="Column of a covariate that the model conditions on.")
 @value_options
@@ -59,6 +64,19 @@ __all__ = ["command"]
     default=None,
     help="After the run with validation, train again on all labelled cells; networks decide by "
     "the size of the reference.",
+)
+@click.option(
+    "--augment",
+    type=click.Choice(["donor"]),
+    help="Add differences between training donors to training cells (networks; --donor-key).",
+)
+@click.option(
+    "--ensemble",
+    "n_models",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Train so many models that differ by their seed, and average their probabilities.",
 )
 @click.option(
     "--set", "settings_", multiple=True, metavar="KEY=VALUE", help="Argument of the model."
@@ -91,7 +109,7 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     from episome.resources import set_threads
 
     train_arguments = device_arguments(options["device"])
-    for name in ("max_epochs", "batch_size", "refit"):
+    for name in ("max_epochs", "batch_size", "refit", "augment"):
         if options[name] is not None:
             train_arguments[name] = options[name]
     request = TrainRequest(
@@ -102,6 +120,7 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         labels_file=options["labels_file"],
         model=model,
         train=train_arguments,
+        n_models=options["n_models"],
         overwrite=options["overwrite"],
         seed=options["seed"],
     )
@@ -143,6 +162,8 @@ def _setup_arguments(options: dict[str, Any]) -> dict[str, object]:
     if options["donor_key"]:
         keys = list(options["donor_key"])
         setup["donor_key"] = keys if len(keys) > 1 else keys[0]
+    if options["ontology_term_key"]:
+        setup["ontology_term_key"] = options["ontology_term_key"]
     if options["batch_key"]:
         setup["batch_key"] = options["batch_key"]
     return setup
@@ -182,9 +203,11 @@ def _shown(metrics: dict[str, float], total: int) -> str:
 
 
 def _text(result: Any) -> str:
+    n_models = int(result.fit.get("n_models", 1))
+    what = result.model if n_models == 1 else f"{n_models} models of {result.model}"
     lines = [
         str(result.output),
-        f"  {result.model} trained on {result.n_cells:,} cells, {result.n_genes:,} genes "
+        f"  {what} trained on {result.n_cells:,} cells, {result.n_genes:,} genes "
         f"({result.input_kind}), {result.n_classes} classes",
     ]
     if "validation_f1_macro" in result.fit:

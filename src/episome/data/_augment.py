@@ -114,7 +114,9 @@ def donor_shifts(
     rng = np.random.default_rng(settings.stream_seed("augment", seed))
     here = rows[(codes[rows] >= 0) & (donors[rows] != np.array(None))]
     here = _sample(here, codes, rng)
-    pool, used, n_types, n_pairs = [], set(), 0, 0
+    pool: list[sparse.csr_matrix] = []
+    used: set[str] = set()
+    n_types = n_pairs = 0
     for part in _by_type(here, codes):
         names, groups = _frequent_donors(part, donors, min_cells)
         pairs = _pairs(len(names), max_pairs, rng)

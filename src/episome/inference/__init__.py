@@ -8,6 +8,8 @@ from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
     from episome.inference._array_core import ArrayCore
+    from episome.inference._ensemble import EnsembleCore
+    from episome.inference._outputs import as_csr
     from episome.inference._predictor import (
         INDEX_PREFIX,
         Core,
@@ -24,7 +26,9 @@ _HOME = {
     "INDEX_PREFIX": "_predictor",
     "ArrayCore": "_array_core",
     "Core": "_predictor",
+    "EnsembleCore": "_ensemble",
     "Predictor": "_predictor",
+    "as_csr": "_outputs",
     "calls_frame": "_predictor",
     "core_from_folder": "_predictor",
     "folder_features": "_predictor",

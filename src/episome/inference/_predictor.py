@@ -12,7 +12,15 @@ import torch
 
 from episome.data import FeatureSpace, InputRule, Labels, Query, prepare_query
 from episome.errors import ModelFileError, PluginError, ResourceError, UsageError
-from episome.io import ModelFolder, read_model_folder
+from episome.inference._ensemble import EnsembleCore
+from episome.inference._outputs import class_probabilities, to_numpy
+from episome.io import (
+    ModelFolder,
+    is_ensemble,
+    read_ensemble_folder,
+    read_manifest,
+    read_model_folder,
+)
 from episome.log import get_logger
 from episome.nn import host_batch, normalized_batch
 
@@ -36,22 +44,26 @@ CALL_COLUMNS = (
 )
 
 
-class Core(Protocol):
-    """What a model folder restores and the predictor runs; see the architecture page."""
+class RunningCore(Protocol):
+    """What the predictor runs."""
 
     @property
     def inference_format(self) -> str: ...
     @property
     def config(self) -> dict[str, Any]: ...
+    def to(self, device: Any, /) -> object: ...
+    def inference(self) -> Callable[[dict[str, Any]], Mapping[str, object]]: ...
+    @property
+    def device(self) -> torch.device: ...
+
+
+class Core(RunningCore, Protocol):
+    """What a model folder restores and the predictor runs; see the architecture page."""
 
     def state(self) -> tuple[dict[str, NDArray[np.generic]], dict[str, bytes]]: ...
     def load_state(
         self, tensors: Mapping[str, NDArray[np.generic]], files: Mapping[str, bytes] | None = None
     ) -> None: ...
-    def to(self, device: Any, /) -> object: ...
-    def inference(self) -> Callable[[dict[str, Any]], Mapping[str, object]]: ...
-    @property
-    def device(self) -> torch.device: ...
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Core: ...
 
@@ -75,7 +87,7 @@ class Predictor:
 
     def __init__(
         self,
-        core: Core,
+        core: RunningCore,
         *,
         features: FeatureSpace,
         rule: InputRule,
@@ -96,7 +108,7 @@ class Predictor:
         device: str | torch.device = "auto",
         core_cls: type[Core] | None = None,
     ) -> Predictor:
-        """Restore a predictor from a model folder; nothing in it is executed.
+        """Restore a predictor from the folder of a model or an ensemble; it runs no code of it.
 
         Parameters
         ----------
@@ -114,8 +126,14 @@ class Predictor:
         PluginError
             The plugin is not installed (E-P01).
         """
-        folder = read_model_folder(path)
-        core = core_from_folder(folder, core_cls)
+        core: RunningCore
+        if is_ensemble(read_manifest(path)):
+            members = read_ensemble_folder(path).members
+            folder = members[0]
+            core = EnsembleCore([core_from_folder(m, core_cls) for m in members])
+        else:
+            folder = read_model_folder(path)
+            core = core_from_folder(folder, core_cls)
         return cls(
             core,
             features=folder_features(folder),
@@ -138,9 +156,9 @@ class Predictor:
         ``latent``, ...
         """
         for batch in self.batches(query, rows=rows, batch_size=batch_size):
-            out = {k: _to_numpy(v) for k, v in self._run(batch).items()}
-            if "logits" in out and "probabilities" not in out:
-                out["probabilities"] = _softmax(out["logits"])
+            out = {k: to_numpy(v) for k, v in self._run(batch).items()}
+            if "logits" in out:
+                out["probabilities"] = class_probabilities(out)
             yield {**out, "ind_x": batch["ind_x"].cpu().numpy(), "empty": batch["empty"]}
 
     def batches(
@@ -369,8 +387,12 @@ def folder_labels(folder: ModelFolder) -> Labels | None:
             why="calls would carry wrong names",
             fix="copy the folder again",
         )
+    ontology = folder.manifest.get("ontology") or {}
     return Labels(
-        names, tuple(folder.labels["ontology_term_id"]), str(folder.manifest["unlabeled"])
+        names,
+        tuple(folder.labels["ontology_term_id"]),
+        str(folder.manifest["unlabeled"]),
+        str(ontology.get("release", "")),
     )
 
 
@@ -405,13 +427,3 @@ def pick_device(device: str | torch.device) -> torch.device:
             fix="auto takes what is there",
         )
     return torch.device(f"{kind}:{number}" if number else kind)
-
-
-def _to_numpy(value: object) -> NDArray[Any]:
-    return value.float().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-
-
-def _softmax(logits: NDArray[np.floating]) -> NDArray[np.float32]:
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: NDArray[np.float32] = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
-    return shares

@@ -8,9 +8,15 @@ from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
     from episome.io._atomic import ensure_free, write_file, write_folder
+    from episome.io._ensemble import (
+        EnsembleFolder,
+        read_ensemble_folder,
+        write_ensemble_folder,
+    )
     from episome.io._folder import (
         ModelFolder,
         check_model_output,
+        is_ensemble,
         read_manifest,
         read_model_folder,
         write_model_folder,
@@ -19,6 +25,7 @@ if TYPE_CHECKING:
     from episome.io._results import check_columns, check_output, write_calls
 
 _HOME = {
+    "EnsembleFolder": "_ensemble",
     "ModelFolder": "_folder",
     "check_columns": "_results",
     "check_model_output": "_folder",
@@ -26,9 +33,12 @@ _HOME = {
     "decode": "_json",
     "encode": "_json",
     "ensure_free": "_atomic",
+    "is_ensemble": "_folder",
+    "read_ensemble_folder": "_ensemble",
     "read_manifest": "_folder",
     "read_model_folder": "_folder",
     "write_calls": "_results",
+    "write_ensemble_folder": "_ensemble",
     "write_file": "_atomic",
     "write_folder": "_atomic",
     "write_model_folder": "_folder",

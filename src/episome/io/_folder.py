@@ -76,9 +76,20 @@ def write_model_folder(path: str | Path, model: ModelFolder, *, overwrite: bool 
     InputFileError, ResourceError
         See ``write_folder``.
     """
+    check_model_output(path, overwrite=overwrite)
+    return write_folder(path, model_files(model), overwrite=overwrite)
+
+
+def model_files(model: ModelFolder) -> dict[str, bytes]:
+    """Return the files of a model folder by name.
+
+    Raises
+    ------
+    ModelFileError
+        Weights are not finite (E-M07).
+    """
     from safetensors.numpy import save
 
-    check_model_output(path, overwrite=overwrite)
     _refuse_non_finite(model.tensors)
     sealed = {
         WEIGHTS: save({k: np.asarray(v, order="C") for k, v in model.tensors.items()}),
@@ -97,8 +108,7 @@ def write_model_folder(path: str | Path, model: ModelFolder, *, overwrite: bool 
         },
     }
     text = dumps(manifest)
-    files = {**sealed, MANIFEST: text, SEAL: _seal(text), CARD: model.card.encode()}
-    return write_folder(path, files, overwrite=overwrite)
+    return {**sealed, MANIFEST: text, SEAL: seal_line(text), CARD: model.card.encode()}
 
 
 def check_model_output(path: str | Path, *, overwrite: bool) -> Path:
@@ -131,13 +141,19 @@ def read_model_folder(path: str | Path) -> ModelFolder:
     ------
     ModelFileError
         It is no model folder or incomplete (E-M05), damaged (E-M03, E-M04), of a newer format
-        (E-M10), or names a file outside itself (E-M12).
+        (E-M10), names a file outside itself (E-M12), or holds an ensemble (E-M14).
     UntrustedModelError
         It is a file of scvi-tools or a pickle (E-M02).
     """
     path = Path(path)
-    recover(path)
     manifest = read_manifest(path)
+    if is_ensemble(manifest):
+        raise ModelFileError(
+            "E-M14",
+            "the folder holds an ensemble, not one model",
+            where=str(path),
+            fix="episome.models.load(folder), or one of its members/",
+        )
     data = {name: _read_sealed(path, name, entry) for name, entry in _entries(manifest)}
     if absent := [n for n in (WEIGHTS, GENES, LABELS, HISTORY) if n not in data]:
         raise ModelFileError(
@@ -170,9 +186,10 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         As :func:`read_model_folder`.
     """
     path = Path(path)
+    recover(path)
     _refuse_foreign(path)
     text = _read(path / MANIFEST, _MAX_MANIFEST_BYTES)
-    if _read(path / SEAL, 4096) != _seal(text):
+    if _read(path / SEAL, 4096) != seal_line(text):
         raise _damaged(path / MANIFEST, "its checksum differs")
     manifest = loads(text, str(path / MANIFEST))
     version = manifest.get("format_version")
@@ -189,7 +206,12 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     return manifest
 
 
-def _seal(manifest: bytes) -> bytes:
+def is_ensemble(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest is that of an ensemble folder."""
+    return manifest.get("kind") == "ensemble"
+
+
+def seal_line(manifest: bytes) -> bytes:
     """Return the line that ``sha256sum -c`` reads."""
     return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
 

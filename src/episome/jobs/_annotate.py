@@ -13,7 +13,7 @@ import pandas as pd
 
 from episome.data import AnnDataSource, check_readable, read_cells
 from episome.inference import Predictor, calls_frame
-from episome.io import check_columns, check_output, read_manifest, write_calls
+from episome.io import check_columns, check_output, is_ensemble, read_manifest, write_calls
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -149,10 +149,18 @@ def _provenance(manifest: dict[str, Any], request: AnnotateRequest) -> dict[str,
     return {
         "model": str(model["class"]),
         "plugin": str(model["plugin"]),
-        "model_sha256": str(manifest["files"]["weights.safetensors"]["sha256"]),
+        "model_sha256": _weights_digest(manifest),
         "episome": str(manifest["provenance"]["versions"]["episome"]),
         "input_kind": request.input_kind,
     }
+
+
+def _weights_digest(manifest: dict[str, Any]) -> str:
+    """SHA-256 of the weights; of an ensemble, of its members' manifests, which hold theirs."""
+    if not is_ensemble(manifest):
+        return str(manifest["files"]["weights.safetensors"]["sha256"])
+    seals = "".join(str(m["manifest_sha256"]) for m in manifest["members"])
+    return hashlib.sha256(seals.encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

@@ -19,7 +19,7 @@ from episome.log import get_logger
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from episome.models import EpisomeModel
+    from episome.models import Ensemble, EpisomeModel
 
 logger = get_logger(__name__)
 
@@ -46,6 +46,8 @@ class TrainRequest:
         Arguments of the model, e.g. ``{"preset": "small"}``.
     train
         Arguments of ``train``, e.g. ``{"max_epochs": 20}``.
+    n_models
+        Members of a deep ensemble; 1: the model alone.
     overwrite
         Replace an existing folder.
     seed
@@ -59,6 +61,7 @@ class TrainRequest:
     labels_file: Path | None = None
     model: Mapping[str, object] = field(default_factory=dict)
     train: Mapping[str, object] = field(default_factory=dict)
+    n_models: int = 1
     overwrite: bool = False
     seed: int | None = None
 
@@ -106,7 +109,11 @@ def train(request: TrainRequest, *, progress: ProgressReport | None = None) -> T
     adata = read_cells(request.input)
     notes = _join(adata, request, setup)
     cls.setup_anndata(adata, **setup)
-    model = cls(adata, **model_args)
+    model: EpisomeModel | Ensemble
+    if request.n_models == 1:
+        model = cls(adata, **model_args)
+    else:
+        model = cls.ensemble(adata, n_models=request.n_models, **model_args)
     if progress is not None:
         train_args["progress"] = progress
     model.train(**train_args)
@@ -124,7 +131,9 @@ def _join(adata: AnnData, request: TrainRequest, setup: dict[str, object]) -> li
     return [join.text]
 
 
-def _result(model: EpisomeModel, output: Path, name: str, notes: tuple[str, ...]) -> TrainResult:
+def _result(
+    model: EpisomeModel | Ensemble, output: Path, name: str, notes: tuple[str, ...]
+) -> TrainResult:
     return TrainResult(
         output=output,
         model=name,

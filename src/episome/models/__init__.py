@@ -15,20 +15,27 @@ if TYPE_CHECKING:
     from episome.models._array_classifier import ArrayClassifierModel, TrainingCells
     from episome.models._base import EpisomeModel, as_rows
     from episome.models._classifier import ClassifierModel
+    from episome.models._ensemble import Ensemble
+    from episome.models._explanation import ExplainingCore, ExplanationMixin
+    from episome.models._registry import registry_from_parts
 
 _HOME = {
     "AnnotationMixin": "_annotation",
     "ArrayClassifierModel": "_array_classifier",
     "ClassifierModel": "_classifier",
+    "Ensemble": "_ensemble",
     "EpisomeModel": "_base",
+    "ExplainingCore": "_explanation",
+    "ExplanationMixin": "_explanation",
     "TrainingCells": "_array_classifier",
     "as_rows": "_base",
+    "registry_from_parts": "_registry",
 }
 __all__ = [*sorted(_HOME), "load"]
 
 
-def load(path: str | Path, **kwargs: Any) -> EpisomeModel:
-    """Load any model folder with the class that its plugin registers.
+def load(path: str | Path, **kwargs: Any) -> EpisomeModel | Ensemble:
+    """Load any folder of a model, with the class that its plugin registers, or of an ensemble.
 
     Parameters
     ----------
@@ -46,9 +53,14 @@ def load(path: str | Path, **kwargs: Any) -> EpisomeModel:
     """
     from episome import plugins
     from episome.inference import folder_spec
-    from episome.io import read_manifest
+    from episome.io import is_ensemble, read_manifest
 
-    spec = folder_spec(read_manifest(path)["model"])
+    manifest = read_manifest(path)
+    if is_ensemble(manifest):
+        from episome.models._ensemble import Ensemble
+
+        return Ensemble.load(path, **kwargs)
+    spec = folder_spec(manifest["model"])
     model: EpisomeModel = plugins.load_class(spec).load(path, **kwargs)
     return model
 

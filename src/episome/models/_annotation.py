@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from scvi.data import AnnDataManager
 
+from episome import settings
 from episome.data import (
     AnnDataSource,
     FeatureSpace,
@@ -21,21 +21,24 @@ from episome.data import (
     combined_column,
     definite_donors,
     inspect_values,
+    labels_with_terms,
     obs_column,
     require_choice,
 )
 from episome.errors import InputDataError, UsageError
 from episome.log import get_logger
-from episome.models._base import as_rows
+from episome.models._calls import CallsMixin
 from episome.models._fields import ExpressionField, LabelsField, labels_from_state
+from episome.ontology import CellOntology, ClassHierarchy, cell_ontology, releases
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from episome.data import CellSource, Query
+    from episome.data import Query
     from episome.models._base import EpisomeModel as _Base
+    from episome.models._ensemble import Ensemble
 else:
     _Base = object
 
@@ -44,7 +47,7 @@ logger = get_logger(__name__)
 MIN_TRAINING_CELLS = 4
 
 
-class AnnotationMixin(_Base):
+class AnnotationMixin(CallsMixin, _Base):
     """What every annotator does the same way; mixed in before ``EpisomeModel``."""
 
     capabilities: ClassVar[tuple[str, ...]] = ("annotation",)
@@ -63,6 +66,8 @@ class AnnotationMixin(_Base):
         layer: str | None = None,
         use_raw: bool = False,
         donor_key: str | list[str] | None = None,
+        ontology_term_key: str | None = None,
+        own_terms: Mapping[str, Mapping[str, Any]] | None = None,
         unlabeled_category: str = "unknown",
         unlabeled: Literal["error", "keep", "drop"] = "error",
         input_kind: Literal["auto", "counts", "log1p"] = "auto",
@@ -86,6 +91,14 @@ class AnnotationMixin(_Base):
             Where the values are; default ``X``.
         donor_key
             Column or columns that name the donor; whole donors are held out for validation.
+        ontology_term_key
+            Column of ``obs`` with the Cell Ontology term of the label; by default
+            ``<labels_key>_ontology_term_id`` where there is one. Classes without a term there are
+            looked up by name and synonym; obsolete terms are replaced; the log says which have
+            none.
+        own_terms
+            Terms of your own below the Cell Ontology:
+            ``{"LAB:1": {"label": "my T cell", "parents": ["CL:0000084"]}}``.
         unlabeled_category
             Label of cells without one.
         unlabeled
@@ -125,7 +138,9 @@ class AnnotationMixin(_Base):
         else:
             source = AnnDataSource(adata, layer=layer, use_raw=use_raw)
             features, rule = _registered_input(source, input_kind, size_factor, duplicates)
-            found = _registered_labels(adata, labels_key, unlabeled_category, unlabeled)
+            found = _registered_labels(
+                adata, labels_key, unlabeled_category, unlabeled, ontology_term_key, own_terms
+            )
             if donor_key is not None:
                 _check_donors(adata, donor_key, labels_key)
             fields = [
@@ -135,6 +150,46 @@ class AnnotationMixin(_Base):
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
+
+    def class_hierarchy(self) -> ClassHierarchy | None:
+        """Return which classes are kinds of which others; ``None`` where none has a term.
+
+        The release is the one that the model was set up with, or the newest installed one where
+        that is no longer there.
+        """
+        labels = self.labels
+        if not any(labels.term_ids):
+            return None
+        own = self.setup_args.get("own_terms") or {}
+        ontology = _ontology_of(labels.ontology_release).with_terms(own)
+        children = ontology.child_matrix(labels.term_ids)
+        return ClassHierarchy(labels.names, children, ontology.release)
+
+    @classmethod
+    def ensemble(cls, adata: AnnData, *, n_models: int = 5, **model_kwargs: Any) -> Ensemble:
+        """Return an untrained ensemble of models of this class that differ by their seed.
+
+        Parameters
+        ----------
+        adata
+            Training cells, as for the model itself.
+        n_models
+            Number of members; 0.8295 became 0.8459 macro F1 with five in the paper of scTab.
+        **model_kwargs
+            Arguments of the model.
+
+        Raises
+        ------
+        UsageError
+            Fewer than one model (E-U37).
+        """
+        from episome.models._ensemble import Ensemble
+
+        members = []
+        for i in range(n_models):
+            with settings.using_seed(settings.member_seed(i)):
+                members.append(cls(adata, **model_kwargs))
+        return Ensemble(members)
 
     # --- training data --------------------------------------------------------------------
 
@@ -153,77 +208,6 @@ class AnnotationMixin(_Base):
         """Training cells, aligned and ready to be read."""
         return self.prepare(None)
 
-    # --- prediction -----------------------------------------------------------------------
-
-    def predict(
-        self,
-        adata: AnnData | str | Path | CellSource | None = None,
-        *,
-        indices: Sequence[int] | None = None,
-        soft: bool = False,
-        batch_size: int | None = None,
-        **query: Any,
-    ) -> NDArray[np.object_] | pd.DataFrame:
-        """Return the label of every cell, or class probabilities.
-
-        Parameters
-        ----------
-        adata
-            Query; genes are aligned by name, labels are not needed, nothing is modified. ``None``
-            takes the training cells.
-        indices
-            Rows to predict; default all.
-        soft
-            Return the frame of :meth:`predict_proba`.
-        batch_size
-            Cells at a time.
-        **query
-            ``layer``, ``use_raw``, ``input_kind``, ``min_gene_overlap``, ``duplicates``.
-
-        Returns
-        -------
-        Array of labels, shape (n_cells,), dtype object. Cells with none of the model's genes get
-        the unlabelled category.
-        """
-        if soft:
-            return self.predict_proba(adata, indices=indices, batch_size=batch_size, **query)
-        calls = self.annotate(adata, indices=indices, batch_size=batch_size, **query)
-        found: NDArray[np.object_] = calls["label"].to_numpy(dtype=object)
-        return found
-
-    def predict_proba(
-        self,
-        adata: AnnData | str | Path | CellSource | None = None,
-        *,
-        indices: Sequence[int] | None = None,
-        batch_size: int | None = None,
-        **query: Any,
-    ) -> pd.DataFrame:
-        """Return class probabilities, one row per cell, one column per class, rows sum to one."""
-        predictor = self.predictor()
-        prepared = self.prepare(adata, **query)
-        return predictor.predict_proba(prepared, rows=as_rows(indices), batch_size=batch_size)
-
-    def annotate(
-        self,
-        adata: AnnData | str | Path | CellSource | None = None,
-        *,
-        indices: Sequence[int] | None = None,
-        batch_size: int | None = None,
-        **query: Any,
-    ) -> pd.DataFrame:
-        """Return one row of calls per cell, indexed by cell name, in the order of the query.
-
-        Returns
-        -------
-        Columns ``label``, ``label_ontology_term_id`` (Cell Ontology, where the training data had
-        it), ``confidence`` (probability of the label, not calibrated), ``label_raw`` (before cells
-        without counts became unknown), ``second``, ``second_confidence``.
-        """
-        predictor = self.predictor()
-        prepared = self.prepare(adata, **query)
-        return predictor.annotate(prepared, rows=as_rows(indices), batch_size=batch_size)
-
 
 # What scvi-tools hands to a set-up method when it transfers one.
 _TRANSFER = frozenset({"source_registry", "extend_categories", "allow_missing_labels"})
@@ -238,6 +222,16 @@ def _require_known(kwargs: Mapping[str, object]) -> None:
             why="the model has no use for them",
             fix="leave them out",
         )
+
+
+def _ontology_of(release: str) -> CellOntology:
+    if release in releases():
+        return cell_ontology(release)
+    newest = cell_ontology()
+    logger.info(
+        "release %r of the Cell Ontology is not installed: %s is used", release, newest.release
+    )
+    return newest
 
 
 def _registered_input(
@@ -283,12 +277,24 @@ def _check_donors(adata: AnnData, donor_key: str | list[str], labels_key: str) -
 
 
 def _registered_labels(
-    adata: AnnData, labels_key: str, unlabeled_category: str, unlabeled: str
+    adata: AnnData,
+    labels_key: str,
+    unlabeled_category: str,
+    unlabeled: str,
+    ontology_term_key: str | None,
+    own_terms: Mapping[str, Mapping[str, Any]] | None,
 ) -> Labels:
     column = obs_column(adata, labels_key)
     keep: Literal["error", "keep"] = "error" if unlabeled == "error" else "keep"
     values = clean_labels(column, unlabeled_category=unlabeled_category, unlabeled=keep)
     classes = check_classes(values, unlabeled_category, f"adata.obs[{labels_key!r}]")
-    terms_key = f"{labels_key}_ontology_term_id"
-    terms = adata.obs[terms_key] if terms_key in adata.obs.columns else None
-    return Labels(tuple(classes), class_terms(values, terms, classes), unlabeled_category)
+    given = class_terms(values, term_column(adata, labels_key, ontology_term_key), classes)
+    return labels_with_terms(classes, given, unlabeled=unlabeled_category, own_terms=own_terms)
+
+
+def term_column(adata: AnnData, labels_key: str, key: str | None = None) -> pd.Series | None:
+    """Column of ``obs`` with the ontology term of every cell's label, where there is one."""
+    if key is not None:
+        return obs_column(adata, key)
+    usual = f"{labels_key}_ontology_term_id"
+    return adata.obs[usual] if usual in adata.obs.columns else None

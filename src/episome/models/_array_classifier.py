@@ -15,7 +15,7 @@ from episome.data import given_split, require_all_classes
 from episome.errors import UsageError
 from episome.models._annotation import AnnotationMixin
 from episome.models._base import EpisomeModel, row_numbers
-from episome.models._classifier import normalized_rows
+from episome.models._training import normalized_rows
 from episome.train import CellDataModule, balanced_weights
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class TrainingCells:
     n_classes
         Number of classes.
     seed
-        Seed of everything random.
+        Seed of everything random, below 2**32 as scikit-learn wants it.
     """
 
     values: sparse.csr_matrix
@@ -108,7 +108,7 @@ class ArrayClassifierModel(AnnotationMixin, EpisomeModel):
             "seconds": round(time.monotonic() - started, 2),
             **facts,
         }
-        self.fit_["seed"] = cells.seed
+        self.fit_["seed"] = settings.seed
         self.train_indices_ = rows
         self.validation_indices_ = self.test_indices_ = np.empty(0, dtype=np.int64)
         self.is_trained_ = True
@@ -137,6 +137,6 @@ class ArrayClassifierModel(AnnotationMixin, EpisomeModel):
             codes=codes[rows],
             donors=None if donors is None else donors[rows],
             n_classes=len(self.labels),
-            seed=settings.seed,
+            seed=settings.seed % (1 << 32),
         )
         return cells, rows

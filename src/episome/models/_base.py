@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from episome.data import CellSource
     from episome.inference import Core
+    from episome.io import ModelFolder
 
 logger = get_logger(__name__)
 
@@ -339,6 +340,18 @@ class EpisomeModel(BaseModelClass):
                 where=str(dir_path),
                 fix=f"{saved['class']}.load(folder), or episome.models.load(folder)",
             )
+        return cls.from_parts(folder, adata, accelerator=accelerator, device=device)
+
+    @classmethod
+    def from_parts(
+        cls,
+        folder: ModelFolder,
+        adata: AnnData | Literal[False] | None = None,
+        *,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+    ) -> EpisomeModel:
+        """Build a model from the parts of its folder; see :meth:`load`."""
         folder_labels(folder)
         registry = decode(folder.manifest["registry"])
         params: dict[str, Any] = decode(folder.manifest["init_params"])

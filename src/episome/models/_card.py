@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from episome.data import Labels
     from episome.models._base import EpisomeModel
 
 
@@ -21,8 +22,10 @@ def model_card(model: EpisomeModel, manifest: Mapping[str, Any]) -> str:
         f"- Input: {rule.input_kind}, {len(model.features):,} genes "
         f"(e.g. {', '.join(model.features.ids[:3])}), library size over "
         f"{rule.size_factor.replace('_', ' ')}, scaled to {rule.target_sum:g}.",
-        f"- Trained on {model.fit_['n_cells']:,} of {model.summary_stats.n_cells:,} cells.",
     ]
+    if "n_cells" in model.fit_:
+        n_cells, known = model.fit_["n_cells"], model.summary_stats.n_cells
+        lines.append(f"- Trained on {n_cells:,} of {known:,} cells.")
     if labels is not None:
         lines.append(f"- {len(labels)} classes: {', '.join(labels.names[:40])}.")
         lines.append("- Confidence is the softmax probability and is not calibrated.")
@@ -36,3 +39,25 @@ def model_card(model: EpisomeModel, manifest: Mapping[str, Any]) -> str:
 
 def _shown(fit: Mapping[str, object]) -> dict[str, object]:
     return {k: v for k, v in fit.items() if isinstance(v, str | int | float | bool)}
+
+
+def ensemble_card(members: Sequence[Mapping[str, Any]], labels: Labels) -> str:
+    """Return the card of an ensemble from the manifests of its members."""
+    names = [str(m["model"]["class"]) for m in members]
+    lines = [
+        f"# Ensemble of {len(members)} models",
+        "",
+        f"The mean of the probabilities of {', '.join(sorted(set(names)))} models under "
+        "`members/`, each with a card of its own.",
+        "",
+        f"- {len(labels)} classes: {', '.join(labels.names[:40])}.",
+        "- Confidence is the mean softmax probability and is not calibrated.",
+        "",
+        "| member | model | seed | cells |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {i} | {name} | {m['fit'].get('seed', '')} | {m['fit'].get('n_cells', '')} |"
+        for i, (name, m) in enumerate(zip(names, members, strict=True))
+    ]
+    return "\n".join([*lines, ""])

@@ -7,15 +7,31 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from scipy import sparse
 
 from episome import plugins, settings
-from episome.data import given_split, require_all_classes, split_cells, variable_genes
+from episome.data import (
+    given_split,
+    require_all_classes,
+    require_choice,
+    split_cells,
+    variable_genes,
+)
 from episome.errors import UsageError
 from episome.log import get_logger
 from episome.models._annotation import AnnotationMixin
 from episome.models._base import EpisomeModel, as_rows, row_numbers
+from episome.models._training import (
+    append_history,
+    checked_splitter,
+    donor_augmentation,
+    given,
+    normalized_rows,
+    part_of,
+    require_positive,
+)
 from episome.train import (
+    MONITOR,
+    ONTOLOGY_MONITOR,
     CellDataModule,
     ClassifierPlan,
     Fit,
@@ -28,7 +44,6 @@ from episome.train import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -82,6 +97,7 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
         batch_size: int | None = None,
         early_stopping: bool | None = None,
         refit: bool | None = None,
+        augment: Literal["donor"] | None = None,
         datasplitter_kwargs: Mapping[str, Any] | None = None,
         plan_kwargs: Mapping[str, Any] | None = None,
         datamodule: CellDataModule | None = None,
@@ -110,6 +126,10 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
             After the run with validation, whose scores are kept, train once more from the start on
             training and validation cells together, for all epochs. For small references, where
             the held-out donors are missed more than a chosen epoch gains; default by the model.
+        augment
+            ``"donor"`` adds the difference between two donors of one type, with a random sign,
+            to every training cell; the differences come from training donors only, so
+            ``donor_key`` must be set up (``episome.data.donor_shifts``).
         datasplitter_kwargs
             ``external_indexing=[train, validation, test]`` gives the split, ``drop_last`` leaves
             out a smaller last batch (default true).
@@ -135,12 +155,14 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
         progress = trainer_kwargs.pop("progress", None)
         check_plan_kwargs(plan_args)
         check_trainer_kwargs(trainer_kwargs)
-        splitter = _checked_splitter(datasplitter_kwargs, shuffle_set_split=shuffle_set_split)
-        max_epochs = int(_given(max_epochs, defaults.pop("max_epochs")))
-        batch_size = int(_given(batch_size, defaults.pop("batch_size")))
-        early = bool(_given(early_stopping, defaults.pop("early_stopping", True)))
-        refit = bool(_given(refit, defaults.pop("refit", False)))
-        _require_positive(max_epochs=max_epochs, batch_size=batch_size)
+        splitter = checked_splitter(datasplitter_kwargs, shuffle_set_split=shuffle_set_split)
+        max_epochs = int(given(max_epochs, defaults.pop("max_epochs")))
+        batch_size = int(given(batch_size, defaults.pop("batch_size")))
+        early = bool(given(early_stopping, defaults.pop("early_stopping", True)))
+        refit = bool(given(refit, defaults.pop("refit", False)))
+        require_positive(max_epochs=max_epochs, batch_size=batch_size)
+        if augment is not None:
+            require_choice("augment", augment, ("donor",))
         if datamodule is None:
             split = self._split(splitter.get("external_indexing"), train_size, validation_size)
             datamodule = self._cells_for(
@@ -153,6 +175,7 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
             datamodule,
             plan_args,
             refit=refit,
+            augment=augment,
             max_epochs=max_epochs,
             early_stopping=early,
             accelerator=accelerator,
@@ -187,8 +210,10 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
         *,
         drop_last: bool = True,
         codes: NDArray[np.int64] | None = None,
+        donors: NDArray[np.object_] | None = None,
     ) -> CellDataModule:
-        codes = self.training_codes() if codes is None else codes
+        if codes is None:
+            codes, donors = self.training_codes(), self.training_donors()
         labelled = [
             np.asarray(p)[codes[p] >= 0] for p in (split.train, split.validation, split.test)
         ]
@@ -211,6 +236,7 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
             batch_size=min(batch_size, len(split.train)),
             drop_last=drop_last,
             seed=settings.seed,
+            donors=donors,
         )
 
     def _fit(
@@ -227,20 +253,29 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
         self._notify("before_train")
         try:
             refit = refit and len(datamodule.split.validation) > 0
-            first, second = _two_parts(progress) if refit else (progress, None)
-            result = self._run_plan(
-                datamodule, plan_args, choose_genes=fresh, progress=first, **fit_kwargs
+            n_runs = 2 if refit else 1
+            result, augmented = self._run_plan(
+                datamodule,
+                plan_args,
+                choose_genes=fresh,
+                progress=part_of(progress, 0, n_runs),
+                **fit_kwargs,
             )
             if refit:
                 self.module.load_state_dict(before)
-                whole = datamodule.on_training_and_validation()
-                self._run_plan(whole, plan_args, choose_genes=fresh, progress=second, **fit_kwargs)
+                _, augmented = self._run_plan(
+                    datamodule.on_training_and_validation(),
+                    plan_args,
+                    choose_genes=fresh,
+                    progress=part_of(progress, 1, n_runs),
+                    **fit_kwargs,
+                )
         except BaseException:
             # A model that raised answers the next good call as if nothing had happened.
             self.module.load_state_dict(before)
             self.module.to("cpu").eval()
             raise
-        self._remember(result, datamodule, plan_args, refit=refit)
+        self._remember(result, datamodule, plan_args, refit=refit, augment=augmented)
         self._notify("after_train")
 
     def _run_plan(
@@ -249,10 +284,14 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
         plan_args: dict[str, Any],
         *,
         choose_genes: bool,
+        augment: str | None,
         max_epochs: int,
         **fit_kwargs: Any,
-    ) -> Fit:
+    ) -> tuple[Fit, dict[str, object] | None]:
         plan_args = dict(plan_args)
+        augmentation = None
+        if augment is not None:
+            augmentation = donor_augmentation(datamodule)
         weights = self._class_weights(plan_args.pop("class_weight", "balanced"), datamodule)
         core: Any = self.module
         n_top = core.config.get("n_top_genes")
@@ -264,11 +303,18 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
             class_weights=weights,
             target_sum=self.input_rule.target_sum,
             n_epochs=max_epochs,
+            augmentation=augmentation,
+            children=self._children(),
             **plan_args,
         )
         plan.n_obs_training = len(datamodule.split.train)
         plan.n_obs_validation = len(datamodule.split.validation)
-        return fit(plan, datamodule, max_epochs=max_epochs, seed=settings.seed, **fit_kwargs)
+        run = fit(plan, datamodule, max_epochs=max_epochs, seed=settings.seed, **fit_kwargs)
+        return run, None if augmentation is None else augmentation.facts
+
+    def _children(self) -> NDArray[np.bool_] | None:
+        hierarchy = self.class_hierarchy()
+        return None if hierarchy is None else hierarchy.children
 
     def _class_weights(
         self, kind: object, datamodule: CellDataModule
@@ -290,17 +336,24 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
         getattr(plugins, notice)(model=self, run={"seed": settings.seed})
 
     def _remember(
-        self, result: Fit, data: CellDataModule, plan_args: dict[str, Any], *, refit: bool
+        self,
+        result: Fit,
+        data: CellDataModule,
+        plan_args: dict[str, Any],
+        *,
+        refit: bool,
+        augment: dict[str, object] | None,
     ) -> None:
         self.is_trained_ = True
-        self.history_ = _append_history(self.history_, result.history)
+        self.history_ = append_history(self.history_, result.history)
         split = data.split
         self.train_indices_, self.validation_indices_ = split.train, split.validation
         self.test_indices_ = split.test
         best = {}
         if result.best_epoch is not None:
-            for name in ("validation_f1_macro", "validation_loss"):
-                best[name] = float(result.history[name].loc[result.best_epoch].iloc[0])
+            for name in (MONITOR, ONTOLOGY_MONITOR, "validation_loss"):
+                if name in result.history:
+                    best[name] = float(result.history[name].loc[result.best_epoch].iloc[0])
         self.fit_ = {
             "n_epochs": result.n_epochs,
             "best_epoch": result.best_epoch,
@@ -314,6 +367,7 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
             "seed": split.seed,
             "n_cells": len(split.train) + (len(split.validation) if refit else 0),
             "refit": refit,
+            "augment": augment,
             "plan": plan_args,
             **best,
         }
@@ -382,77 +436,3 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
         )
         latent: NDArray[np.float32] = out["latent"].astype(np.float32, copy=False)
         return latent
-
-
-def normalized_rows(data: CellDataModule, rows: NDArray[np.int64]) -> sparse.csr_matrix:
-    """Return the normalised log1p values of chosen rows as one scipy CSR."""
-    from episome.nn import host_batch, normalized_batch
-
-    def block(batch: dict[str, object]) -> object:
-        ready = normalized_batch(
-            host_batch(batch),
-            target_sum=data.rule.target_sum,
-            n_features=data.alignment.n_features,
-            input_format="scipy",
-        )
-        return ready["X"]
-
-    blocks = [block(b) for b in data.loader(rows, batch_size=2048)]
-    return sparse.vstack(blocks, format="csr")
-
-
-def _two_parts(
-    progress: ProgressReport | None,
-) -> tuple[ProgressReport | None, ProgressReport | None]:
-    """Split a progress report over a run and its repetition of the same length."""
-    if progress is None:
-        return None, None
-
-    def first(done: int, total: int, metrics: dict[str, float]) -> None:
-        progress(done, 2 * total, metrics)
-
-    def second(done: int, total: int, metrics: dict[str, float]) -> None:
-        progress(total + done, 2 * total, metrics)
-
-    return first, second
-
-
-def _checked_splitter(
-    kwargs: Mapping[str, Any] | None, *, shuffle_set_split: bool
-) -> dict[str, Any]:
-    given = dict(kwargs or {})
-    unknown = sorted(set(given) - {"external_indexing", "drop_last"})
-    if unknown or not shuffle_set_split:
-        raise UsageError(
-            "E-U21",
-            f"unknown keys {unknown}" if unknown else "shuffle_set_split=False",
-            where="datasplitter_kwargs" if unknown else "train()",
-            fix="pass external_indexing=[train, validation, test] to choose the cells of each "
-            "part",
-        )
-    return given
-
-
-def _given(value: Any, default: Any) -> Any:
-    return default if value is None else value
-
-
-def _require_positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise UsageError("E-U22", f"{name}={value}", fix=f"pass {name} of at least 1")
-
-
-def _append_history(
-    old: dict[str, pd.DataFrame] | None, new: Mapping[str, pd.DataFrame]
-) -> dict[str, pd.DataFrame]:
-    import pandas as pd
-
-    if not old:
-        return dict(new)
-    shift = max(len(f) for f in old.values())
-    moved = {k: f.set_axis(f.index + shift) for k, f in new.items()}
-    return {
-        k: pd.concat([f for f in (old.get(k), moved.get(k)) if f is not None])
-        for k in {**old, **moved}
-    }

@@ -70,7 +70,7 @@ class LabelsField(LabelsWithUnlabeledObsField):
     A query needs no label column: absent or unknown labels get the unlabelled code.
     """
 
-    TERMS_KEY = "ontology_term_ids"
+    TERMS_KEY, RELEASE_KEY = "ontology_term_ids", "ontology_release"
 
     def __init__(
         self,
@@ -115,6 +115,7 @@ class LabelsField(LabelsWithUnlabeledObsField):
             self.ORIGINAL_ATTR_KEY: key,
             self.UNLABELED_CATEGORY: labels.unlabeled,
             self.TERMS_KEY: np.array(labels.term_ids, dtype=object),
+            self.RELEASE_KEY: labels.ontology_release,
         }
 
 
@@ -122,7 +123,12 @@ def labels_from_state(state: dict[str, Any]) -> Labels:
     """Classes recorded in a state registry."""
     names = tuple(str(n) for n in state[LabelsField.CATEGORICAL_MAPPING_KEY][:-1])
     terms = state.get(LabelsField.TERMS_KEY, np.array([""] * len(names), dtype=object))
-    return Labels(names, tuple(str(t) for t in terms), str(state[LabelsField.UNLABELED_CATEGORY]))
+    return Labels(
+        names,
+        tuple(str(t) for t in terms),
+        str(state[LabelsField.UNLABELED_CATEGORY]),
+        str(state.get(LabelsField.RELEASE_KEY, "")),
+    )
 
 
 def features_from_state(state: dict[str, Any]) -> FeatureSpace:

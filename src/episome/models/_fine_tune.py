@@ -17,9 +17,11 @@ from episome.data import (
     clean_labels,
     combined_column,
     definite_donors,
+    labels_with_terms,
     obs_column,
     split_cells,
 )
+from episome.models._annotation import term_column
 from episome.models._fields import LabelsField
 
 if TYPE_CHECKING:
@@ -44,7 +46,8 @@ def fine_tuned(
         obs_column(adata, labels_key), unlabeled_category=labels.unlabeled, unlabeled="keep"
     )
     found = check_classes(values, labels.unlabeled, f"adata.obs[{labels_key!r}]")
-    merged = _merged_labels(labels, values, found, adata, labels_key)
+    own_terms = model.setup_args.get("own_terms")
+    merged = _merged_labels(labels, values, found, adata, labels_key, own_terms)
     new = _clone(model, merged)
     codes = merged.codes(values)
     codes = np.where(codes >= len(merged), -1, codes)
@@ -57,7 +60,8 @@ def fine_tuned(
         validation_size=args.pop("validation_size", None),
     )
     batch_size = int(args.pop("batch_size", None) or new._training_defaults()["batch_size"])
-    data = new._cells_for(new.prepare(adata, **query), split, batch_size, codes=codes)
+    cells = new.prepare(adata, **query)
+    data = new._cells_for(cells, split, batch_size, codes=codes, donors=donors)
     plan = dict(args.pop("plan_kwargs", None) or {})
     # Old classes may be absent from the new cells: their balanced weight would be infinite.
     plan.setdefault("class_weight", None if len(found) < len(merged) else "balanced")
@@ -66,15 +70,17 @@ def fine_tuned(
 
 
 def _merged_labels(
-    labels: Labels, values: np.ndarray, found: list[str], adata: AnnData, labels_key: str
+    labels: Labels,
+    values: np.ndarray,
+    found: list[str],
+    adata: AnnData,
+    labels_key: str,
+    own_terms: Mapping[str, Any] | None,
 ) -> Labels:
     fresh = [c for c in found if c not in set(labels.names)]
-    column = f"{labels_key}_ontology_term_id"
-    terms = adata.obs[column] if column in adata.obs.columns else None
-    return Labels(
-        (*labels.names, *fresh),
-        (*labels.term_ids, *class_terms(values, terms, fresh)),
-        labels.unlabeled,
+    given = (*labels.term_ids, *class_terms(values, term_column(adata, labels_key), fresh))
+    return labels_with_terms(
+        (*labels.names, *fresh), given, unlabeled=labels.unlabeled, own_terms=own_terms
     )
 
 
@@ -86,6 +92,7 @@ def _clone(model: ClassifierModel, labels: Labels) -> ClassifierModel:
         [*labels.names, labels.unlabeled], dtype=object
     )
     state[LabelsField.TERMS_KEY] = np.array(labels.term_ids, dtype=object)
+    state[LabelsField.RELEASE_KEY] = labels.ontology_release
     entry["summary_stats"]["n_labels"] = len(labels) + 1
     params = model.init_params_
     new = type(model)(registry=registry, **params["non_kwargs"])

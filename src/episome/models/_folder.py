@@ -16,6 +16,7 @@ from episome.io import ModelFolder, encode
 from episome.models._card import model_card
 
 if TYPE_CHECKING:
+    from episome.data import Labels
     from episome.models._base import EpisomeModel
 
 _VERSIONS = (
@@ -43,6 +44,7 @@ def model_folder(model: EpisomeModel) -> ModelFolder:
         "input": model.input_rule.to_json(),
         "genes_sha256": features.digest,
         "unlabeled": labels.unlabeled if labels else None,
+        "ontology": None if labels is None else _ontology(model, labels),
         "fit": encode(model.fit_),
         "confidence": {"calibrated": False},
         "provenance": provenance(),
@@ -57,6 +59,11 @@ def model_folder(model: EpisomeModel) -> ModelFolder:
         files=files,
         card=model_card(model, manifest),
     )
+
+
+def _ontology(model: EpisomeModel, labels: Labels) -> dict[str, object]:
+    own = model.setup_args.get("own_terms") or {}
+    return {"name": "CL", "release": labels.ontology_release, "own_terms": encode(own)}
 
 
 def model_identity(cls: type[EpisomeModel]) -> dict[str, object]:

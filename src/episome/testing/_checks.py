@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from episome import plugins
+from episome import plugins, settings
 from episome.errors import EpisomeError, GeneMatchError, InputDataError, LabelError
 from episome.testing._subject import Subject, synthetic_adata
 
@@ -228,6 +228,20 @@ def check_listing_is_light(subject: Subject) -> None:
         _imports_nothing(f"import {module}", ("scvi", "lightning"))
 
 
+def check_ensemble_averages_its_members(subject: Subject) -> None:
+    """Members are averaged, and the first member is the model of the seed."""
+    reference = synthetic_adata()
+    subject.cls.setup_anndata(reference, labels_key="cell_type")
+    with settings.using_seed(0):
+        ensemble = subject.cls.ensemble(reference, n_models=2)
+        ensemble.train(**subject.quick())
+    members = [m.predict_proba(subject.query).to_numpy() for m in ensemble.members]
+    got = ensemble.predict_proba(subject.query)
+    _same(got, np.mean(members, axis=0), "an ensemble against the mean of its members")
+    first = subject.train(synthetic_adata()).predict_proba(subject.query)
+    _same(first, members[0], "the first member against the model of its seed")
+
+
 CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_genes_are_aligned_by_name,
     check_query_needs_no_labels,
@@ -241,6 +255,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_unusable_values_are_refused,
     check_empty_query,
     check_listing_is_light,
+    check_ensemble_averages_its_members,
 )
 
 

@@ -66,13 +66,9 @@ class Subject:
 
     def train(self, adata: AnnData, **kwargs: object) -> EpisomeModel:
         """Set up, build and train with few epochs, from the same seed."""
-        before = settings.seed
-        settings.seed = 0
-        try:
+        with settings.using_seed(0):
             model = self.set_up(adata)
             model.train(**{**self.quick(), **kwargs})
-        finally:
-            settings.seed = before
         return model
 
     def quick(self) -> dict[str, object]:

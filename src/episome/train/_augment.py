@@ -37,6 +37,10 @@ class DonorAugmentation(nn.Module):
     Fischer et al. (2024), Methods, data augmentation.
     """
 
+    indptr: torch.Tensor
+    indices: torch.Tensor
+    values: torch.Tensor
+
     def __init__(
         self, shifts: DonorShifts, *, target_sum: float = 1e4, seed: int | None = None
     ) -> None:

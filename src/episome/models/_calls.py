@@ -1,0 +1,149 @@
+"""What every annotator, one model or an ensemble, answers about a query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+
+from episome.data import require_choice
+from episome.metrics import uncertainty
+from episome.models._base import as_rows
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from episome.data import CellSource, FeatureSpace, Labels, Query
+    from episome.inference import Predictor
+
+
+class Answering:
+    """What a mixin may ask of the class that it is mixed into: one model, or an ensemble."""
+
+    if TYPE_CHECKING:
+        module: Any
+
+        @property
+        def features(self) -> FeatureSpace: ...
+        @property
+        def labels(self) -> Labels | None: ...
+        def predictor(self) -> Predictor: ...
+        def prepare(
+            self, adata: AnnData | str | Path | CellSource | None = None, **kwargs: Any
+        ) -> Query: ...
+        def _require_trained(self) -> None: ...
+
+
+class CallsMixin(Answering):
+    """Labels, probabilities and uncertainty, all through the one ``Predictor``."""
+
+    #: Kinds of uncertainty that :meth:`uncertainty` knows.
+    uncertainty_kinds: ClassVar[tuple[str, ...]] = ("max", "entropy")
+
+    def predict(
+        self,
+        adata: AnnData | str | Path | CellSource | None = None,
+        *,
+        indices: Sequence[int] | None = None,
+        soft: bool = False,
+        batch_size: int | None = None,
+        **query: Any,
+    ) -> NDArray[np.object_] | pd.DataFrame:
+        """Return the label of every cell, or class probabilities.
+
+        Parameters
+        ----------
+        adata
+            Query; genes are aligned by name, labels are not needed, nothing is modified. ``None``
+            takes the training cells.
+        indices
+            Rows to predict; default all.
+        soft
+            Return the frame of :meth:`predict_proba`.
+        batch_size
+            Cells at a time.
+        **query
+            ``layer``, ``use_raw``, ``input_kind``, ``min_gene_overlap``, ``duplicates``.
+
+        Returns
+        -------
+        Array of labels, shape (n_cells,), dtype object. Cells with none of the model's genes get
+        the unlabelled category.
+        """
+        if soft:
+            return self.predict_proba(adata, indices=indices, batch_size=batch_size, **query)
+        calls = self.annotate(adata, indices=indices, batch_size=batch_size, **query)
+        found: NDArray[np.object_] = calls["label"].to_numpy(dtype=object)
+        return found
+
+    def predict_proba(
+        self,
+        adata: AnnData | str | Path | CellSource | None = None,
+        *,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        **query: Any,
+    ) -> pd.DataFrame:
+        """Return class probabilities, one row per cell, one column per class, rows sum to one."""
+        predictor = self.predictor()
+        prepared = self.prepare(adata, **query)
+        return predictor.predict_proba(prepared, rows=as_rows(indices), batch_size=batch_size)
+
+    def annotate(
+        self,
+        adata: AnnData | str | Path | CellSource | None = None,
+        *,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        **query: Any,
+    ) -> pd.DataFrame:
+        """Return one row of calls per cell, indexed by cell name, in the order of the query.
+
+        Returns
+        -------
+        Columns ``label``, ``label_ontology_term_id`` (Cell Ontology, where the training data had
+        it), ``confidence`` (probability of the label, not calibrated), ``label_raw`` (before cells
+        without counts became unknown), ``second``, ``second_confidence``.
+        """
+        predictor = self.predictor()
+        prepared = self.prepare(adata, **query)
+        return predictor.annotate(prepared, rows=as_rows(indices), batch_size=batch_size)
+
+    def uncertainty(
+        self,
+        adata: AnnData | str | Path | CellSource | None = None,
+        *,
+        kind: Literal["max", "entropy", "disagreement"] = "max",
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        **query: Any,
+    ) -> pd.Series:
+        """Return how unsure the model is of every cell.
+
+        Parameters
+        ----------
+        adata, indices, batch_size, **query
+            As for :meth:`predict`.
+        kind
+            ``"max"``: one minus the largest probability, in [0, 1 - 1/C]; ``"entropy"``: entropy
+            of the probabilities over log C, in [0, 1]; ensembles also ``"disagreement"``: the
+            part of that entropy that comes from members that differ.
+
+        Returns
+        -------
+        float64 series indexed by cell name; NaN for cells with none of the model's genes.
+        """
+        require_choice("kind", kind, self.uncertainty_kinds)
+        key = "disagreement" if kind == "disagreement" else "probabilities"
+        prepared = self.prepare(adata, **query)
+        rows = as_rows(indices)
+        out = self.predictor().collect(prepared, [key], rows=rows, batch_size=batch_size)
+        found = out[key] if kind == "disagreement" else uncertainty(out[key], kind)
+        found = found.astype(float)
+        found[out["empty"]] = np.nan
+        names = prepared.source.obs_names
+        return pd.Series(found, index=names if rows is None else names[rows], name="uncertainty")

@@ -1,0 +1,114 @@
+"""Parts of the training of classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from scipy import sparse
+
+from episome.data import donor_shifts
+from episome.errors import UsageError
+from episome.train import DonorAugmentation
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from episome.train import CellDataModule, ProgressReport
+
+
+def normalized_rows(data: CellDataModule, rows: NDArray[np.int64]) -> sparse.csr_matrix:
+    """Return the normalised log1p values of chosen rows as one scipy CSR."""
+    from episome.nn import host_batch, normalized_batch
+
+    def block(batch: dict[str, object]) -> object:
+        ready = normalized_batch(
+            host_batch(batch),
+            target_sum=data.rule.target_sum,
+            n_features=data.alignment.n_features,
+            input_format="scipy",
+        )
+        return ready["X"]
+
+    blocks = [block(b) for b in data.loader(rows, batch_size=2048)]
+    return sparse.vstack(blocks, format="csr")
+
+
+def donor_augmentation(data: CellDataModule) -> DonorAugmentation:
+    """Build the table from the donors of the training part, and nobody else's.
+
+    Raises
+    ------
+    UsageError
+        No donors are known, or they tell nothing (E-U35).
+    """
+    if data.donors is None:
+        raise UsageError(
+            "E-U35",
+            'augment="donor" has nothing to learn from: no donors are known',
+            where="train()",
+            why="it adds differences between donors",
+            fix="set up with donor_key=, or leave augment out",
+        )
+    shifts = donor_shifts(
+        lambda rows: normalized_rows(data, rows),
+        data.split.train,
+        data.labels,
+        data.donors,
+        seed=data.seed,
+    )
+    return DonorAugmentation(shifts, target_sum=data.rule.target_sum, seed=data.seed)
+
+
+def part_of(progress: ProgressReport | None, part: int, n_parts: int) -> ProgressReport | None:
+    """Return the report of one of several runs of the same length."""
+    if progress is None or n_parts == 1:
+        return progress
+
+    def report(done: int, total: int, metrics: dict[str, float]) -> None:
+        progress(part * total + done, n_parts * total, metrics)
+
+    return report
+
+
+def checked_splitter(
+    kwargs: Mapping[str, Any] | None, *, shuffle_set_split: bool
+) -> dict[str, Any]:
+    given = dict(kwargs or {})
+    unknown = sorted(set(given) - {"external_indexing", "drop_last"})
+    if unknown or not shuffle_set_split:
+        raise UsageError(
+            "E-U21",
+            f"unknown keys {unknown}" if unknown else "shuffle_set_split=False",
+            where="datasplitter_kwargs" if unknown else "train()",
+            fix="pass external_indexing=[train, validation, test] to choose the cells of each "
+            "part",
+        )
+    return given
+
+
+def given(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def require_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise UsageError("E-U22", f"{name}={value}", fix=f"pass {name} of at least 1")
+
+
+def append_history(
+    old: dict[str, pd.DataFrame] | None, new: Mapping[str, pd.DataFrame]
+) -> dict[str, pd.DataFrame]:
+    import pandas as pd
+
+    if not old:
+        return dict(new)
+    shift = max(len(f) for f in old.values())
+    moved = {k: f.set_axis(f.index + shift) for k, f in new.items()}
+    return {
+        k: pd.concat([f for f in (old.get(k), moved.get(k)) if f is not None])
+        for k in {**old, **moved}
+    }
