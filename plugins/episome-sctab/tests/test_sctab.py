@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -134,8 +136,43 @@ def test_preset_paper_has_the_published_values() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("preset", "sizes", "n_parameters"),
+    [
+        ("paper-xs", (16, 16), 1_653_052),
+        ("paper-s", (32, 32), 3_277_932),
+        ("paper-m", (64, 64), 6_675_148),
+        ("paper", (128, 64), 9_655_628),
+        ("paper-xl", (256, 64), 16_206_412),
+    ],
+)
+def test_preset_of_the_grid_has_the_published_parameters(
+    preset: str, sizes: tuple[int, int], n_parameters: int
+) -> None:
+    name, values = values_for(preset, 1_000, 19_331)
+    with torch.device("meta"):
+        core = SCTabCore(19_331, 164, **values)
+
+    assert name == preset
+    assert (core.config["n_d"], core.config["n_a"]) == sizes
+    assert sum(p.numel() for p in core.parameters()) == n_parameters
+    assert {**values, "n_d": 128, "n_a": 64} == PAPER
+    assert training_defaults(preset, 1_000) == training_defaults("paper", 1_000)
+
+
+def test_preset_is_kept_by_the_model_and_its_folder(tmp_path: Path) -> None:
+    model = SCTab(simulate_cells(40, 30), preset="paper-s")
+    model.train(max_epochs=1, batch_size=20, accelerator="cpu")
+    model.save(tmp_path / "model")
+
+    loaded = SCTab.load(tmp_path / "model")
+
+    assert loaded.preset == "paper-s"
+    assert (loaded.module.config["n_d"], loaded.module.config["n_a"]) == (32, 32)
+
+
 def test_preset_unknown_is_refused_with_the_names() -> None:
-    with pytest.raises(UsageError, match="E-U23"):
+    with pytest.raises(UsageError, match=r"preset='huge'.*\"paper-xl\".*E-U23"):
         SCTab(simulate_cells(40, 30), preset="huge")
 
 

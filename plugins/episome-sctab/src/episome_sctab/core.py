@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
-from episome.nn import TabNet, TorchCore
+from episome.nn import CSRParts, TabNet, TorchCore, explanation_csr, gene_mask_csr
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from episome.nn import CSRParts, TabNetOutput
+    from episome.nn import FoldedTabNet
 
 
 class SCTabCore(TorchCore):
@@ -100,26 +101,44 @@ class SCTabCore(TorchCore):
             "penalty": self.lambda_sparse * out.sparsity,
         }
 
-    def folded(self, *, return_masks: bool = False) -> Callable[[CSRParts], TabNetOutput]:
-        """Return the network with its batch norms folded away, reading sparse cells."""
-        self.eval()
-        network, positions = self.net.folded(), self._positions()
-
-        def run(cells: CSRParts) -> TabNetOutput:
-            chosen = cells if positions is None else cells.select(positions)
-            return network(chosen, return_masks=return_masks)
-
-        return run
-
     def inference(self) -> Callable[[dict[str, object]], dict[str, torch.Tensor]]:
         """Return an equal function that never forms what is zero."""
-        run = self.folded()
+        network, chosen = self._folded()
 
         def predict(batch: dict[str, object]) -> dict[str, torch.Tensor]:
-            out = run(batch["X"])
+            out = network(chosen(batch["X"]))
             return {"logits": out.logits, "latent": out.embedding}
 
         return predict
+
+    def explaining(self) -> Callable[[dict[str, object]], CSRParts]:
+        """Return the attributions of a batch: masks times the sum of their decisions."""
+        return self._per_gene(explanation_csr)
+
+    def masking(self, step: int | None = 0) -> Callable[[dict[str, object]], CSRParts]:
+        """Return the gene mask of a batch at one step, or its mean over steps with ``None``."""
+        return self._per_gene(partial(gene_mask_csr, step=step))
+
+    def _folded(self) -> tuple[FoldedTabNet, Callable[[CSRParts], CSRParts]]:
+        """Return the network with its norms folded away, and what picks its genes of a batch."""
+        self.eval()
+        positions = self._positions()
+        if positions is None:
+            return self.net.folded(), lambda cells: cells
+        return self.net.folded(), lambda cells: cells.select(positions)
+
+    def _per_gene(
+        self, weights: Callable[[FoldedTabNet, CSRParts], tuple[np.ndarray, ...]]
+    ) -> Callable[[dict[str, object]], CSRParts]:
+        """Return what gives weights of the network's genes as those of all genes of the model."""
+        network, chosen = self._folded()
+        genes = self.genes.cpu().to(torch.int32)
+
+        def run(batch: dict[str, object]) -> CSRParts:
+            parts = CSRParts(*map(torch.from_numpy, weights(network, chosen(batch["X"]))))
+            return parts._replace(indices=genes[parts.indices.long()])
+
+        return run
 
     def _positions(self) -> torch.Tensor | None:
         """Place of every gene among the chosen ones, -1 for the others; ``None`` for all genes."""

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from scipy import sparse
-
-from episome.models import ClassifierModel, as_rows
+from episome.errors import UsageError
+from episome.models import ClassifierModel, ExplanationMixin
+from episome.train import ONTOLOGY_MONITOR
 from episome_sctab.core import SCTabCore
-from episome_sctab.presets import training_defaults, values_for
+from episome_sctab.presets import GRID, training_defaults, values_for
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anndata import AnnData
+    from scipy import sparse
+
+    from episome_sctab.reference_tables import Table
 
 
-class SCTab(ClassifierModel):
+class SCTab(ExplanationMixin, ClassifierModel):
     """TabNet with one decision step, as published as scTab.
 
     A sparse mask picks few genes for each cell; a stack of gated linear layers reads them.
@@ -25,9 +29,11 @@ class SCTab(ClassifierModel):
     adata, registry
         As for every model.
     preset
-        ``"paper"``: the published sizes and schedule, made for millions of cells. ``"small"``:
-        chosen here for references of hundreds to tens of thousands of cells. ``"auto"``: by the
-        number of training cells.
+        ``"paper"``: the published sizes and schedule, made for millions of cells;
+        ``"paper-xs"``, ``"paper-s"``, ``"paper-m"`` and ``"paper-xl"`` are the other sizes of the
+        paper's grid, 1.7, 3.3, 6.7 and 16.2 million parameters with its genes and classes
+        (``"paper"``: 9.7). ``"small"``: chosen here for references of hundreds to tens of
+        thousands of cells. ``"auto"``: ``"small"`` or ``"paper"`` by the number of training cells.
     n_d, n_a, n_steps, n_shared, n_independent, virtual_batch_size, gamma, momentum, mask
         Sizes of the network; ``None`` takes the preset's.
     lambda_sparse
@@ -54,7 +60,9 @@ class SCTab(ClassifierModel):
         adata: AnnData | None = None,
         registry: dict[str, object] | None = None,
         *,
-        preset: Literal["auto", "paper", "small"] = "auto",
+        preset: Literal[
+            "auto", "small", "paper-xs", "paper-s", "paper-m", "paper", "paper-xl"
+        ] = "auto",
         n_d: int | None = None,
         n_a: int | None = None,
         n_steps: int | None = None,
@@ -82,11 +90,88 @@ class SCTab(ClassifierModel):
         summary = f"SCTab ({self.preset}) of {sizes}"
         self._finish_init(core, init_locals, summary)
 
+    @classmethod
+    def from_reference_checkpoint(
+        cls,
+        checkpoint: str | Path,
+        *,
+        genes: Table | None = None,
+        labels: Table | None = None,
+        unlabeled_category: str = "unknown",
+        gamma: float | None = None,
+        mask: Literal["entmax15", "sparsemax"] | None = None,
+        momentum: float | None = None,
+        virtual_batch_size: int | None = None,
+        lambda_sparse: float | None = None,
+    ) -> SCTab:
+        """Import a checkpoint of the published implementation as a trained model without data.
+
+        The file is read for its tensors and plain settings only; a file that would run code is
+        refused. Neither the order of the inputs nor that of the outputs is in a checkpoint: both
+        come from the store that the model was trained on.
+
+        Parameters
+        ----------
+        checkpoint
+            A Lightning checkpoint (``.ckpt``), a state dict that ``torch.save`` wrote, or
+            ``.safetensors``, its names with or without ``classifier.``.
+        genes
+            Gene of every input, in order: the folder of the store, its ``var.parquet``, a list in
+            ``.csv``, ``.tsv`` or ``.txt``, a table whose rows are genes, or identifiers.
+        labels
+            Class of every output, in order: the folder of the store, its
+            ``categorical_lookup/cell_type.parquet``, a list or table as for ``genes``. A column of
+            Cell Ontology identifiers is kept. Default the folder given as ``genes``.
+        unlabeled_category
+            Name for cells without a label.
+        gamma, mask, momentum, virtual_batch_size, lambda_sparse
+            Settings that a file of bare weights does not hold; default those of the published
+            training script. Sizes are read off the tensors.
+
+        Returns
+        -------
+        A model that predicts, explains, is saved and fine-tuned as one that was trained here. Its
+        input are counts, normalised over the model's genes.
+
+        Raises
+        ------
+        UsageError
+            Genes (E-U53) or labels (E-U54) are not given, or a table lacks their column (E-U55).
+        UntrustedModelError
+            Loading the file would run code (E-M30).
+        ModelFileError
+            The file cannot be read (E-M31), or weights are not finite (E-M07).
+        ModelMismatchError
+            Genes (E-M32), labels (E-M33), or tensors and settings (E-M34) do not fit.
+        InputFileError
+            A file does not exist (E-F07) or is no table (E-F22).
+
+        Examples
+        --------
+        >>> model = SCTab.from_reference_checkpoint(  # doctest: +SKIP
+        ...     "val_f1_macro_epoch=41.ckpt", genes="merlin_cxg_2023_05_15_sf-log1p"
+        ... )
+        """
+        from episome_sctab.reference import import_reference
+
+        return import_reference(
+            cls,
+            checkpoint,
+            genes=genes,
+            labels=labels,
+            unlabeled_category=unlabeled_category,
+            gamma=gamma,
+            mask=mask,
+            momentum=momentum,
+            virtual_batch_size=virtual_batch_size,
+            lambda_sparse=lambda_sparse,
+        )
+
     def get_feature_mask(
         self,
         adata: AnnData | None = None,
         *,
-        step: int = 0,
+        step: int | None = 0,
         indices: list[int] | None = None,
         batch_size: int | None = None,
         **query: object,
@@ -98,28 +183,37 @@ class SCTab(ClassifierModel):
         adata, indices, batch_size, **query
             As for :meth:`predict`.
         step
-            Decision step.
+            Decision step; ``None``: the mean over steps.
 
         Returns
         -------
         CSR float32 of shape (n_cells, n_genes) in the order of ``model.features``; every row sums
         to one.
+
+        Raises
+        ------
+        UsageError
+            The network has no such step (E-U52).
         """
-        predictor = self.predictor()
-        run, genes = self.module.folded(return_masks=True), self.module.genes.cpu().numpy()
-        width = len(self.features)
+        self._require_trained()
+        n_steps = int(self.module.config["n_steps"])
+        if step is not None and not 0 <= step < n_steps:
+            raise UsageError(
+                "E-U52",
+                f"step={step}",
+                why=f"the network has {n_steps} decision steps, counted from 0",
+                fix="pass one of them, or None for their mean",
+            )
         prepared = self.prepare(adata, **query)
-        blocks = []
-        for batch in predictor.batches(prepared, rows=as_rows(indices), batch_size=batch_size):
-            indptr, columns, values = run(batch["X"]).masks[step].numpy()
-            shape = (len(indptr) - 1, width)
-            blocks.append(sparse.csr_matrix((values, genes[columns], indptr), shape=shape))
-        if not blocks:
-            return sparse.csr_matrix((0, width), dtype=np.float32)
-        return sparse.vstack(blocks, format="csr")
+        run = self.module.masking(step)
+        return self._gene_matrix(run, prepared, indices, batch_size, blank_empty=False)
 
     def _training_defaults(self) -> dict[str, object]:
-        return training_defaults(self.preset, self.summary_stats.n_cells)
+        defaults = training_defaults(self.preset, self.summary_stats.n_cells)
+        if self.preset in GRID and self.class_hierarchy() is not None:
+            # The published training keeps the epoch with the best corrected macro F1.
+            defaults["early_stopping_monitor"] = ONTOLOGY_MONITOR
+        return defaults
 
 
 SIZES = (

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from episome.plugins import ModelSpec, hookimpl
+
+if TYPE_CHECKING:
+    import click
 
 EPISOME_API = (1, 0)
 
@@ -21,3 +26,11 @@ def episome_register_models() -> tuple[ModelSpec, ...]:
             tags=("demo",),
         ),
     )
+
+
+@hookimpl
+def episome_cli(app: click.Group) -> None:
+    """Add ``episome sctab-import``."""
+    from episome_sctab.cli import command
+
+    app.add_command(command)

@@ -22,6 +22,14 @@ PAPER: dict[str, object] = {
     "mask_scale": 1.0,
     "n_top_genes": None,
 }
+# The sizes of the paper's grid, the published default among them.
+GRID: dict[str, tuple[int, int]] = {
+    "paper-xs": (16, 16),
+    "paper-s": (32, 32),
+    "paper-m": (64, 64),
+    "paper": (128, 64),
+    "paper-xl": (256, 64),
+}
 # Chosen on parts of the training cells of three real sets (Kang blood, FACS-sorted blood, SNARE
 # mouse cortex). Held-out cells chose no value, but a look at their scores (nearest centroid on all
 # genes was best on FACS) is why all genes were tried. The dropout of many genes lies between two
@@ -57,12 +65,12 @@ def values_for(preset: str, n_cells: int, n_genes: int) -> tuple[str, dict[str, 
     """
     if preset == "auto":
         preset = "small" if n_cells < SMALL_BELOW else "paper"
-    if preset not in {"paper", "small"}:
-        raise UsageError(
-            "E-U23", f"preset={preset!r}", fix='use "auto", "paper" or "small", and set sizes'
-        )
-    if preset == "paper":
-        return preset, dict(PAPER)
+    if preset in GRID:
+        n_d, n_a = GRID[preset]
+        return preset, {**PAPER, "n_d": n_d, "n_a": n_a}
+    if preset != "small":
+        names = ", ".join(f'"{name}"' for name in ("auto", "small", *GRID))
+        raise UsageError("E-U23", f"preset={preset!r}", fix=f"use one of {names}, and set sizes")
     # A panel of few genes cannot spare as many of them as a transcriptome can.
     most = DROPOUT_OF_MANY if n_genes > MANY_GENES else float(SMALL["dropout"])
     spared = 1.0 - GENES_TO_KEEP / max(n_genes, 1)
@@ -71,7 +79,7 @@ def values_for(preset: str, n_cells: int, n_genes: int) -> tuple[str, dict[str, 
 
 def training_defaults(preset: str, n_cells: int) -> dict[str, object]:
     """Return the defaults of ``train`` for a preset."""
-    if preset == "paper":
+    if preset in GRID:
         return {
             "max_epochs": 50,
             "batch_size": 2048,
