@@ -229,3 +229,10 @@ def test_digest_depends_on_names_and_order_only():
     assert digest == FeatureSpace(("A", "B"), {"feature_name": ("x", "y")}).digest
     assert digest != FeatureSpace(("B", "A")).digest
     assert len(digest) == 64
+
+
+def test_symbols_fall_back_to_the_identifier():
+    space = FeatureSpace(("E1", "E2"), {"gene_ids": ("x", "y"), "feature_name": ("CD4", "")})
+
+    assert space.symbols == ("CD4", "E2")
+    assert FeatureSpace(("E1",), {}).symbols == ("E1",)

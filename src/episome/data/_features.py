@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from episome.data._keys import GENE_ID_COLUMNS
+from episome.data._keys import GENE_ID_COLUMNS, SYMBOL_COLUMNS
 from episome.errors import GeneMatchError, InputDataError, Problem, warn
 
 if TYPE_CHECKING:
@@ -136,6 +136,12 @@ class FeatureSpace:
     def digest(self) -> str:
         """SHA-256 of the identifiers in order; the same genes give the same digest."""
         return hashlib.sha256("\n".join(self.ids).encode()).hexdigest()
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Symbol of every gene where one is known, else its identifier."""
+        known = next((self.other[c] for c in SYMBOL_COLUMNS if c in self.other), self.ids)
+        return tuple(s or i for s, i in zip(known, self.ids, strict=True))
 
     @classmethod
     def from_var(

@@ -27,13 +27,8 @@ UNLABELED: Final = "unknown"
 # Labels that usually mean that there is none.
 EMPTY_LABELS: Final = frozenset({"", "nan", "na", "n/a", "none", "null", "unknown", "-", "?"})
 
-# Columns of `var` that may hold another name of a gene, tried in this order.
-GENE_ID_COLUMNS: Final = (
-    "feature_id",
-    "ensembl_id",
-    "ensembl_ids",
-    "gene_ids",
-    "gene_id",
+# Columns of `var` that may hold the symbol of a gene, and any other name, tried in this order.
+SYMBOL_COLUMNS: Final = (
     "feature_name",
     "gene_symbols",
     "gene_symbol",
@@ -41,4 +36,12 @@ GENE_ID_COLUMNS: Final = (
     "gene_names",
     "symbol",
     "original_gene_symbols",
+)
+GENE_ID_COLUMNS: Final = (
+    "feature_id",
+    "ensembl_id",
+    "ensembl_ids",
+    "gene_ids",
+    "gene_id",
+    *SYMBOL_COLUMNS,
 )

@@ -38,16 +38,6 @@ Cells: TypeAlias = "AnnData | str | Path | CellSource | None"
 Attribute: TypeAlias = "Callable[[dict[str, Any]], CSRParts]"
 
 PREDICTION = "prediction"
-#: Columns of other gene names that hold symbols, the first that exists wins.
-SYMBOLS = (
-    "feature_name",
-    "gene_symbols",
-    "gene_symbol",
-    "gene_name",
-    "gene_names",
-    "symbol",
-    "original_gene_symbols",
-)
 #: Entries of a table of groups and genes above which it is refused; 2 GB.
 MAX_TABLE = 250_000_000
 
@@ -371,19 +361,9 @@ def _top_table(
             "n_cells": groups.n_cells[group],
             "rank": np.concatenate([*(np.arange(len(genes)) + 1 for genes in best), nothing]),
             "gene": np.array(features.ids, dtype=object)[gene],
-            "gene_name": _gene_names(features)[gene],
+            "gene_name": np.array(features.symbols, dtype=object)[gene],
             "score": score[group, gene],
             "share": share[group, gene],
             "mean_expression": expression[group, gene],
         }
     ).astype({"group": "str", "gene": "str", "gene_name": "str"})
-
-
-def _gene_names(features: FeatureSpace) -> NDArray[np.object_]:
-    """Symbol of every gene, its identifier where there is none."""
-    ids = np.array(features.ids, dtype=object)
-    for column in SYMBOLS:
-        if column in features.other:
-            names = np.array(features.other[column], dtype=object)
-            return np.where(names == "", ids, names)
-    return ids
