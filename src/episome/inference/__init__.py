@@ -8,11 +8,11 @@ from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
     from episome.inference._array_core import ArrayCore
+    from episome.inference._cores import Core
     from episome.inference._ensemble import EnsembleCore
     from episome.inference._outputs import as_csr
     from episome.inference._predictor import (
         INDEX_PREFIX,
-        Core,
         Predictor,
         calls_frame,
         core_from_folder,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _HOME = {
     "INDEX_PREFIX": "_predictor",
     "ArrayCore": "_array_core",
-    "Core": "_predictor",
+    "Core": "_cores",
     "EnsembleCore": "_ensemble",
     "Predictor": "_predictor",
     "as_csr": "_outputs",

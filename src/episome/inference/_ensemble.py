@@ -17,7 +17,7 @@ from episome.nn import with_format
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from episome.inference._predictor import RunningCore
+    from episome.inference._cores import RunningCore
 
 
 class EnsembleCore:

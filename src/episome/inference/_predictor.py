@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from episome.data import CellSource
+    from episome.inference._cores import Core, RunningCore
     from episome.plugins import ModelSpec
 
 logger = get_logger(__name__)
@@ -42,30 +43,6 @@ CALL_COLUMNS = (
     "second",
     "second_confidence",
 )
-
-
-class RunningCore(Protocol):
-    """What the predictor runs."""
-
-    @property
-    def inference_format(self) -> str: ...
-    @property
-    def config(self) -> dict[str, Any]: ...
-    def to(self, device: Any, /) -> object: ...
-    def inference(self) -> Callable[[dict[str, Any]], Mapping[str, object]]: ...
-    @property
-    def device(self) -> torch.device: ...
-
-
-class Core(RunningCore, Protocol):
-    """What a model folder restores and the predictor runs; see the architecture page."""
-
-    def state(self) -> tuple[dict[str, NDArray[np.generic]], dict[str, bytes]]: ...
-    def load_state(
-        self, tensors: Mapping[str, NDArray[np.generic]], files: Mapping[str, bytes] | None = None
-    ) -> None: ...
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Core: ...
 
 
 class Predictor:
