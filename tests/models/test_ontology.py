@@ -71,6 +71,25 @@ def test_the_usual_column_of_terms_is_found(toy):
     assert set_up(toy, adata).labels.term_ids == (T, CD4, B)
 
 
+@pytest.mark.parametrize(
+    ("terms", "found"),
+    [
+        ({"a": T, "b": CD4, "c": B}, (T, CD4, B)),
+        ({"a": T, "b": "unknown", "c": B}, (T, "", B)),
+        ({"a": T, "b": T, "c": B}, ("", "", "")),
+    ],
+    ids=["one to one", "one unknown", "two of one term"],
+)
+def test_the_standard_column_of_terms_is_taken_for_other_labels_one_to_one(toy, terms, found):
+    adata = named(toy, ["a", "b", "c"])
+    adata.obs["mine"] = adata.obs.pop("cell_type")
+    adata.obs["cell_type_ontology_term_id"] = adata.obs["mine"].map(terms)
+
+    toy.ToyModel.setup_anndata(adata, labels_key="mine")
+
+    assert toy.ToyModel(adata).labels.term_ids == found
+
+
 def test_a_column_of_terms_that_is_not_there_is_refused(toy):
     with pytest.raises(UsageError, match="nothing_like_it"):
         set_up(toy, toy.cells(), ontology_term_key="nothing_like_it")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         definite_donors,
         labels_with_terms,
         require_all_classes,
+        term_column,
     )
     from episome.data._loader import CellLoader
     from episome.data._query import Query, open_source, prepare_query, require_choice
@@ -65,6 +66,7 @@ _HOME = {
     "simulate_cells": "_simulate",
     "split_cells": "_splits",
     "stratified_halves": "_splits",
+    "term_column": "_labels",
     "variable_genes": "_genes",
 }
 __all__ = sorted(_HOME)

@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from episome.data._keys import EMPTY_LABELS, INDEFINITE_DONORS, UNLABELED
+from episome.data._keys import (
+    CELLXGENE_LABELS,
+    EMPTY_LABELS,
+    INDEFINITE_DONORS,
+    ONTOLOGY_SUFFIX,
+    UNLABELED,
+)
+from episome.data._source import obs_column
 from episome.errors import LabelError, Problem, UsageError, warn
 from episome.log import get_logger
 from episome.ontology import cell_ontology
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from numpy.typing import NDArray
 
     from episome.ontology import OwnTerm
@@ -217,6 +225,49 @@ def class_terms(
     table = table[table["term"].astype(str).str.match(r"^[A-Za-z]+:\d+$")].drop_duplicates()
     unique = table.drop_duplicates("label", keep=False).set_index("label")["term"]
     return tuple(str(unique.get(c, "")) for c in classes)
+
+
+def term_column(adata: AnnData, labels_key: str, key: str | None = None) -> pd.Series | None:
+    """Return the column of ``obs`` with the ontology term of every cell's label.
+
+    Parameters
+    ----------
+    adata
+        Labelled cells.
+    labels_key
+        Column of the labels.
+    key
+        The wanted column. Default ``<labels_key>_ontology_term_id``, else CELLxGENE's
+        ``cell_type_ontology_term_id`` where it has one term for each label and one label for each
+        term; the log says so.
+
+    Returns
+    -------
+    The column, or ``None``.
+
+    Raises
+    ------
+    UsageError
+        ``key`` is no column (E-U04).
+    """
+    if key is not None:
+        return obs_column(adata, key)
+    usual = f"{labels_key}{ONTOLOGY_SUFFIX}"
+    if usual in adata.obs.columns:
+        return adata.obs[usual]
+    standard = f"{CELLXGENE_LABELS}{ONTOLOGY_SUFFIX}"
+    if standard in adata.obs.columns and _one_to_one(adata.obs[labels_key], adata.obs[standard]):
+        logger.info("terms of the labels are taken from obs[%r]: one for each label", standard)
+        return adata.obs[standard]
+    return None
+
+
+def _one_to_one(labels: pd.Series, terms: pd.Series) -> bool:
+    pairs = pd.DataFrame({"label": labels.astype(object), "term": terms.astype(object)})
+    pairs = pairs.dropna().astype(str).drop_duplicates()
+    named = pairs[~pairs["term"].str.casefold().isin(EMPTY_LABELS)]
+    alone = not (pairs["label"].duplicated().any() or named["term"].duplicated().any())
+    return alone and len(named) > 0
 
 
 def labels_with_terms(

@@ -24,6 +24,7 @@ from episome.data import (
     labels_with_terms,
     obs_column,
     require_choice,
+    term_column,
 )
 from episome.errors import InputDataError, UsageError
 from episome.log import get_logger
@@ -32,7 +33,6 @@ from episome.models._fields import ExpressionField, LabelsField, labels_from_sta
 from episome.ontology import CellOntology, ClassHierarchy, cell_ontology, releases
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -290,11 +290,3 @@ def _registered_labels(
     classes = check_classes(values, unlabeled_category, f"adata.obs[{labels_key!r}]")
     given = class_terms(values, term_column(adata, labels_key, ontology_term_key), classes)
     return labels_with_terms(classes, given, unlabeled=unlabeled_category, own_terms=own_terms)
-
-
-def term_column(adata: AnnData, labels_key: str, key: str | None = None) -> pd.Series | None:
-    """Column of ``obs`` with the ontology term of every cell's label, where there is one."""
-    if key is not None:
-        return obs_column(adata, key)
-    usual = f"{labels_key}_ontology_term_id"
-    return adata.obs[usual] if usual in adata.obs.columns else None

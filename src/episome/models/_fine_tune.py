@@ -20,8 +20,8 @@ from episome.data import (
     labels_with_terms,
     obs_column,
     split_cells,
+    term_column,
 )
-from episome.models._annotation import term_column
 from episome.models._fields import LabelsField
 
 if TYPE_CHECKING:
