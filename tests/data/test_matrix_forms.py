@@ -67,3 +67,19 @@ def test_row_sums_of_empty_rows_are_zero():
 
     assert row_sums(matrix.data, matrix.indptr)[[1, 3]].tolist() == [0, 0]
     np.testing.assert_allclose(row_sums(matrix.data, matrix.indptr), [0.1, 0, 0.5, 0])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, object])
+def test_types_that_scipy_does_not_hold_become_float32(dtype):
+    dense = np.array([[0, 2.5], [1, 0]])
+
+    got = to_csr_block(dense.astype(dtype))
+
+    assert got.dtype == np.float32
+    assert np.array_equal(got.toarray(), dense)
+
+
+@pytest.mark.parametrize("values", [[["a", "b"]], [[1 + 2j, 0]]])
+def test_values_that_are_no_numbers_are_refused(values):
+    with pytest.raises(InputDataError, match="not numbers.*E-D41"):
+        to_csr_block(np.array(values))

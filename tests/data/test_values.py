@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from episome.data import AnnDataSource, check_values, inspect_values
+from episome.data import AnnDataSource, check_values, doubtful_values, inspect_values
 from episome.errors import InputDataError
 
 
@@ -68,12 +68,90 @@ def test_log1p_given_as_counts_is_refused_with_the_evidence():
         check_values(report_of(log1p(counts())), "counts")
 
 
-def test_fractional_values_are_neither():
-    report = report_of(counts() * 30.5)
+def codes(report, **kwargs):
+    return [p.code for p in doubtful_values(report, **kwargs)]
+
+
+def test_fractional_counts_are_counts_with_a_word():
+    report = report_of(counts() * np.linspace(20, 31, 40)[:, None] + 0.25)
 
     assert report.kind == "fractional"
-    with pytest.raises(InputDataError, match=r"neither counts nor log1p.*E-D10"):
-        check_values(report)
+    assert check_values(report) == "counts"
+    assert codes(report) == ["E-D10"]
+    assert codes(report, allow_fractional=True) == []
+    assert "allow_fractional=True" in doubtful_values(report)[0].fix
+
+
+def test_good_counts_and_log1p_are_not_doubted():
+    assert codes(report_of(counts())) == []
+    assert codes(report_of(log1p(counts()))) == []
+
+
+def test_integers_of_one_sum_were_rescaled():
+    values = np.full((30, 12), 100)
+    values[:, 0] += np.arange(30)
+    values[:, 1] -= np.arange(30)
+
+    assert codes(report_of(values)) == ["E-D09"]
+    assert report_of(values).form == "normalised"
+
+
+def test_normalised_values_without_a_logarithm_say_that_cells_have_one_sum():
+    values = counts() / counts().sum(1, keepdims=True) * 1e4
+
+    report = report_of(values)
+
+    assert report.form == "normalised"
+    assert "every cell sums to 10000" in report.evidence
+
+
+def test_log1p_of_log1p_is_doubted():
+    report = report_of(np.log1p(log1p(counts())))
+
+    assert codes(report) == ["E-D11"]
+    assert report.form == "log1p twice"
+
+
+def test_a_proven_logarithm_of_small_sums_is_not_doubted():
+    assert codes(report_of(log1p(counts(), 10))) == []
+
+
+def test_cells_without_counts_are_counted_as_doubtful():
+    values = counts()
+    values[:3] = 0
+
+    (problem,) = doubtful_values(report_of(values))
+
+    assert (problem.code, problem.count, problem.total) == ("E-D12", 3, 40)
+
+
+def test_presence_alone_is_doubted():
+    report = report_of(counts() > 2)
+
+    assert codes(report) == ["E-D15"]
+    assert report.form == "binary"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "wanted"),
+    [
+        (np.float16, 2048, ["E-D16"]),
+        (np.float16, 2047, []),
+        (np.uint8, 255, ["E-D17"]),
+        (np.uint8, 254, []),
+        (np.uint16, 65535, ["E-D17"]),
+        (np.float32, 2**24 + 2, ["E-D18"]),
+        (np.float32, 2**24, []),
+        (np.int64, 2**25, ["E-D18"]),
+    ],
+)
+def test_what_a_type_cannot_hold_is_doubted(dtype, value, wanted):
+    values = counts().astype(dtype)
+    values[0, 0] = value
+
+    report = inspect_values(AnnDataSource(anndata.AnnData(values)))
+
+    assert codes(report) == wanted
 
 
 def test_empty_cells_are_counted_and_leave_the_proof_alone():

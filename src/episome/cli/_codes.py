@@ -41,11 +41,34 @@ CODES: dict[str, str] = {
         'say input_kind="log1p". A model of counts turns log1p values back by itself where '
         "the sums prove that this is right."
     ),
+    "E-D09": (
+        "Every value is an integer and every cell has the same sum, so counts were rescaled and "
+        "rounded. They are used as counts."
+    ),
     "E-D10": (
-        "The values are neither integers nor small enough for log1p: normalised without a "
-        "logarithm, or corrected. Pass counts or log1p values."
+        "Values are no integers and too large for log1p: counts corrected for ambient RNA, "
+        "estimated by pseudo-alignment, or normalised without a logarithm. They are used as "
+        "counts; allow_fractional=True says that you know."
+    ),
+    "E-D11": ("Values are as small as log1p of log1p leaves them. Look at how the file was made."),
+    "E-D12": (
+        "Cells without any count stay in the answer as unknown, with no confidence; nothing is "
+        "known about them."
     ),
     "E-D13": "Every value is zero; usually the wrong layer, or a matrix that was never filled.",
+    "E-D15": (
+        "Every stored value is one: only presence was kept. Models read amounts, so expect poor "
+        "calls."
+    ),
+    "E-D16": (
+        "float16 holds integers up to 2048 exactly. Larger counts were rounded when the file was "
+        "written."
+    ),
+    "E-D17": (
+        "The largest value is the largest of its integer type, so larger counts may have wrapped "
+        "to small numbers when the file was written. It cannot be seen which."
+    ),
+    "E-D18": "Counts above 2**24 are not exact in float32, and no real library has them.",
     "E-D23": (
         "The sparse matrix points outside itself, so reading it would return foreign memory. "
         "The file is damaged; write it again."
@@ -56,6 +79,7 @@ CODES: dict[str, str] = {
     "E-D31": "There are no cells to train on.",
     "E-D32": "There are too few cells to train on.",
     "E-D33": "The gene table is empty.",
+    "E-D41": "The matrix holds text or complex numbers. Expression is counts or log1p of them.",
     "E-F01": (
         "The file begins like h5ad and cannot be read to its end: it was cut short or "
         "damaged. Download or write it again."

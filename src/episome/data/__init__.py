@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from episome.data._simulate import simulate_cells
     from episome.data._source import AnnDataSource, CellSource, combined_column, obs_column
     from episome.data._splits import Split, given_split, split_cells, stratified_halves
-    from episome.data._values import ValueReport, check_values, inspect_values
+    from episome.data._values import (
+        ValueReport,
+        check_values,
+        doubtful_values,
+        inspect_values,
+    )
 
 _HOME = {
     "Alignment": "_features",
@@ -54,6 +59,7 @@ _HOME = {
     "combined_column": "_source",
     "definite_donors": "_labels",
     "donor_shifts": "_augment",
+    "doubtful_values": "_values",
     "given_split": "_splits",
     "inspect_values": "_values",
     "labels_with_terms": "_labels",

@@ -5,6 +5,7 @@ Nothing here copies a whole matrix or writes to it: blocks of rows are taken and
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -41,7 +42,8 @@ def to_csr_block(block: object) -> sparse.csr_matrix:
     Raises
     ------
     InputDataError
-        E-D23 when indices or pointers of a sparse block are broken.
+        E-D23 when indices or pointers of a sparse block are broken; E-D41 when values are no real
+        numbers.
     """
     if hasattr(block, "to_numpy"):
         block = block.to_numpy()
@@ -51,7 +53,7 @@ def to_csr_block(block: object) -> sparse.csr_matrix:
         check_structure(block)
         out = sparse.csr_matrix(block)
     else:
-        out = sparse.csr_matrix(np.asarray(block))
+        out = sparse.csr_matrix(_numbers(block))
     if out.dtype != np.float32:
         out = sparse.csr_matrix(
             (out.data.astype(np.float32), out.indices, out.indptr), shape=out.shape
@@ -61,6 +63,22 @@ def to_csr_block(block: object) -> sparse.csr_matrix:
         out = out.copy()
         out.sum_duplicates()
     return out
+
+
+def _numbers(block: object) -> NDArray[np.generic]:
+    """Return a dense block in a type that scipy holds."""
+    array = np.asarray(block)
+    if array.dtype == object:
+        with contextlib.suppress(TypeError, ValueError):  # text is refused below
+            array = array.astype(np.float32)
+    if array.dtype.kind not in "biuf":
+        raise InputDataError(
+            "E-D41",
+            f"the values are {array.dtype}, not numbers",
+            why="expression is counts or log1p of them",
+            fix="pass a numeric matrix",
+        )
+    return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def check_structure(block: sparse.spmatrix) -> None:

@@ -11,7 +11,7 @@ from episome.data._loader import CellLoader
 from episome.data._read import read_cells
 from episome.data._rule import InputRule, QueryKind, query_kind
 from episome.data._source import AnnDataSource, CellSource
-from episome.data._values import ValueReport, inspect_values
+from episome.data._values import ValueReport, doubtful_values, inspect_values
 from episome.errors import Problem, UsageError, warn
 from episome.log import get_logger
 
@@ -104,6 +104,7 @@ def prepare_query(
     input_kind: Literal["auto", "counts", "log1p"] = "auto",
     min_gene_overlap: float = 0.5,
     duplicates: Literal["error", "sum"] = "error",
+    allow_fractional: bool = False,
     backed: bool = False,
 ) -> Query:
     """Check a query, align its genes and decide how its values reach the model's scale.
@@ -122,6 +123,8 @@ def prepare_query(
         Smallest accepted share of the model's genes.
     duplicates
         ``"sum"`` adds up genes of one name.
+    allow_fractional
+        Say nothing about counts that are not integers.
     backed
         Read a path from disk in blocks.
 
@@ -146,6 +149,8 @@ def prepare_query(
         kind = QueryKind(unlog=False, normalise=counted, note="there are no cells")
     else:
         kind = query_kind(rule, report, input_kind)
+    for problem in doubtful_values(report, allow_fractional=allow_fractional):
+        warn(problem)
     notes = [alignment.report.text, f"{source.where}: {kind.note}"]
     if not source.obs_names.is_unique:
         _warn_repeated(source)

@@ -147,6 +147,11 @@ class AnnDataSource:
         return len(self._var)
 
     @property
+    def dtype(self) -> str:
+        """Type of the stored values."""
+        return str(getattr(self._matrix, "dtype", "float32"))
+
+    @property
     def obs_names(self) -> pd.Index:
         return self._adata.obs_names
 

@@ -23,6 +23,10 @@ InputKind: TypeAlias = Literal["counts", "log1p"]
 
 # log1p of 1e6 counts per cell stays below 14; counts up to 15 are integers.
 LOG1P_MAX = 15.0
+# log1p of log1p of 10,000 counts is 2.3.
+TWICE_LOGGED_MAX = 3.0
+# Integers above these are not all exact in the type.
+EXACT_IN_FLOAT16, EXACT_IN_FLOAT32 = 2048, 1 << 24
 ROW_SUM_TOLERANCE = 1e-3
 
 
@@ -31,7 +35,8 @@ class ValueReport:
     """Facts about the stored values of a matrix, from one full scan.
 
     ``expm1_row_sum`` is the common row sum of ``expm1(X)`` when the non-empty rows agree within
-    0.1 %: the proof that values are ``log1p`` of size-normalised counts.
+    0.1 %: the proof that values are ``log1p`` of size-normalised counts. ``row_sum`` is that of
+    the values themselves. ``n_ones`` counts values of exactly one; ``dtype`` is the store's.
     """
 
     where: str
@@ -47,6 +52,8 @@ class ValueReport:
     expm1_row_sum: float | None
     row_sum: float | None
     first_bad: tuple[str, ...] = field(default=())
+    n_ones: int = 0
+    dtype: str = "float32"
 
     @property
     def kind(self) -> Literal["counts", "log1p", "fractional", "scaled", "empty"]:
@@ -62,12 +69,44 @@ class ValueReport:
         return "fractional"
 
     @property
+    def form(self) -> str:
+        """What the values look like in one word, finer than :attr:`kind`.
+
+        ``"counts"``, ``"log1p"``, ``"scaled"``, ``"empty"``, ``"fractional"``, ``"binary"`` (all
+        ones), ``"normalised"`` (every cell has one sum, no logarithm) or ``"log1p twice"``.
+        """
+        if self.is_binary:
+            return "binary"
+        if self.is_normalised:
+            return "normalised"
+        return "log1p twice" if self.is_twice_logged else self.kind
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether every stored value is one, as where only presence was kept."""
+        return self.kind == "counts" and self.n_ones == self.n_stored and self.n_stored > 1
+
+    @property
+    def is_normalised(self) -> bool:
+        """Whether every cell has the same sum, to 0.1 %: sizes were evened out, without a log."""
+        several = self.n_obs - self.n_empty_cells > 1 and not self.is_binary
+        return self.row_sum is not None and several and self.kind in {"counts", "fractional"}
+
+    @property
+    def is_twice_logged(self) -> bool:
+        """Whether values are as small as log1p of log1p leaves them, without proof of one log."""
+        small = self.maximum < TWICE_LOGGED_MAX and self.expm1_row_sum is None
+        return self.kind == "log1p" and small
+
+    @property
     def evidence(self) -> str:
         """The evidence in words."""
         bits = [f"{self.n_fractional:,} of {self.n_stored:,} values are not integers"]
         bits.append(f"the largest is {self.maximum:.4g}")
         if self.expm1_row_sum is not None:
             bits.append(f"expm1 of every cell sums to {self.expm1_row_sum:.6g}")
+        elif self.is_normalised:
+            bits.append(f"every cell sums to {self.row_sum:.6g}")
         return ", ".join(bits)
 
 
@@ -87,6 +126,7 @@ def inspect_values(source: CellSource) -> ValueReport:
 class _Tally:
     def __init__(self) -> None:
         self.n_stored = self.n_nan = self.n_inf = self.n_negative = self.n_fractional = 0
+        self.n_ones = 0
         self.maximum = 0.0
         self.n_empty = 0
         self.bad: list[str] = []
@@ -103,6 +143,7 @@ class _Tally:
         if data.size:
             self.maximum = max(self.maximum, float(data.max()))
         self.n_fractional += int(np.count_nonzero(data != np.rint(data)))
+        self.n_ones += int(np.count_nonzero(data == 1))
         sums = row_sums(data, block.indptr)
         self.n_empty += int(np.count_nonzero(sums == 0))
         self.plain.add(sums)
@@ -147,6 +188,8 @@ class _Tally:
             expm1_row_sum=self.expm1.common,
             row_sum=self.plain.common,
             first_bad=tuple(self.bad),
+            n_ones=self.n_ones,
+            dtype=str(getattr(source, "dtype", "float32")),
         )
 
 
@@ -202,20 +245,16 @@ def check_values(report: ValueReport, wanted: InputKind | Literal["auto"] = "aut
     ------
     InputDataError
         Non-finite (E-D01, E-D03), negative (E-D04), all-zero (E-D13) values; log1p given as counts
-        (E-D07); values that are neither (E-D10).
+        (E-D07).
+
+    Notes
+    -----
+    Values that are no integers and too large for log1p (corrected for ambient RNA, estimated by
+    pseudo-alignment, normalised without a logarithm) are taken as counts: the first step of every
+    model divides by the cell's sum anyway. :func:`doubtful_values` says so.
     """
     raise_problems(InputDataError, _value_problems(report))
     kind = report.kind
-    if kind == "fractional":
-        raise InputDataError(
-            "E-D10",
-            "values are neither counts nor log1p",
-            where=report.where,
-            count=report.n_fractional,
-            total=report.n_stored,
-            why=f"{report.evidence}; they may be size-normalised or corrected without a logarithm",
-            fix="pass the layer with raw counts (layer=... or use_raw=True), or log1p values",
-        )
     if wanted == "log1p":
         return "log1p"
     if wanted == "counts" and kind == "log1p":
@@ -227,6 +266,113 @@ def check_values(report: ValueReport, wanted: InputKind | Literal["auto"] = "aut
             fix='pass the layer that holds counts (layer=...), or input_kind="log1p"',
         )
     return "log1p" if kind == "log1p" else "counts"
+
+
+def doubtful_values(report: ValueReport, *, allow_fractional: bool = False) -> list[Problem]:
+    """Return what may be wrong with values that can be used, as warnings.
+
+    Parameters
+    ----------
+    report
+        Result of :func:`inspect_values`.
+    allow_fractional
+        The caller knows that counts are fractional: no word about it.
+    """
+    found: list[tuple[bool, Problem]] = [
+        (
+            report.kind == "counts" and report.is_normalised,
+            Problem(
+                "E-D09",
+                "counts that were rescaled: integers, and every cell has the same sum",
+                report.where,
+                why=f"{report.evidence}; a model of counts will not know the depth of a cell",
+                fix="pass the layer with raw counts, if there is one",
+            ),
+        ),
+        (
+            report.kind == "fractional" and not allow_fractional,
+            Problem(
+                "E-D10",
+                "counts that are not integers",
+                report.where,
+                report.n_fractional,
+                report.n_stored,
+                why=f"{report.evidence}; corrected, estimated or normalised values are used as "
+                "counts",
+                fix="allow_fractional=True if that is so, or pass the layer with raw counts",
+            ),
+        ),
+        (
+            report.is_twice_logged,
+            Problem(
+                "E-D11",
+                "values as small as after log1p twice",
+                report.where,
+                why=report.evidence,
+                fix="pass the layer with raw counts, or log1p values",
+            ),
+        ),
+        (
+            0 < report.n_empty_cells < report.n_obs,
+            Problem(
+                "E-D12",
+                "cells without any count",
+                report.where,
+                report.n_empty_cells,
+                report.n_obs,
+                why="nothing is known about them: they are never given a type",
+                fix="leave them out",
+            ),
+        ),
+        (
+            report.is_binary,
+            Problem(
+                "E-D15",
+                "every value is one",
+                report.where,
+                report.n_stored,
+                report.n_stored,
+                why="only presence was kept, and models read amounts",
+                fix="pass the layer with raw counts",
+            ),
+        ),
+        (
+            report.dtype == "float16" and report.maximum >= EXACT_IN_FLOAT16,
+            Problem(
+                "E-D16",
+                "float16 counts of 2048 and more, which are not exact",
+                report.where,
+                why=f"the largest is {report.maximum:.4g}",
+                fix="store counts as float32 or as integers",
+            ),
+        ),
+        (
+            _is_at_the_limit(report),
+            Problem(
+                "E-D17",
+                f"the largest value is the largest that {report.dtype} holds",
+                report.where,
+                why=f"larger counts may have begun again at zero ({report.maximum:.0f})",
+                fix="write the file again from the original data, as float32 or uint32",
+            ),
+        ),
+        (
+            report.kind == "counts" and report.maximum > EXACT_IN_FLOAT32,
+            Problem(
+                "E-D18",
+                "counts above 16,777,216, which are not exact in float32",
+                report.where,
+                why=f"the largest is {report.maximum:.0f}",
+                fix="look at the cell: no library has so many molecules of one gene",
+            ),
+        ),
+    ]
+    return [problem for holds, problem in found if holds]
+
+
+def _is_at_the_limit(report: ValueReport) -> bool:
+    kind = np.dtype(report.dtype)
+    return kind.kind in "iu" and kind.itemsize < 4 and report.maximum == np.iinfo(kind).max
 
 
 def _value_problems(report: ValueReport) -> list[Problem]:

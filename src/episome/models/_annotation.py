@@ -20,13 +20,14 @@ from episome.data import (
     clean_labels,
     combined_column,
     definite_donors,
+    doubtful_values,
     inspect_values,
     labels_with_terms,
     obs_column,
     require_choice,
     term_column,
 )
-from episome.errors import InputDataError, UsageError
+from episome.errors import InputDataError, UsageError, warn
 from episome.log import get_logger
 from episome.models._calls import CallsMixin
 from episome.models._fields import ExpressionField, LabelsField, labels_from_state
@@ -73,6 +74,7 @@ class AnnotationMixin(CallsMixin, _Base):
         input_kind: Literal["auto", "counts", "log1p"] = "auto",
         size_factor: Literal["model_genes", "all_genes"] = "model_genes",
         duplicates: Literal["error", "sum"] = "error",
+        allow_fractional: bool = False,
         **kwargs: object,
     ) -> None:
         """Register training data.
@@ -110,6 +112,8 @@ class AnnotationMixin(CallsMixin, _Base):
             Genes that make up the library size of counts.
         duplicates
             ``"sum"`` adds up genes of one name.
+        allow_fractional
+            Say nothing about counts that are not integers.
 
         Raises
         ------
@@ -137,7 +141,9 @@ class AnnotationMixin(CallsMixin, _Base):
             ]
         else:
             source = AnnDataSource(adata, layer=layer, use_raw=use_raw)
-            features, rule = _registered_input(source, input_kind, size_factor, duplicates)
+            features, rule = _registered_input(
+                source, input_kind, size_factor, duplicates, allow_fractional=allow_fractional
+            )
             found = _registered_labels(
                 adata, labels_key, unlabeled_category, unlabeled, ontology_term_key, own_terms
             )
@@ -239,6 +245,8 @@ def _registered_input(
     input_kind: Literal["auto", "counts", "log1p"],
     size_factor: Literal["model_genes", "all_genes"],
     duplicates: Literal["error", "sum"],
+    *,
+    allow_fractional: bool,
 ) -> tuple[FeatureSpace, InputRule]:
     if source.n_obs < MIN_TRAINING_CELLS:
         raise InputDataError(
@@ -252,6 +260,8 @@ def _registered_input(
     features = FeatureSpace.from_var(source.var, where=source.where, duplicates=duplicates)
     report = inspect_values(source)
     kind = check_values(report, input_kind)
+    for problem in doubtful_values(report, allow_fractional=allow_fractional):
+        warn(problem)
     target = report.expm1_row_sum if kind == "log1p" else None
     rule = InputRule(kind, size_factor, float(np.round(target, 3)) if target else 1e4)
     logger.info("%s holds %s (%s)", source.where, kind, report.evidence)

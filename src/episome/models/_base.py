@@ -175,6 +175,8 @@ class EpisomeModel(BaseModelClass):
             source: AnnData | str | Path | CellSource = self.training_source()
             kwargs.setdefault("input_kind", self.input_rule.input_kind)
             kwargs.setdefault("duplicates", "sum")
+            # What they hold was said at set-up.
+            kwargs.setdefault("allow_fractional", True)
         else:
             source = adata
         return prepare_query(
