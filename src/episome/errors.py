@@ -240,12 +240,13 @@ class EpisomeWarning(UserWarning):
     Parameters
     ----------
     problem
-        What it is; its code is ``warning.code``.
+        What it is, kept as ``warning.problem``; its code is ``warning.code``.
     """
 
     def __init__(self, problem: Problem | str) -> None:
         super().__init__(str(problem))
-        self.code = problem.code if isinstance(problem, Problem) else None
+        self.problem = problem if isinstance(problem, Problem) else None
+        self.code = None if self.problem is None else self.problem.code
 
 
 def warn(problem: Problem, *, stacklevel: int = 3) -> None:

@@ -392,3 +392,44 @@ def test_the_input_is_never_the_output(files, tmp_path, model, capsys):
     assert code == 3
     assert "E-F25" in capsys.readouterr().err
     assert copy.read_bytes() == (files / "query.h5ad").read_bytes()
+
+
+# -- check ---------------------------------------------------------------------------------------
+
+
+def test_check_says_what_a_file_holds_and_what_comes_next(run, files):
+    result = run("check", files / "reference.h5ad")
+
+    assert result.exit_code == 0, result.output
+    assert "reference.h5ad: 150 cells, 40 genes" in result.stdout
+    assert "counts" in result.stdout
+    assert "cell_type (3 classes)" in result.stdout
+    assert "episome train METHOD" in result.stdout
+
+
+def test_check_for_a_model_compares_the_genes(run, files, model):
+    good = the_object(run("check", files / "query.h5ad", "-m", model, "--json"))
+    bad = run("check", files / "genes.h5ad", "-m", model, "--json")
+
+    assert good["inspection"]["ok"] is True
+    assert good["next"][0].startswith("episome annotate")
+    found = the_object(bad)
+    assert bad.exit_code == 3
+    assert found["error"]["code"] == "E-G02"
+    assert found["inspection"]["findings"][0]["code"] == "E-G02"
+    assert found["next"] == []
+
+
+def test_check_reports_what_must_be_mended(run, files):
+    result = run("check", files / "nan.h5ad")
+
+    assert result.exit_code == 3
+    assert "must mend: NaN values" in result.stdout
+    assert "[E-D01]" in result.stdout
+
+
+def test_check_of_no_file_of_cells_is_an_error(run, files):
+    result = run("check", files / "not-cells.h5ad")
+
+    assert result.exit_code == 3
+    assert "Git LFS pointer" in result.output

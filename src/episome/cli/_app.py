@@ -17,6 +17,7 @@ __all__ = ["COMMANDS", "App", "app"]
 #: Name of a command -> where it is, and its line in ``episome --help``.
 COMMANDS: dict[str, tuple[str, str]] = {
     "annotate": ("episome.cli.annotate:command", "Annotate cells with a model folder."),
+    "check": ("episome.cli.check:command", "Say what a file of cells holds, and what to mend."),
     "demo": ("episome.cli.demo:command", "Train and annotate real data that needs no download."),
     "doctor": ("episome.cli.doctor:command", "Show versions, plugins, resources and folders."),
     "help": ("episome.cli.help:command", "Explain exit codes, or a command."),

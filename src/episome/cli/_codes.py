@@ -79,6 +79,10 @@ CODES: dict[str, str] = {
     "E-D31": "There are no cells to train on.",
     "E-D32": "There are too few cells to train on.",
     "E-D33": "The gene table is empty.",
+    "E-D35": (
+        "The names of the cells look like genes: the table has genes as rows. Rows must be cells; "
+        "adata.T turns it."
+    ),
     "E-D41": "The matrix holds text or complex numbers. Expression is counts or log1p of them.",
     "E-F01": (
         "The file begins like h5ad and cannot be read to its end: it was cut short or "
@@ -122,6 +126,14 @@ CODES: dict[str, str] = {
         "Genes have no names, or only row numbers. Genes are matched by name, never by position."
     ),
     "E-G14": "Genes are numbered placeholders, which match those of any other file.",
+    "E-G16": (
+        "The genes are of more than one species, as in a mixing experiment. Keep the genes of "
+        "one, and the cells that are of it."
+    ),
+    "E-G21": (
+        "The object names one species and the genes look like another's. A model reads genes: "
+        "what the object says changes nothing, but one of both is wrong."
+    ),
     "E-L01": 'Cells have no label. unlabeled="keep" leaves them out of training.',
     "E-L02": "Some labels look like no label, but count as classes.",
     "E-L03": "The label column names fewer than two classes.",

@@ -92,6 +92,8 @@ class Outcome:
         Further keys of the JSON object.
     exit_code
         0, or the code of a gate that was not met.
+    error
+        What a command that reports problems found; its exit code counts then.
     """
 
     text: str = ""
@@ -102,6 +104,11 @@ class Outcome:
     timings: dict[str, float] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     exit_code: int = 0
+    error: EpisomeError | None = None
+
+    def __post_init__(self) -> None:
+        if self.error is not None:
+            self.exit_code = self.error.exit_code
 
     @classmethod
     def of(cls, value: object) -> Outcome:
@@ -307,6 +314,7 @@ def answer(
     import episome
 
     outcome = outcome or Outcome()
+    error = error or outcome.error
     fields = {
         "ok": error is None and outcome.exit_code == 0,
         "command": state.command,

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from episome.data._augment import DonorShifts, donor_shifts
     from episome.data._features import Alignment, AlignmentReport, FeatureSpace
     from episome.data._genes import variable_genes
+    from episome.data._inspect import Finding, Inspection, inspect
     from episome.data._labels import (
         Labels,
         check_classes,
@@ -43,7 +44,9 @@ _HOME = {
     "CellSource": "_source",
     "DonorShifts": "_augment",
     "FeatureSpace": "_features",
+    "Finding": "_inspect",
     "InputRule": "_rule",
+    "Inspection": "_inspect",
     "Labels": "_labels",
     "Query": "_query",
     "QueryKind": "_rule",
@@ -61,6 +64,7 @@ _HOME = {
     "donor_shifts": "_augment",
     "doubtful_values": "_values",
     "given_split": "_splits",
+    "inspect": "_inspect",
     "inspect_values": "_values",
     "labels_with_terms": "_labels",
     "obs_column": "_source",

@@ -8,6 +8,7 @@ from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
     from episome.jobs._annotate import AnnotateRequest, AnnotateResult, annotate, describe_input
+    from episome.jobs._check import CheckRequest, CheckResult, check
     from episome.jobs._demo import DemoResult, DemoScore, demo
     from episome.jobs._labels_file import LabelJoin, join_labels
     from episome.jobs._train import TrainRequest, TrainResult, device_arguments, train
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
 _HOME = {
     "AnnotateRequest": "_annotate",
     "AnnotateResult": "_annotate",
+    "CheckRequest": "_check",
+    "CheckResult": "_check",
     "DemoResult": "_demo",
     "DemoScore": "_demo",
     "LabelJoin": "_labels_file",
     "TrainRequest": "_train",
     "TrainResult": "_train",
     "annotate": "_annotate",
+    "check": "_check",
     "demo": "_demo",
     "describe_input": "_annotate",
     "device_arguments": "_train",

@@ -1,0 +1,108 @@
+"""Look at a file of cells before anything is done with it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from episome.data import check_readable, inspect, read_cells
+
+if TYPE_CHECKING:
+    from episome.data import Inspection
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRequest:
+    """What ``episome check`` is asked for.
+
+    Parameters
+    ----------
+    input
+        File of cells; never changed.
+    model
+        Folder of a model that the cells are meant for.
+    layer, use_raw
+        Where the values are; default the first slot with counts.
+    min_gene_overlap, duplicates
+        As for ``episome annotate``.
+    """
+
+    input: Path
+    model: Path | None = None
+    layer: str | None = None
+    use_raw: bool = False
+    min_gene_overlap: float = 0.5
+    duplicates: Literal["error", "sum"] = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What ``episome check`` found, and the commands that follow from it."""
+
+    inspection: Inspection
+    next: tuple[str, ...]
+
+
+def check(request: CheckRequest) -> CheckResult:
+    """Inspect a file of cells, alone or for a model; the matrix stays on disk.
+
+    Raises
+    ------
+    EpisomeError
+        The file or the model folder cannot be read. Problems of the content are in the result.
+    """
+    check_readable(request.input)
+    meant: dict[str, Any] = {}
+    if request.model is not None:
+        from episome.inference import Predictor
+
+        predictor = Predictor.from_folder(request.model, device="cpu")
+        meant = {"features": predictor.features, "rule": predictor.rule}
+    adata = read_cells(request.input, backed=True)
+    try:
+        found = inspect(
+            adata,
+            layer=request.layer,
+            use_raw=request.use_raw,
+            name=request.input.name,
+            min_gene_overlap=request.min_gene_overlap,
+            duplicates=request.duplicates,
+            **meant,
+        )
+    finally:
+        if adata.isbacked:
+            adata.file.close()
+    return CheckResult(found, _next(request, found))
+
+
+def _next(request: CheckRequest, found: Inspection) -> tuple[str, ...]:
+    """Commands that use the file as it was found; none where it cannot be used.
+
+    ``METHOD`` stands for a name that ``episome plugins`` lists.
+    """
+    if not found.ok:
+        return ()
+    values = []
+    if "layer" in found.arguments:
+        values += ["--layer", str(found.arguments["layer"])]
+    if "use_raw" in found.arguments:
+        values += ["--use-raw"]
+    file = str(request.input)
+    if request.model is not None:
+        words = ["episome", "annotate", file, "-m", str(request.model), *values, "-o", "calls.csv"]
+        return (shlex.join(words),)
+    if "labels_key" not in found.arguments:
+        return ()
+    words = [
+        "episome",
+        "train",
+        "METHOD",
+        file,
+        "--labels-key",
+        str(found.arguments["labels_key"]),
+    ]
+    if "donor_key" in found.arguments:
+        words += ["--donor-key", str(found.arguments["donor_key"])]
+    return (shlex.join([*words, *values, "-o", "my-model"]),)
