@@ -16,7 +16,18 @@ _FILE_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _LEVELS = {-1: logging.ERROR, 0: logging.INFO}
 _handlers: list[logging.Handler] = []
 
-logging.getLogger(ROOT).addHandler(logging.NullHandler())
+
+class _Default(logging.Handler):
+    """Shows messages on standard error until somebody decides where they go.
+
+    As scvi-tools does, what a model chose is said in a session in which logging is not set up;
+    where the root logger has a handler, or :func:`configure` was called, this one says nothing.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if _handlers or logging.getLogger().handlers:
+            return
+        sys.stderr.write(self.format(record) + "\n")
 
 
 def get_logger(name: str = "") -> logging.Logger:
@@ -75,3 +86,9 @@ class _Console(logging.Formatter):
         if record.levelno >= logging.WARNING:
             return f"{record.levelname.lower()}: {text}"
         return text
+
+
+_first = _Default(logging.INFO)
+_first.setFormatter(_Console())
+logging.getLogger(ROOT).addHandler(_first)
+logging.getLogger(ROOT).setLevel(logging.INFO)

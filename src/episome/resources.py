@@ -67,7 +67,8 @@ def set_threads(n: int | None = None) -> int:
     Parameters
     ----------
     n
-        Number of threads; ``None`` takes :func:`cpu_count`.
+        Number of threads; ``None`` takes ``OMP_NUM_THREADS`` where it is set, else
+        :func:`cpu_count`.
 
     Returns
     -------
@@ -78,7 +79,7 @@ def set_threads(n: int | None = None) -> int:
     torch and numba are set only where they are imported already; call again after importing them.
     Environment variables are set for those that come later.
     """
-    threads = cpu_count() if n is None else n
+    threads = _wished() or cpu_count() if n is None else n
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise UsageError(
             "E-U06", f"the number of threads is {n!r}", fix="a whole number of one or more"
@@ -92,6 +93,12 @@ def set_threads(n: int | None = None) -> int:
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     _log.debug("%d threads", threads)
     return threads
+
+
+def _wished() -> int | None:
+    """Return the number of threads that the user's environment names."""
+    text = os.environ.get("OMP_NUM_THREADS", "")
+    return int(text) if text.isdigit() and int(text) > 0 else None
 
 
 def _affinity() -> int:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from episome import settings
-from episome.errors import ModelFileError, UsageError
+from episome.errors import EpisomeWarning, ModelFileError, UsageError
 from episome.inference import Predictor
 from episome.models import Ensemble, load
 from episome.plugins import get_spec, load_class
@@ -182,9 +182,24 @@ def test_fine_tuning_gives_another_ensemble(three, query):
     pd.testing.assert_frame_equal(three.predict_proba(query), before)
 
 
-def test_members_without_attributions_are_named(three, query):
-    with pytest.raises(UsageError, match=r"give no attributions: ToyCore.*E-U12"):
-        three.explain(query)
+def test_members_without_attributions_are_named(sctab):
+    ensemble, query = sctab
+    cls = load_class(get_spec("centroid"))
+    other = cls(ensemble.members[0].adata)
+    other.train()
+
+    with pytest.raises(UsageError, match=r"NearestCentroidCore gives no attributions.*E-U12"):
+        Ensemble([ensemble.members[0], other]).explain(query)
+
+
+def test_members_that_attribute_in_different_ways_are_not_averaged(sctab):
+    ensemble, query = sctab
+    cls = load_class(get_spec("logreg"))
+    linear = cls(ensemble.members[0].adata)
+    linear.train()
+
+    with pytest.raises(UsageError, match=r"in different ways.*gradient.*native"):
+        Ensemble([ensemble.members[0], linear]).explain(query)
 
 
 def test_members_of_other_genes_are_refused(toy, three):
@@ -268,3 +283,25 @@ def test_facts_average_scores_and_add_seconds(three):
     )
     assert three.fit_["seconds"] == pytest.approx(sum(f["seconds"] for f in fits), abs=0.01)
     assert len(three.history) == 3
+
+
+def test_what_an_ensemble_has_not_is_refused_with_the_way_out(three, query, tmp_path):
+    with pytest.raises(UsageError, match=r"no embedding of its own.*members\[0\]"):
+        three.get_latent_representation(query)
+    with pytest.raises(UsageError, match=r"\['format'\] for an ensemble.*E-U18"):
+        three.save(tmp_path / "x", format="scvi")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("kwargs", [{"n_models": 2.5}, {"n_model": 2}, {"depth": 3}])
+def test_wrong_words_for_an_ensemble_are_refused(toy, reference, kwargs):
+    with pytest.raises(UsageError, match=r"it takes n_models and width.*E-U24"):
+        toy.ToyModel.ensemble(reference, **kwargs)
+
+
+def test_members_that_came_out_the_same_are_said(toy):
+    cls = load_class(get_spec("centroid"))
+    cls.setup_anndata(adata := toy.cells(), labels_key="cell_type")
+
+    with pytest.warns(EpisomeWarning, match=r"same as the first: 2 of 3.*E-U58"):
+        cls.ensemble(adata, n_models=3).train()

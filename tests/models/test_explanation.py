@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy import sparse
 
-from episome.errors import UsageError
+from episome.errors import EpisomeWarning, UsageError
 from episome.models import ExplanationMixin
 from episome.nn import CSRParts
+from episome.plugins import get_spec, load_class
 from episome.testing import fingerprint
 
 WEIGHTS = np.arange(40) % 5 - 1.0  # of both signs, and zero
@@ -23,6 +25,7 @@ def explained(toy):
     def make(form: str):
         class ExplainedCore(toy.ToyCore):
             inference_format = form
+            attributions_hold_values = False
 
             def explaining(self):
                 return lambda batch: attributions(batch["X"])
@@ -31,7 +34,7 @@ def explained(toy):
                 self.eval()
                 return lambda batch: self({**batch, "X": dense(batch["X"])})
 
-        class ExplainedModel(ExplanationMixin, toy.ToyModel):
+        class ExplainedModel(toy.ToyModel):
             _core_cls = ExplainedCore
 
         ExplainedModel.setup_anndata(adata := toy.cells(), labels_key="cell_type")
@@ -282,16 +285,109 @@ def test_untrained_model_is_not_explained(explained, toy):
         model.top_genes(adata)
 
 
-def test_core_without_attributions_is_refused(toy, query):
-    class Silent(ExplanationMixin, toy.ToyModel):
-        pass
+def test_core_without_attributions_is_refused(query):
+    cls = load_class(get_spec("centroid"))
+    silent = type("Silent", (ExplanationMixin, cls), {"__module__": cls.__module__})
+    silent.setup_anndata(adata := query.copy(), labels_key="cell_type")
+    model = silent(adata)
+    model.train()
 
-    Silent.setup_anndata(adata := toy.cells(), labels_key="cell_type")
-    model = Silent(adata)
-    model.train(max_epochs=1, accelerator="cpu")
-
-    with pytest.raises(UsageError, match=r"Silent gives no attributions.*E-U12"):
+    with pytest.raises(UsageError, match=r"NearestCentroidCore gives no attributions.*E-U12"):
         model.explain(query)
+    with pytest.raises(UsageError, match=r"no attributions \(gradient\)"):
+        model.explain(query, method="gradient")
+
+
+# -- gradients: every network ---------------------------------------------------------------------
+
+
+def test_gradients_are_the_slopes_of_the_call(toy, query):
+    model = toy.trained(max_epochs=3)
+    x = torch.tensor(normalised(query), dtype=torch.float32)
+    core = model.module.eval()
+
+    found = model.explain(query, batch_size=7).toarray()
+
+    step, row = 1e-2, 4
+    logits = core({"X": x[row : row + 1]})["logits"][0]
+    called = int(logits.argmax())
+    for gene in np.flatnonzero(normalised(query)[row])[:10]:
+        up, down = x[row].clone(), x[row].clone()
+        up[gene] += step
+        down[gene] -= step
+        both = core({"X": torch.stack([up, down])})["logits"].double()
+        score = both[:, called] - both.mean(dim=1)
+        slope = float((score[0] - score[1]) / (2 * step))
+        assert found[row, gene] == pytest.approx(slope * float(x[row, gene]), abs=2e-2)
+    assert (found[normalised(query) == 0] == 0).all()
+
+
+def test_gradients_leave_the_model_as_it_was(toy, query):
+    model = toy.trained(max_epochs=2)
+    before = {k: v.clone() for k, v in model.module.state_dict().items()}
+
+    model.explain(query)
+
+    assert all(torch.equal(v, before[k]) for k, v in model.module.state_dict().items())
+    assert all(p.grad is None for p in model.module.parameters())
+
+
+def test_genes_that_speak_for_a_call_carry_it(toy):
+    # Deletion: without its top genes a cell loses more of its call than without random ones.
+    model, query = toy.trained(), toy.query()
+    found, x = model.explain(query).toarray(), query.X.toarray()
+    calls = model.predict_proba(query).to_numpy()
+    called = calls.argmax(axis=1)
+    rng = np.random.default_rng(0)
+
+    def without(choose):
+        left = x.copy()
+        for i, row in enumerate(x):
+            expressed = np.flatnonzero(row)
+            left[i, choose(i, expressed)] = 0
+        other = anndata.AnnData(sparse.csr_matrix(left), obs=query.obs[[]], var=query.var)
+        after = model.predict_proba(other).to_numpy()
+        return (calls - after)[np.arange(len(x)), called].mean()
+
+    top = without(lambda i, genes: genes[np.argsort(-found[i, genes])[:5]])
+    random = without(lambda i, genes: rng.choice(genes, 5, replace=False))
+
+    assert top > 2 * abs(random)
+    assert top > 0.1
+
+
+def test_native_and_gradient_can_be_chosen(explained, query):
+    model = explained("csr")
+
+    native, gradient = (model.explain(query, method=m) for m in ("native", "gradient"))
+
+    assert abs(native - model.explain(query)).max() == 0
+    assert abs(native - gradient).max() > 0.1
+    with pytest.raises(UsageError, match=r"method='lime'.*E-U30"):
+        model.explain(query, method="lime")
+
+
+def test_values_are_not_counted_twice(toy, query):
+    # Value times gradient holds the value: the list is by mean attribution.
+    model = toy.trained(max_epochs=3)
+
+    auto, none = (model.top_genes(query, weight=w) for w in ("auto", "none"))
+
+    pd.testing.assert_frame_equal(auto, none)
+
+
+def test_groups_without_a_gene_are_named(explained, query, monkeypatch):
+    model = explained("csr")
+    monkeypatch.setattr(
+        type(model.module),
+        "explaining",
+        lambda self: lambda batch: CSRParts.from_dense(-dense(batch["X"])),
+    )
+
+    with pytest.warns(EpisomeWarning, match=r"no gene speaks for the call.*3 of 3.*E-U56"):
+        found = model.top_genes(query, "cell_type")
+
+    assert len(found) == 0
 
 
 def test_model_without_calls_has_no_groups_of_them(model, query, monkeypatch):

@@ -68,3 +68,25 @@ def test_card_says_how_many_cells_took_part(tmp_path) -> None:
     model.save(tmp_path / "model")
 
     assert "Trained on 50 of 60 cells" in (tmp_path / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("indices", [[9999], [-1], [0, 60]])
+@pytest.mark.parametrize("name", ["predict", "annotate", "explain", "get_latent_representation"])
+def test_rows_that_are_not_there_are_refused_everywhere(model, query, name, indices):
+    with pytest.raises(UsageError, match=r"rows are counted from 0 to 59.*E-U39"):
+        getattr(model, name)(query, indices=indices)
+
+
+@pytest.mark.parametrize("indices", [["cell1"], [0.5], [[1, 2]]])
+def test_rows_that_are_no_numbers_are_refused(model, query, indices):
+    with pytest.raises(UsageError, match=r"get_indexer.*E-U39"):
+        model.predict(query, indices=indices)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "near"),
+    [("annotate", "btch_size", "batch_size"), ("explain", "group_by", "groupby")],
+)
+def test_wrong_words_of_a_query_are_refused_with_near_ones(model, query, name, wrong, near):
+    with pytest.raises(UsageError, match=rf"unknown arguments {wrong}.*near: {near}.*E-U24"):
+        getattr(model, name)(query, **{wrong: 3})

@@ -109,6 +109,25 @@ def test_classes_without_terms_have_no_hierarchy(toy):
     assert set_up(toy, named(toy, ["x1", "x2", "x3"])).class_hierarchy() is None
 
 
+def test_labels_of_a_query_join_the_hierarchy(toy):
+    model = set_up(toy, named(toy, ["CD4-positive, alpha-beta T cell", "B cell", "monocyte"]))
+
+    hierarchy = model.class_hierarchy(also=["T cell", "B cell", "never heard of"])
+
+    order = [hierarchy.names.index(n) for n in ("T cell", "CD4-positive, alpha-beta T cell")]
+    assert hierarchy.names[:3] == model.labels.names
+    assert hierarchy.names[3:] == ("T cell", "never heard of")
+    assert hierarchy.children[np.ix_(order, order)].tolist() == [[True, True], [False, True]]
+
+
+def test_a_named_column_without_terms_is_refused(toy):
+    adata = named(toy, list(NAMES))
+    adata.obs["mine"] = "no term"
+
+    with pytest.raises(UsageError, match=r"'mine' gives no class its term.*no term.*E-U57"):
+        set_up(toy, adata, ontology_term_key="mine")
+
+
 def test_own_terms_lie_below_the_cell_ontology(toy, tmp_path):
     own = {"LAB:1": {"label": "my T cell", "parents": [CD4]}}
     model = set_up(toy, named(toy, ["T cell", "my T cell", "B cell"]), own_terms=own)

@@ -260,3 +260,18 @@ def test_arguments_without_meaning_are_refused(kwargs):
 
     with pytest.raises(UsageError, match=r"fitted at once.*E-U16"):
         MajorityClass(train).train(**kwargs)
+
+
+def test_logistic_regression_explains_by_its_coefficients():
+    train, query = cells()
+    model = fitted(LogisticRegression, train)
+    arrays = model.module.arrays
+    weights = np.zeros((len(model.labels), train.n_vars))
+    weights[:, arrays["genes"]] = arrays["coefficients"]
+    called = model.predict_proba(query).to_numpy().argmax(axis=1)
+
+    found = model.explain(query).toarray()
+
+    wanted = logged(query) * (weights[called] - weights.mean(axis=0))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    assert set(model.top_genes(query, k=3)["group"]) <= set(model.labels.names)

@@ -94,14 +94,48 @@ CODES: dict[str, str] = {
     "E-F03": "The file is a web page, usually a login or an error page saved by a download.",
     "E-F04": "The file holds nothing.",
     "E-F05": "The file is compressed or an archive. Unpack it first.",
-    "E-F06": "The content is not HDF5, whatever the name says. Convert it to h5ad.",
+    "E-F06": (
+        "The content is of no kind that cells are read from (h5ad, zarr, 10x, h5mu, loom, matrix "
+        "market or a table of text), whatever the name says. The message names a converter."
+    ),
     "E-F07": (
         "The file does not exist, is a folder, or cannot be opened; the message names files "
         "nearby."
     ),
+    "E-F09": (
+        "The file declares more than the memory holds, or more than data of cells ever does: "
+        "objects, depth, or bytes for each one stored. It was refused before anything was "
+        "allocated. max_memory and trust=True lift the limits for a file that you know."
+    ),
+    "E-F11": (
+        "The file refers to other files. Of a file that was sent to you it could read any of "
+        "yours, so this is never followed; trust=True does it for a file that you made."
+    ),
+    "E-F12": (
+        "The data are compressed in a way that is not built in, or that would run code. Install "
+        "what the message names, or write the file again with gzip."
+    ),
+    "E-F13": (
+        "A part of the file is stored in a form that the installed anndata does not know: a newer "
+        "one wrote it. Upgrade anndata. If that changes nothing, the file is damaged."
+    ),
+    "E-F15": (
+        "Another program has the file open for writing. It was waited for ten seconds. A program "
+        "that died while writing leaves the same mark in the file."
+    ),
+    "E-F16": (
+        "The file changed while it was read, so what was read may be half old and half new. Read "
+        "it again when its writer is done."
+    ),
+    "E-F18": "The path is on another machine. Download the file first, then pass its path.",
+    "E-F20": (
+        "Parts of a zarr store are missing, which happens when a folder is copied without its "
+        "hidden files or a download stops. zarr itself would read them as zeros."
+    ),
     "E-F22": (
-        "The text is no table: it needs a header and at least two columns, split by commas, "
-        "tabs or semicolons, with barcodes in the first."
+        "A line of a table or matrix of text is not like the others, or the text is no table: it "
+        "needs a header and at least two columns, split by commas, tabs or semicolons, with "
+        "barcodes in the first."
     ),
     "E-F25": "The output is the input. Inputs are never changed; choose another name.",
     "E-F26": (
@@ -118,8 +152,20 @@ CODES: dict[str, str] = {
         "Fewer of the model's genes are in the data than min_gene_overlap asks for. Missing "
         "genes count as zero, and too many zeros make a guess of a call."
     ),
+    "E-G08": (
+        "Genes are found only when their names are read in capitals: they are written as those of "
+        "mouse, or a program changed their case."
+    ),
+    "E-G10": (
+        "A spreadsheet turned gene names into dates (MARCH1 into 1-Mar). Those that can be told "
+        "are read as genes, the others are left out."
+    ),
     "E-G11": (
         "Several genes have one name, so their columns cannot be told apart. "
+        'duplicates="sum" adds them up.'
+    ),
+    "E-G12": (
+        "Names such as TBCE-1 were made to tell duplicates apart. Only the first is read, unless "
         'duplicates="sum" adds them up.'
     ),
     "E-G13": (
@@ -315,6 +361,14 @@ CODES: dict[str, str] = {
         "Values are outside the range that they can have: probabilities from 0 to 1 with rows "
         "that add up to 1, codes of existing classes and rows, a level between 0 and 1."
     ),
+    "E-U45": (
+        "Two series name different cells in their indexes, or some cells twice, so nothing says "
+        "which value belongs to which. Arrays are compared by position."
+    ),
+    "E-U46": (
+        "Scores with the ontology need to know which class of a model is a kind of which: a "
+        "ClassHierarchy, made from the names of the classes or taken from the model."
+    ),
     "E-U50": (
         "Groups are one value per cell of the query, or a series that has all of its cell names."
     ),
@@ -332,6 +386,19 @@ CODES: dict[str, str] = {
         "on, in the order of their codes."
     ),
     "E-U55": "The table has no column that could be the list; the message says its columns.",
+    "E-U38": "A table of genes needs two columns: the name in the data, and the name to use.",
+    "E-U39": "Rows are named that the data do not have, or in a form that is no row number.",
+    "E-U56": (
+        "For some groups no gene has a positive attribution, so their list is empty. Masks of a "
+        'briefly trained network can be so; method="gradient" asks the network itself.'
+    ),
+    "E-U57": (
+        "The column named for ontology terms holds none, or several for the cells of one class."
+    ),
+    "E-U58": (
+        "Members of the ensemble came out the same: the method does not depend on the seed, so "
+        "their mean is the model."
+    ),
     "E-X01": (
         "A bug in episome. The crash report holds versions, the command and the place; no data."
     ),

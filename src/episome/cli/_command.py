@@ -25,6 +25,7 @@ __all__ = [
     "command_options",
     "examples",
     "global_options",
+    "gene_options",
     "machine_options",
     "run_command",
     "running",
@@ -207,11 +208,9 @@ def value_options(function: F) -> F:
     """Add the options that say where the values of a file are and what they are."""
     for option in (
         click.option(
-            "--duplicates",
-            type=click.Choice(["error", "sum"]),
-            default="error",
-            show_default=True,
-            help="What to do with genes of one name.",
+            "--allow-fractional",
+            is_flag=True,
+            help="Say nothing about counts that are not integers.",
         ),
         click.option(
             "--input-kind",
@@ -227,13 +226,52 @@ def value_options(function: F) -> F:
     return function
 
 
+def gene_options(function: F) -> F:
+    """Add the options that say how the genes of a query meet those of a model."""
+    for option in (
+        click.option(
+            "--gene-case",
+            type=click.Choice(["as is", "upper"]),
+            default="as is",
+            show_default=True,
+            help="upper reads symbols in capitals, for human genes in small letters.",
+        ),
+        click.option(
+            "--gene-map",
+            type=click.Path(path_type=Path),
+            help="Table of gene names (csv, tsv): the name in the data, the name to use; for "
+            "aliases, other identifiers or orthologues.",
+        ),
+        click.option(
+            "--min-gene-overlap",
+            type=click.FloatRange(0, 1),
+            default=0.5,
+            show_default=True,
+            help="Smallest share of the model's genes that the data must have.",
+        ),
+        click.option(
+            "--duplicates",
+            type=click.Choice(["error", "sum", "first"]),
+            default="error",
+            show_default=True,
+            help="What to do with genes of one name.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def machine_options(function: F) -> F:
     """Add ``--threads`` and ``--device``."""
     for option in (
         click.option(
             "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:0 or mps."
         ),
-        click.option("--threads", type=click.IntRange(1), help="Processor threads; default all."),
+        click.option(
+            "--threads",
+            type=click.IntRange(1),
+            help="Processor threads; default OMP_NUM_THREADS, else all.",
+        ),
     ):
         function = option(function)
     return function

@@ -11,6 +11,7 @@ from episome.cli._command import (
     Outcome,
     command_options,
     examples,
+    gene_options,
     machine_options,
     run_command,
     state_of,
@@ -39,13 +40,7 @@ __all__ = ["command"]
     "output.",
 )
 @value_options
-@click.option(
-    "--min-gene-overlap",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Smallest share of the model's genes that the data must have.",
-)
+@gene_options
 @click.option("--batch-size", type=click.IntRange(1), help="Cells at a time.")
 @machine_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")

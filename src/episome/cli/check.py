@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from episome.cli._command import Outcome, command_options, examples, run_command, state_of
+from episome.cli._command import (
+    Outcome,
+    command_options,
+    examples,
+    gene_options,
+    run_command,
+    state_of,
+)
 
 __all__ = ["command"]
 
@@ -24,20 +31,7 @@ __all__ = ["command"]
 )
 @click.option("--layer", help="Layer that holds the values; default the first with counts.")
 @click.option("--use-raw", is_flag=True, help="Take the values of raw.")
-@click.option(
-    "--min-gene-overlap",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Smallest share of the model's genes that the data must have.",
-)
-@click.option(
-    "--duplicates",
-    type=click.Choice(["error", "sum"]),
-    default="error",
-    show_default=True,
-    help="What to do with genes of one name.",
-)
+@gene_options
 @command_options
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:

@@ -40,9 +40,22 @@ __all__ = ["command"]
     help="Column of obs with the Cell Ontology terms of the labels; default "
     "<labels-key>_ontology_term_id. Other labels are looked up by name.",
 )
+@click.option(
+    "--own-terms",
+    type=click.Path(path_type=Path),
+    help="JSON file of terms of your own below the Cell Ontology: "
+    '{"LAB:1": {"label": "my T cell", "parents": ["CL:0000084"]}}.',
+)
 @click.option("--donor-key", multiple=True, help="Column of the donor; may be given twice.")
 @click.option("--batch-key", help="Column of a covariate that the model conditions on.")
 @value_options
+@click.option(
+    "--duplicates",
+    type=click.Choice(["error", "sum"]),
+    default="error",
+    show_default=True,
+    help="What to do with genes of one name.",
+)
 @click.option(
     "--labels-file",
     type=click.Path(path_type=Path),
@@ -154,6 +167,7 @@ def _setup_arguments(options: dict[str, Any]) -> dict[str, object]:
         "input_kind": options["input_kind"],
         "unlabeled": options["unlabeled"],
         "duplicates": options["duplicates"],
+        "allow_fractional": options["allow_fractional"],
     }
     if options["layer"]:
         setup["layer"] = options["layer"]
@@ -164,9 +178,25 @@ def _setup_arguments(options: dict[str, Any]) -> dict[str, object]:
         setup["donor_key"] = keys if len(keys) > 1 else keys[0]
     if options["ontology_term_key"]:
         setup["ontology_term_key"] = options["ontology_term_key"]
+    if options["own_terms"]:
+        setup["own_terms"] = _json_file(options["own_terms"])
     if options["batch_key"]:
         setup["batch_key"] = options["batch_key"]
     return setup
+
+
+def _json_file(path: Path) -> dict[str, Any]:
+    from episome.errors import InputFileError
+
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputFileError(
+            "E-F22", "the file is no JSON", where=str(path), why=str(error)[:200]
+        ) from error
+    if not isinstance(found, dict):
+        raise InputFileError("E-F22", "the JSON is no object", where=str(path))
+    return found
 
 
 def _model_arguments(options: dict[str, Any]) -> dict[str, object]:

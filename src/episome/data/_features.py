@@ -12,6 +12,13 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from episome.data._gene_repairs import (
+    GeneMap,
+    look_like_dates,
+    made_unique,
+    read_gene_map,
+    repairs,
+)
 from episome.data._keys import GENE_ID_COLUMNS, SYMBOL_COLUMNS
 from episome.errors import GeneMatchError, InputDataError, Problem, warn
 
@@ -37,6 +44,7 @@ class AlignmentReport:
     id_column: str
     versions_stripped: int
     missing: tuple[str, ...]
+    repaired: tuple[str, ...] = ()
 
     @property
     def overlap(self) -> float:
@@ -56,7 +64,7 @@ class AlignmentReport:
             line += f"; {self.n_extra:,} genes unknown to the model are left out"
         if self.n_summed:
             line += f"; {self.n_summed:,} duplicated genes were summed"
-        return line
+        return "; ".join([line, *self.repaired])
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,13 +218,19 @@ class FeatureSpace:
         var: pd.DataFrame,
         *,
         min_gene_overlap: float = DEFAULT_MIN_OVERLAP,
-        duplicates: Literal["error", "sum"] = "error",
+        duplicates: Literal["error", "sum", "first"] = "error",
+        gene_map: GeneMap | None = None,
+        gene_case: Literal["as is", "upper"] = "as is",
         where: str = "adata.var",
     ) -> Alignment:
         """Map the genes of ``var`` to this space.
 
         Names are tried in this order: the index of ``var`` and its known identifier columns, each
         against the model's identifiers and their other names, with and without Ensembl version.
+        The pair that finds most genes is taken first; genes it does not find are looked for in
+        the others, and then by names put right: by the user's table, without a prefix of an
+        assembly or an attached Ensembl identifier, as the genes that a spreadsheet turned into
+        dates. No gene of the model is found twice that way.
 
         Parameters
         ----------
@@ -225,7 +239,13 @@ class FeatureSpace:
         min_gene_overlap
             Smallest accepted share of this space's features.
         duplicates
-            What to do with query genes of one name that the model knows.
+            What to do with query genes of one name that the model knows: refuse, add up, or take
+            the first. Adding up also joins ``TBCE-1`` to ``TBCE``.
+        gene_map
+            Table from names in the data to names that the model knows, for aliases, another kind
+            of identifier, or the genes of another species.
+        gene_case
+            ``"upper"`` reads symbols in capitals, for human genes in small letters.
         where
             How messages name the query.
 
@@ -241,6 +261,12 @@ class FeatureSpace:
             Duplicated names among the matched genes (E-G11).
         """
         best, column, stripped = self._best_match(var)
+        table = None if gene_map is None else read_gene_map(gene_map)
+        repaired = self._find_more(best, var, table, upper=gene_case == "upper")
+        repaired += self._join_made_unique(best, var, where, sum_up=duplicates == "sum")
+        if duplicates == "first":
+            first = pd.Series(best).where(best >= 0).duplicated().to_numpy() & (best >= 0)
+            best = np.where(first, -1, best)
         matched = best[best >= 0]
         counts = np.bincount(matched, minlength=len(self))
         n_matched = int((counts > 0).sum())
@@ -254,6 +280,7 @@ class FeatureSpace:
             id_column=column,
             versions_stripped=stripped,
             missing=tuple(np.asarray(self.ids, dtype=object)[counts == 0][:10]),
+            repaired=tuple(repaired),
         )
         if n_matched and _placeholders(np.asarray(self.ids, dtype=object)):
             warn(
@@ -280,14 +307,100 @@ class FeatureSpace:
                 total=len(var),
                 examples=repeated,
                 why="their columns cannot be told apart",
-                fix='pass duplicates="sum" to add them up, or make the names unique',
+                fix='pass duplicates="sum" or "first", or make the names unique',
             )
+        self._warn_names(best, var, where)
         return Alignment(best, len(self), report)
+
+    def _find_more(
+        self,
+        best: NDArray[np.int64],
+        var: pd.DataFrame,
+        gene_map: Mapping[str, str] | None,
+        *,
+        upper: bool,
+    ) -> list[str]:
+        """Find genes that the best pair of columns did not, in place; say how many and how."""
+        said = []
+        for label, names in self._columns(var):
+            n = self._fill(best, clean_names(names))
+            if n:
+                said.append(f"{n:,} more were found by {label}")
+        if (best >= 0).all():
+            return said
+        for repair in repairs(clean_names(var.index), gene_map=gene_map, upper=upper):
+            n = sum(self._fill(best, names) for names in repair.names)
+            if n:
+                said.append(f"{n:,} names were {repair.what}")
+        return said
+
+    def _fill(self, best: NDArray[np.int64], names: NDArray[np.object_]) -> int:
+        """Match genes that have none yet to model genes that nobody has; return their number."""
+        n_before = int((best >= 0).sum())
+        for ids in (self.ids, *self.other.values()):
+            index = pd.Index(strip_versions(np.asarray(ids, dtype=object))[0])
+            exact = _positions(index, names)
+            found = np.where(exact >= 0, exact, _positions(index, _without_version(names)))
+            taken = np.isin(found, best[best >= 0])
+            several = pd.Series(found).duplicated(keep=False).to_numpy()
+            new = (best < 0) & (found >= 0) & ~taken & ~several
+            best[new] = found[new]
+        return int((best >= 0).sum()) - n_before
+
+    def _join_made_unique(
+        self, best: NDArray[np.int64], var: pd.DataFrame, where: str, *, sum_up: bool
+    ) -> list[str]:
+        """Add ``TBCE-1`` to ``TBCE`` where that is asked for, else say that it is left out."""
+        names = clean_names(var.index)
+        base = made_unique(names)
+        position = pd.Series(best, index=names)[~pd.Index(names).duplicated()]
+        target = position.reindex(base).fillna(-1).to_numpy(dtype=np.int64)
+        late = (best < 0) & (target >= 0)
+        if not late.any():
+            return []
+        if sum_up:
+            best[late] = target[late]
+            return [f"{late.sum():,} numbered duplicates were added to their gene"]
+        warn(
+            Problem(
+                "E-G12",
+                "genes that were numbered to tell duplicates apart",
+                where=where,
+                count=int(late.sum()),
+                total=len(names),
+                examples=list(names[late][:3]),
+                why="only the first of each is read",
+                fix='pass duplicates="sum" to add them up',
+            )
+        )
+        return []
+
+    def _warn_names(self, best: NDArray[np.int64], var: pd.DataFrame, where: str) -> None:
+        """Say which names are dates, or of another case than the model's."""
+        names = clean_names(var.index)
+        dates = look_like_dates(names) & (best < 0)
+        if dates.any():
+            warn(
+                Problem(
+                    "E-G10",
+                    "genes whose names a spreadsheet turned into dates",
+                    where=where,
+                    count=int(dates.sum()),
+                    total=len(names),
+                    examples=list(names[dates][:3]),
+                    why="they are not among the genes of the model, or cannot be told apart",
+                    fix="write the file again without a spreadsheet",
+                )
+            )
+
+    def _columns(self, var: pd.DataFrame) -> list[tuple[str, object]]:
+        """Return every list of names of the genes of a table, with what messages call it."""
+        known = [(f"var[{c!r}]", var[c]) for c in GENE_ID_COLUMNS if c in var.columns]
+        return [("var_names", var.index), *known]
 
     def _best_match(self, var: pd.DataFrame) -> tuple[NDArray[np.int64], str, int]:
         mine = [self.ids, *self.other.values()]
-        theirs = [("var_names", var.index)]
-        theirs += [(f"var[{c!r}]", var[c]) for c in GENE_ID_COLUMNS if c in var.columns]
+        theirs = self._columns(var)
         best = (np.full(len(var), -1, dtype=np.int64), "var_names", 0)
         hits = -1
         for label, column in theirs:
@@ -306,6 +419,22 @@ class FeatureSpace:
 
     def _refuse_overlap(self, var: pd.DataFrame, report: AlignmentReport, limit: float) -> None:
         theirs = list(map(str, var.index[:3]))
+        in_capitals = np.full(len(var), -1, dtype=np.int64)
+        for repair in repairs(clean_names(var.index), gene_map=None, upper=True):
+            for names in repair.names:
+                self._fill(in_capitals, names)
+        if (in_capitals >= 0).sum() > max(report.n_matched, limit * len(self)):
+            raise GeneMatchError(
+                "E-G08",
+                "gene names differ from the model's by their case",
+                where=report.where,
+                count=int((in_capitals >= 0).sum()),
+                total=report.n_model,
+                examples=theirs,
+                why="Cd4 is how mouse genes are written, and a human model does not read those",
+                fix='gene_case="upper" if the genes are human; gene_map= with the orthologues if '
+                "they are of another species",
+            )
         raise GeneMatchError(
             "E-G02" if report.n_matched == 0 else "E-G03",
             "too few of the model's genes are found",
@@ -316,7 +445,8 @@ class FeatureSpace:
             f"({_id_kind(self.ids)} against {_id_kind(var.index)}), and a call made from "
             "missing genes would be a guess",
             fix="put identifiers of the model's kind into var_names or a column such as "
-            f"var['feature_name'], or lower min_gene_overlap (now {limit:g})",
+            f"var['feature_name'], pass a table as gene_map=, or lower min_gene_overlap (now "
+            f"{limit:g})",
         )
 
 

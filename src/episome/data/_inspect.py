@@ -26,6 +26,7 @@ from episome.errors import EpisomeError, EpisomeWarning, Problem
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from episome.data._gene_repairs import GeneMap
     from episome.data._rule import InputRule
 
 Severity: TypeAlias = Literal["must mend", "doubtful"]
@@ -158,7 +159,9 @@ def inspect(
     features: FeatureSpace | None = None,
     rule: InputRule | None = None,
     min_gene_overlap: float = 0.5,
-    duplicates: Literal["error", "sum"] = "error",
+    duplicates: Literal["error", "sum", "first"] = "error",
+    gene_map: GeneMap | None = None,
+    gene_case: Literal["as is", "upper"] = "as is",
 ) -> Inspection:
     """Look at cells as every model would, and report everything at once.
 
@@ -175,7 +178,7 @@ def inspect(
         How messages name the object.
     features, rule
         Genes and input rule of a model that the cells are meant for.
-    min_gene_overlap, duplicates
+    min_gene_overlap, duplicates, gene_map, gene_case
         As when the model is used.
 
     Returns
@@ -207,18 +210,25 @@ def inspect(
     _check_shape(adata, source, collected)
     _check_species(genes, said, source, collected)
     repairs = []
-    with collected.collecting():
-        space = FeatureSpace.from_var(source.var, where=source.where, duplicates=duplicates)
-        if features is None and genes.n_versioned:
-            repairs.append(f"versions of {genes.n_versioned:,} Ensembl identifiers are left out")
-        if features is None and len(space) < source.n_vars:
-            repairs.append(f"{source.n_vars - len(space):,} duplicated genes are summed")
+    if features is None:
+        with collected.collecting():
+            space = FeatureSpace.from_var(
+                source.var,
+                where=source.where,
+                duplicates="error" if duplicates == "error" else "sum",
+            )
+            if genes.n_versioned:
+                repairs.append(f"{genes.n_versioned:,} Ensembl identifiers lose their version")
+            if len(space) < source.n_vars:
+                repairs.append(f"{source.n_vars - len(space):,} duplicated genes are summed")
     if features is not None and rule is not None:
         with collected.collecting():
             alignment = features.align(
                 source.var,
                 min_gene_overlap=min_gene_overlap,
                 duplicates=duplicates,
+                gene_map=gene_map,
+                gene_case=gene_case,
                 where=source.where,
             )
             repairs.append(alignment.report.text)

@@ -51,6 +51,11 @@ class CellLoader:
         Leave out a last batch that is smaller than ``batch_size``, unless it is the only one.
     seed
         Default ``episome.settings.seed``.
+
+    Raises
+    ------
+    UsageError
+        Rows that do not exist (E-U39), or a batch size below one (E-U22).
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class CellLoader:
     ) -> None:
         self.source, self.alignment, self.rule, self.kind = source, alignment, rule, kind
         self.rows = np.arange(source.n_obs) if rows is None else np.asarray(rows, dtype=np.int64)
+        _require_rows(self.rows, source)
         self.labels = labels
         if batch_size < 1:
             raise UsageError("E-U22", f"batch_size={batch_size}", fix="pass 1 or more")
@@ -117,3 +123,18 @@ class CellLoader:
         all_genes = self.rule.size_factor == "all_genes" or self.rule.input_kind == "log1p"
         counted = block if all_genes else aligned
         return row_sums(counted.data, counted.indptr)
+
+
+def _require_rows(rows: NDArray[np.int64], source: CellSource) -> None:
+    outside = (rows < 0) | (rows >= source.n_obs)
+    if outside.any():
+        raise UsageError(
+            "E-U39",
+            "row numbers that are no rows",
+            where=source.where,
+            count=int(outside.sum()),
+            total=len(rows),
+            examples=rows[outside][:3].tolist(),
+            why=f"rows are counted from 0 to {source.n_obs - 1:,}",
+            fix="pass row numbers of the cells that are given",
+        )

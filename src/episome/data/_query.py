@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from episome.data._features import Alignment, FeatureSpace
+    from episome.data._gene_repairs import GeneMap
 
 logger = get_logger(__name__)
 
@@ -103,7 +105,9 @@ def prepare_query(
     use_raw: bool = False,
     input_kind: Literal["auto", "counts", "log1p"] = "auto",
     min_gene_overlap: float = 0.5,
-    duplicates: Literal["error", "sum"] = "error",
+    duplicates: Literal["error", "sum", "first"] = "error",
+    gene_map: GeneMap | None = None,
+    gene_case: Literal["as is", "upper"] = "as is",
     allow_fractional: bool = False,
     backed: bool = False,
 ) -> Query:
@@ -122,7 +126,9 @@ def prepare_query(
     min_gene_overlap
         Smallest accepted share of the model's genes.
     duplicates
-        ``"sum"`` adds up genes of one name.
+        ``"sum"`` adds up genes of one name, ``"first"`` takes the first.
+    gene_map, gene_case
+        See ``FeatureSpace.align``: a table of names, and symbols read in capitals.
     allow_fractional
         Say nothing about counts that are not integers.
     backed
@@ -138,10 +144,16 @@ def prepare_query(
         See ``check_values``, ``FeatureSpace.align`` and ``open_source``.
     """
     require_choice("input_kind", input_kind, ("auto", "counts", "log1p"))
-    require_choice("duplicates", duplicates, ("error", "sum"))
+    require_choice("duplicates", duplicates, ("error", "sum", "first"))
+    require_choice("gene_case", gene_case, ("as is", "upper"))
     source = open_source(data, layer=layer, use_raw=use_raw, backed=backed)
     alignment = features.align(
-        source.var, min_gene_overlap=min_gene_overlap, duplicates=duplicates, where=source.where
+        source.var,
+        min_gene_overlap=min_gene_overlap,
+        duplicates=duplicates,
+        gene_map=gene_map,
+        gene_case=gene_case,
+        where=source.where,
     )
     report = inspect_values(source)
     if source.n_obs == 0:
@@ -156,8 +168,9 @@ def prepare_query(
         _warn_repeated(source)
     if report.n_empty_cells:
         notes.append(f"{report.n_empty_cells:,} of {report.n_obs:,} cells have no counts at all")
+    plain = alignment.is_identity and not kind.unlog and report.n_empty_cells == 0
     for note in notes:
-        logger.info("%s", note)
+        logger.log(logging.DEBUG if plain else logging.INFO, "%s", note)
     return Query(source, alignment, rule, kind, report, tuple(notes))
 
 

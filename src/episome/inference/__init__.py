@@ -8,6 +8,7 @@ from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
     from episome.inference._array_core import ArrayCore
+    from episome.inference._attribution import Attribution, ExplainingCore, attribution
     from episome.inference._cores import Core
     from episome.inference._ensemble import EnsembleCore
     from episome.inference._outputs import as_csr
@@ -25,10 +26,13 @@ if TYPE_CHECKING:
 _HOME = {
     "INDEX_PREFIX": "_predictor",
     "ArrayCore": "_array_core",
+    "Attribution": "_attribution",
     "Core": "_cores",
     "EnsembleCore": "_ensemble",
+    "ExplainingCore": "_attribution",
     "Predictor": "_predictor",
     "as_csr": "_outputs",
+    "attribution": "_attribution",
     "calls_frame": "_predictor",
     "core_from_folder": "_predictor",
     "folder_features": "_predictor",

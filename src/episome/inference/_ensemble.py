@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy import sparse
 
-from episome.errors import UsageError
-from episome.inference._outputs import as_csr, class_probabilities
+from episome.inference._outputs import class_probabilities
 from episome.metrics import disagreement
 from episome.nn import with_format
 
@@ -65,7 +63,7 @@ class EnsembleCore:
         runs = [m.inference() for m in self.members]
 
         def predict(batch: dict[str, Any]) -> dict[str, NDArray[np.floating]]:
-            stacked = np.stack([class_probabilities(out) for out in self._each(runs, batch)])
+            stacked = np.stack([class_probabilities(out) for out in self.each(runs, batch)])
             return {
                 "probabilities": stacked.mean(axis=0),
                 "disagreement": disagreement(stacked),
@@ -73,32 +71,7 @@ class EnsembleCore:
 
         return predict
 
-    def explaining(self) -> Callable[[dict[str, Any]], sparse.csr_matrix]:
-        """Return the mean of the members' attributions of a batch, CSR (B, n_features).
-
-        Raises
-        ------
-        UsageError
-            A member gives none (E-U12).
-        """
-        silent = [type(m).__name__ for m in self.members if not hasattr(m, "explaining")]
-        if silent:
-            raise UsageError(
-                "E-U12",
-                f"members of the ensemble give no attributions: {', '.join(silent)}",
-                fix='use members with the capability "explanation"',
-            )
-        members: Sequence[Any] = self.members
-        runs = [m.explaining() for m in members]
-        width = int(self.members[0].config["n_features"])
-
-        def explain(batch: dict[str, Any]) -> sparse.csr_matrix:
-            total = sum(as_csr(found, width) for found in self._each(runs, batch))
-            return sparse.csr_matrix(total / len(runs))
-
-        return explain
-
-    def _each(self, runs: Sequence[Callable[..., Any]], batch: dict[str, Any]) -> Iterator[Any]:
+    def each(self, runs: Sequence[Callable[..., Any]], batch: dict[str, Any]) -> Iterator[Any]:
         """Run every member's function on the batch in the form that the member reads."""
         n_features = int(self.members[0].config["n_features"])
         for run, member in zip(runs, self.members, strict=True):

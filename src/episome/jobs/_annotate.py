@@ -38,7 +38,13 @@ class AnnotateRequest:
     min_gene_overlap
         Smallest accepted share of the model's genes.
     duplicates
-        ``"sum"`` adds up genes of one name.
+        ``"sum"`` adds up genes of one name, ``"first"`` takes the first.
+    gene_map
+        Table of gene names: the name in the data, the name to use.
+    gene_case
+        ``"upper"`` reads symbols in capitals.
+    allow_fractional
+        Say nothing about counts that are not integers.
     batch_size
         Cells at a time.
     device
@@ -54,7 +60,10 @@ class AnnotateRequest:
     use_raw: bool = False
     input_kind: Literal["auto", "counts", "log1p"] = "auto"
     min_gene_overlap: float = 0.5
-    duplicates: Literal["error", "sum"] = "error"
+    duplicates: Literal["error", "sum", "first"] = "error"
+    gene_map: Path | None = None
+    gene_case: Literal["as is", "upper"] = "as is"
+    allow_fractional: bool = False
     batch_size: int | None = None
     device: str = "auto"
     overwrite: bool = False
@@ -106,6 +115,9 @@ def annotate(
             input_kind=request.input_kind,
             min_gene_overlap=request.min_gene_overlap,
             duplicates=request.duplicates,
+            gene_map=request.gene_map,
+            gene_case=request.gene_case,
+            allow_fractional=request.allow_fractional,
         )
         calls = _calls(predictor, query, request.batch_size, progress)
         if request.output is not None:
@@ -113,7 +125,7 @@ def annotate(
                 request.output,
                 calls,
                 adata=adata if whole else None,
-                provenance=_provenance(manifest, request),
+                provenance=_provenance(manifest, query),
                 overwrite=request.overwrite,
             )
     finally:
@@ -144,14 +156,14 @@ def _no_calls(predictor: Predictor, names: pd.Index) -> pd.DataFrame:
     return calls_frame(nothing, np.empty(0, dtype=bool), labels, names)
 
 
-def _provenance(manifest: dict[str, Any], request: AnnotateRequest) -> dict[str, object]:
+def _provenance(manifest: dict[str, Any], query: Query) -> dict[str, object]:
     model = manifest["model"]
     return {
         "model": str(model["class"]),
         "plugin": str(model["plugin"]),
         "model_sha256": _weights_digest(manifest),
         "episome": str(manifest["provenance"]["versions"]["episome"]),
-        "input_kind": request.input_kind,
+        "input_kind": query.values.form,
     }
 
 

@@ -25,7 +25,7 @@ class CheckRequest:
         Folder of a model that the cells are meant for.
     layer, use_raw
         Where the values are; default the first slot with counts.
-    min_gene_overlap, duplicates
+    min_gene_overlap, duplicates, gene_map, gene_case
         As for ``episome annotate``.
     """
 
@@ -34,7 +34,9 @@ class CheckRequest:
     layer: str | None = None
     use_raw: bool = False
     min_gene_overlap: float = 0.5
-    duplicates: Literal["error", "sum"] = "error"
+    duplicates: Literal["error", "sum", "first"] = "error"
+    gene_map: Path | None = None
+    gene_case: Literal["as is", "upper"] = "as is"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ def check(request: CheckRequest) -> CheckResult:
             name=request.input.name,
             min_gene_overlap=request.min_gene_overlap,
             duplicates=request.duplicates,
+            gene_map=request.gene_map,
+            gene_case=request.gene_case,
             **meant,
         )
     finally:

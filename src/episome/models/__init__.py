@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from episome.models._base import EpisomeModel, as_rows
     from episome.models._classifier import ClassifierModel
     from episome.models._ensemble import Ensemble
-    from episome.models._explanation import ExplainingCore, ExplanationMixin
+    from episome.models._explanation import ExplanationMixin
     from episome.models._registry import registry_from_parts
 
 _HOME = {
@@ -25,7 +25,6 @@ _HOME = {
     "ClassifierModel": "_classifier",
     "Ensemble": "_ensemble",
     "EpisomeModel": "_base",
-    "ExplainingCore": "_explanation",
     "ExplanationMixin": "_explanation",
     "TrainingCells": "_array_classifier",
     "as_rows": "_base",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -46,6 +47,8 @@ else:
 logger = get_logger(__name__)
 
 MIN_TRAINING_CELLS = 4
+#: Arguments of every model's constructor.
+_BASICS = frozenset({"self", "adata", "registry", "args", "kwargs"})
 
 
 class AnnotationMixin(CallsMixin, _Base):
@@ -157,19 +160,27 @@ class AnnotationMixin(CallsMixin, _Base):
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 
-    def class_hierarchy(self) -> ClassHierarchy | None:
+    def class_hierarchy(self, also: Iterable[str] = ()) -> ClassHierarchy | None:
         """Return which classes are kinds of which others; ``None`` where none has a term.
 
         The release is the one that the model was set up with, or the newest installed one where
         that is no longer there.
+
+        Parameters
+        ----------
+        also
+            Further labels, such as those of a query that is scored: coarser or finer ones are
+            looked up by name. The model's own classes keep their terms.
         """
         labels = self.labels
-        if not any(labels.term_ids):
-            return None
         own = self.setup_args.get("own_terms") or {}
         ontology = _ontology_of(labels.ontology_release).with_terms(own)
-        children = ontology.child_matrix(labels.term_ids)
-        return ClassHierarchy(labels.names, children, ontology.release)
+        more = [t for t in dict.fromkeys(map(str, also)) if t not in set(labels.names)]
+        terms = [*labels.term_ids, *ontology.resolve(more).term_ids]
+        if not any(labels.term_ids):
+            return None
+        children = ontology.child_matrix(terms)
+        return ClassHierarchy((*labels.names, *more), children, ontology.release)
 
     @classmethod
     def ensemble(cls, adata: AnnData, *, n_models: int = 5, **model_kwargs: Any) -> Ensemble:
@@ -191,6 +202,16 @@ class AnnotationMixin(CallsMixin, _Base):
         """
         from episome.models._ensemble import Ensemble
 
+        known = inspect.signature(cls.__init__).parameters
+        unknown = [k for k in model_kwargs if k not in known]
+        if unknown or not isinstance(n_models, int):
+            raise UsageError(
+                "E-U24",
+                f"unknown arguments {', '.join(unknown)}" if unknown else f"n_models={n_models!r}",
+                where=f"{cls.__name__}.ensemble()",
+                why=f"it takes n_models and {', '.join(k for k in known if k not in _BASICS)}",
+                fix="n_models=5",
+            )
         members = []
         for i in range(n_models):
             with settings.using_seed(settings.member_seed(i)):
@@ -299,4 +320,13 @@ def _registered_labels(
     values = clean_labels(column, unlabeled_category=unlabeled_category, unlabeled=keep)
     classes = check_classes(values, unlabeled_category, f"adata.obs[{labels_key!r}]")
     given = class_terms(values, term_column(adata, labels_key, ontology_term_key), classes)
+    if ontology_term_key is not None and not any(given):
+        raise UsageError(
+            "E-U57",
+            f"column {ontology_term_key!r} gives no class its term",
+            where="adata.obs",
+            examples=list(map(str, adata.obs[ontology_term_key].iloc[:3])),
+            why="a term is an identifier such as CL:0000236, the same for all cells of a class",
+            fix="name a column of identifiers, or leave it out: classes are looked up by name",
+        )
     return labels_with_terms(classes, given, unlabeled=unlabeled_category, own_terms=own_terms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -145,7 +146,7 @@ class EpisomeModel(BaseModelClass):
                 "E-U17",
                 "the model holds no data",
                 why="it was loaded or made without an AnnData object",
-                fix=f"pass adata=, or load it with {type(self).__name__}.load(folder, adata)",
+                fix="pass adata=, or load it with episome.models.load(folder, adata=adata)",
             )
         args = self.setup_args
         return AnnDataSource(
@@ -171,6 +172,7 @@ class EpisomeModel(BaseModelClass):
         **kwargs
             Of ``episome.data.prepare_query``.
         """
+        _require_known(kwargs)
         if adata is None or adata is self.adata:
             source: AnnData | str | Path | CellSource = self.training_source()
             kwargs.setdefault("input_kind", self.input_rule.input_kind)
@@ -411,6 +413,29 @@ class EpisomeModel(BaseModelClass):
             return None
 
 
+_QUERY_WORDS = ("layer", "use_raw") + tuple(
+    name
+    for name, parameter in inspect.signature(prepare_query).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY and name not in {"layer", "use_raw", "backed"}
+)
+
+
+def _require_known(query: Mapping[str, object]) -> None:
+    """Refuse keywords that no method takes, with near ones."""
+    import difflib
+
+    unknown = [k for k in query if k not in {*_QUERY_WORDS, "backed"}]
+    if unknown:
+        words = [*_QUERY_WORDS, "batch_size", "indices", "groupby", "normalize", "method"]
+        near = difflib.get_close_matches(unknown[0], words, n=2)
+        raise UsageError(
+            "E-U24",
+            f"unknown arguments {', '.join(unknown)}",
+            why=f"near: {', '.join(near)}" if near else f"a query takes {', '.join(_QUERY_WORDS)}",
+            fix="leave them out, or use one of these",
+        )
+
+
 def as_rows(indices: Sequence[int] | NDArray[Any] | None) -> NDArray[np.int64] | None:
     """Row numbers as int64, or ``None`` for all; boolean masks are turned into numbers."""
     return None if indices is None else row_numbers(indices)
@@ -419,4 +444,15 @@ def as_rows(indices: Sequence[int] | NDArray[Any] | None) -> NDArray[np.int64] |
 def row_numbers(indices: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
     """Row numbers as int64; boolean masks are turned into numbers."""
     rows = np.asarray(indices)
-    return (np.flatnonzero(rows) if rows.dtype == bool else rows).astype(np.int64)
+    if rows.dtype == bool:
+        return np.flatnonzero(rows)
+    if rows.size and (rows.ndim != 1 or rows.dtype.kind not in "iu"):
+        raise UsageError(
+            "E-U39",
+            f"rows are given as {rows.dtype} of {rows.ndim} axes",
+            where="indices",
+            examples=rows.ravel()[:3].tolist(),
+            fix="pass row numbers, or one True or False for every cell; "
+            "adata.obs_names.get_indexer(names) makes numbers of names",
+        )
+    return rows.astype(np.int64)

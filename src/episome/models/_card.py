@@ -28,6 +28,11 @@ def model_card(model: EpisomeModel, manifest: Mapping[str, Any]) -> str:
         lines.append(f"- Trained on {n_cells:,} of {known:,} cells.")
     if labels is not None:
         lines.append(f"- {len(labels)} classes: {', '.join(labels.names[:40])}.")
+        known = sum(map(bool, labels.term_ids))
+        lines.append(
+            f"- {known} classes have a term of the Cell Ontology, release "
+            f"{labels.ontology_release or 'not recorded'}."
+        )
         lines.append("- Confidence is the softmax probability and is not calibrated.")
     lines += [f"- {k.replace('_', ' ')}: {v}" for k, v in _shown(manifest["fit"]).items()]
     if spec is not None and spec.reference:
@@ -53,11 +58,16 @@ def ensemble_card(members: Sequence[Mapping[str, Any]], labels: Labels) -> str:
         f"- {len(labels)} classes: {', '.join(labels.names[:40])}.",
         "- Confidence is the mean softmax probability and is not calibrated.",
         "",
-        "| member | model | seed | cells |",
-        "|---|---|---|---|",
+        "| member | model | seed | cells | validation macro F1 |",
+        "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {i} | {name} | {m['fit'].get('seed', '')} | {m['fit'].get('n_cells', '')} |"
+        f"| {i} | {name} | {m['fit'].get('seed', '')} | {m['fit'].get('n_cells', '')} | "
+        f"{_rounded(m['fit'].get('validation_f1_macro'))} |"
         for i, (name, m) in enumerate(zip(names, members, strict=True))
     ]
     return "\n".join([*lines, ""])
+
+
+def _rounded(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else ""

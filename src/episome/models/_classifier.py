@@ -20,6 +20,7 @@ from episome.errors import UsageError
 from episome.log import get_logger
 from episome.models._annotation import AnnotationMixin
 from episome.models._base import EpisomeModel, as_rows, row_numbers
+from episome.models._explanation import ExplanationMixin
 from episome.models._training import (
     append_history,
     checked_splitter,
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 
-class ClassifierModel(AnnotationMixin, EpisomeModel):
+class ClassifierModel(ExplanationMixin, AnnotationMixin, EpisomeModel):
     """A neural annotator: a ``TorchCore`` with logits, trained by the host.
 
     Subclasses set ``_core_cls`` and build the core in their constructor with
@@ -62,7 +63,7 @@ class ClassifierModel(AnnotationMixin, EpisomeModel):
     hand (``max_epochs``, ``batch_size``, ``plan_kwargs``, trainer keywords).
     """
 
-    capabilities = ("annotation", "embedding")
+    capabilities = ("annotation", "embedding", "explanation")
     _core_cls: ClassVar[type[TorchCore]]
     module: TorchCore
 

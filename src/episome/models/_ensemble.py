@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 
 from episome import plugins, settings
-from episome.errors import UsageError
+from episome.errors import Problem, UsageError, warn
 from episome.inference import EnsembleCore, Predictor, folder_spec
 from episome.io import EnsembleFolder, encode, read_ensemble_folder, write_ensemble_folder
 from episome.log import get_logger
@@ -84,9 +84,9 @@ class Ensemble(ExplanationMixin, CallsMixin):
         """What input values are and how counts become the scale of the members."""
         return self.members[0].input_rule
 
-    def class_hierarchy(self) -> ClassHierarchy | None:
-        """Return which classes are kinds of which others."""
-        return self.members[0].class_hierarchy()
+    def class_hierarchy(self, also: Iterable[str] = ()) -> ClassHierarchy | None:
+        """Return which classes are kinds of which others; see ``AnnotationMixin``."""
+        return self.members[0].class_hierarchy(also)
 
     @property
     def is_trained_(self) -> bool:
@@ -139,6 +139,26 @@ class Ensemble(ExplanationMixin, CallsMixin):
             with settings.using_seed(settings.member_seed(i, self._seed)):
                 member.train(**args)
             logger.info("member %d of %d is trained", i + 1, len(self))
+        self._warn_of_twins()
+
+    def _warn_of_twins(self) -> None:
+        states = [m.module.state()[0] for m in self.members]
+        twins = sum(
+            other.keys() == states[0].keys()
+            and all(np.array_equal(v, states[0][k]) for k, v in other.items())
+            for other in states[1:]
+        )
+        if twins:
+            warn(
+                Problem(
+                    "E-U58",
+                    "members of the ensemble that are the same as the first",
+                    count=twins,
+                    total=len(self),
+                    why="the method does not depend on the seed, so they add nothing",
+                    fix="use the model alone, or members of different kinds",
+                )
+            )
 
     def _with_the_first_split(self, args: dict[str, Any]) -> dict[str, Any]:
         """Give a member the split of member 0: held-out cells stay so for the whole."""
@@ -186,15 +206,37 @@ class Ensemble(ExplanationMixin, CallsMixin):
 
     # --- folders ----------------------------------------------------------------------------
 
-    def save(self, dir_path: str | Path, *, overwrite: bool = False) -> None:
+    def get_latent_representation(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refuse: the embeddings of members have different axes, and their mean means nothing.
+
+        Raises
+        ------
+        UsageError
+            Always (E-U12).
+        """
+        raise UsageError(
+            "E-U12",
+            "an ensemble has no embedding of its own",
+            why="every member has its own axes",
+            fix="ensemble.members[0].get_latent_representation(adata)",
+        )
+
+    def save(self, dir_path: str | Path, *, overwrite: bool = False, **kwargs: object) -> None:
         """Save all members as one folder, each an ordinary model folder under ``members/``.
 
         Raises
         ------
         UsageError
-            A member is not trained (E-M20).
+            A member is not trained (E-M20), or arguments of other formats are given (E-U18).
         """
         self._require_trained()
+        if kwargs:
+            raise UsageError(
+                "E-U18",
+                f"save() does not take {sorted(kwargs)} for an ensemble",
+                why="it has one format, and data are not saved with it",
+                fix="leave it out, or save the members one by one",
+            )
         folders = [model_folder(m) for m in self.members]
         manifest = {
             "model": {**folders[0].manifest["model"], "class": type(self).__name__},

@@ -9,10 +9,8 @@ from typing import (
     Any,
     Literal,
     NamedTuple,
-    Protocol,
     TypeAlias,
     cast,
-    runtime_checkable,
 )
 
 import numpy as np
@@ -20,8 +18,8 @@ import pandas as pd
 from scipy import sparse
 
 from episome.data import clean_labels, require_choice
-from episome.errors import UsageError
-from episome.inference import as_csr
+from episome.errors import Problem, UsageError, warn
+from episome.inference import Attribution, as_csr, attribution
 from episome.models._base import as_rows
 from episome.models._calls import Answering
 
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
     from episome.data import CellSource, FeatureSpace, Query
     from episome.nn import CSRParts
 
-__all__ = ["ExplainingCore", "ExplanationMixin"]
+__all__ = ["ExplanationMixin"]
 
 Cells: TypeAlias = "AnnData | str | Path | CellSource | None"
 Attribute: TypeAlias = "Callable[[dict[str, Any]], CSRParts]"
@@ -42,20 +40,10 @@ PREDICTION = "prediction"
 MAX_TABLE = 250_000_000
 
 
-@runtime_checkable
-class ExplainingCore(Protocol):
-    """A core that says which genes its decisions rest on."""
-
-    def explaining(self) -> Attribute:
-        """Return a function from a batch to its attributions, sparse, over all model genes."""
-        ...
-
-
 class ExplanationMixin(Answering):
     """What every model with attributions does the same way; mixed in before ``EpisomeModel``.
 
-    The core is an :class:`ExplainingCore`: it gives the attribution of every gene of the model for
-    every cell of a batch, in the form that its prediction reads.
+    The core is a network, or an ``episome.inference.ExplainingCore``.
     """
 
     def explain(
@@ -63,6 +51,7 @@ class ExplanationMixin(Answering):
         adata: Cells = None,
         *,
         groupby: str | Sequence[object] | NDArray[Any] | pd.Series | None = None,
+        method: Literal["auto", "native", "gradient"] = "auto",
         indices: Sequence[int] | None = None,
         normalize: bool = False,
         batch_size: int | None = None,
@@ -78,6 +67,10 @@ class ExplanationMixin(Answering):
             ``None``: one row per cell. A column of the query's ``obs``, one value per cell of the
             query, or ``"prediction"``: the label that ``predict`` gives, whether or not ``obs``
             has a column of that name. Cells without a value are left out.
+        method
+            ``"native"``: what the model says itself: masks times decisions for TabNet,
+            coefficients times values for linear models. ``"gradient"``: value times gradient of
+            the call's score, for networks; signed. ``"auto"``: as the model prefers.
         indices
             Rows of the query; default all.
         normalize
@@ -99,7 +92,7 @@ class ExplanationMixin(Answering):
             The model gives no attributions (E-U12) or no calls (E-U13), there is no such column
             (E-U04), or groups do not fit the cells (E-U50) or memory (E-U51).
         """
-        run, prepared = self._attribution(), self.prepare(adata, **query)
+        run, prepared = self._attribution(method).run, self.prepare(adata, **query)
         if groupby is None:
             return self._gene_matrix(run, prepared, indices, batch_size, normalize=normalize)
         groups = self._groups(groupby, prepared, adata, indices, batch_size=batch_size, **query)
@@ -118,7 +111,8 @@ class ExplanationMixin(Answering):
         groupby: str | Sequence[object] | NDArray[Any] | pd.Series | None = PREDICTION,
         k: int = 20,
         *,
-        weight: Literal["expression", "none"] = "expression",
+        method: Literal["auto", "native", "gradient"] = "auto",
+        weight: Literal["auto", "expression", "none"] = "auto",
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
         **query: Any,
@@ -133,9 +127,12 @@ class ExplanationMixin(Answering):
             As for :meth:`explain`; ``None`` takes all cells as one group, ``"all"``.
         k
             Genes of every group at most.
+        method
+            As for :meth:`explain`.
         weight
             ``"expression"``: a gene scores by the mean over cells of its attribution times its
-            normalised log1p value; ``"none"``: by its mean attribution.
+            normalised log1p value; ``"none"``: by its mean attribution; ``"auto"``: by expression
+            where attributions do not hold the value already, as masks do not.
 
         Returns
         -------
@@ -149,14 +146,16 @@ class ExplanationMixin(Answering):
         UsageError
             As for :meth:`explain`; ``k`` below one (E-U22), an unknown weight (E-U30).
         """
-        require_choice("weight", weight, ("expression", "none"))
+        require_choice("weight", weight, ("auto", "expression", "none"))
         if k < 1:
             raise UsageError("E-U22", f"k={k}", fix="pass k of at least 1")
-        run, prepared = self._attribution(), self.prepare(adata, **query)
+        how, prepared = self._attribution(method), self.prepare(adata, **query)
+        if weight == "auto":
+            weight = "none" if how.holds_values else "expression"
         groups = self._groups(groupby, prepared, adata, indices, batch_size=batch_size, **query)
         width, start = len(self.features), 0
         score, counted, expression = (groups.zeros(width) for _ in range(3))
-        for batch, block in self._attributed(run, prepared, indices, batch_size):
+        for batch, block in self._attributed(how.run, prepared, indices, batch_size):
             member = groups.indicator(start, block.shape[0])
             start += block.shape[0]
             x = as_csr(batch["X"], width)
@@ -164,18 +163,28 @@ class ExplanationMixin(Answering):
             _add(counted, member, block.astype(bool))
             _add(expression, member, x)
         means = [table / groups.n_cells[:, None] for table in (score, counted, expression)]
-        return _top_table(groups, self.features, k, *means)
+        table = _top_table(groups, self.features, k, *means)
+        silent = [name for name in groups.names if name not in set(table["group"])]
+        if silent:
+            warn(
+                Problem(
+                    "E-U56",
+                    "groups in which no gene speaks for the call",
+                    where="top_genes()",
+                    count=len(silent),
+                    total=len(groups.names),
+                    examples=silent,
+                    why="attributions of their cells are zero or negative throughout",
+                    fix='method="gradient", or a model that was trained longer',
+                )
+            )
+        return table
 
-    def _attribution(self) -> Attribute:
+    def _attribution(self, method: Literal["auto", "native", "gradient"]) -> Attribution:
         """Return the core's function; refuse an untrained model and a core that has none."""
         self._require_trained()
-        if not isinstance(self.module, ExplainingCore):
-            raise UsageError(
-                "E-U12",
-                f"{type(self).__name__} gives no attributions",
-                fix='use a model with the capability "explanation"',
-            )
-        return self.module.explaining()
+        require_choice("method", method, ("auto", "native", "gradient"))
+        return attribution(self.module, method)
 
     def _gene_matrix(
         self,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from episome.nn._attribution import input_gradients
     from episome.nn._core import TorchCore
     from episome.nn._csr import CSRParts
     from episome.nn._entmax import entmax15, entmax15_sort, sparsemax, sparsemax_sort
@@ -31,6 +32,7 @@ __all__ = [
     "gene_mask_csr",
     "reestimate_batch_norm",
     "host_batch",
+    "input_gradients",
     "log_normalize",
     "normalized_batch",
     "rename_reference_state",
@@ -42,6 +44,7 @@ __all__ = [
 
 _HOME = {
     "host_batch": "_normalize",
+    "input_gradients": "_attribution",
     "log_normalize": "_normalize",
     "normalized_batch": "_normalize",
     "with_format": "_normalize",

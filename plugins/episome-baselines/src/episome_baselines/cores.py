@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import sparse
 
 from episome.inference import ArrayCore
 from episome.metrics import knn_probabilities
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from scipy import sparse
 
 
 class MajorityClassCore(ArrayCore):
@@ -104,3 +104,21 @@ class LogisticRegressionCore(ArrayCore):
         """Return the linear scores as logits."""
         a = self.arrays
         return {"logits": batch["X"][:, a["genes"]] @ a["coefficients"].T + a["intercept"]}
+
+    attributions_hold_values = True
+
+    def explaining(self) -> Callable[[Mapping[str, object]], sparse.csr_matrix]:
+        """Return what each value adds to the call's score, less the mean over the classes."""
+        a = self.arrays
+        contrast = a["coefficients"] - a["coefficients"].mean(axis=0)
+        width = int(self.config["n_features"])
+
+        def explain(batch: Mapping[str, object]) -> sparse.csr_matrix:
+            values = sparse.csr_matrix(batch["X"][:, a["genes"]])
+            called = self.forward(batch)["logits"].argmax(axis=1)
+            rows = np.repeat(np.arange(values.shape[0]), np.diff(values.indptr))
+            data = values.data * contrast[called[rows], values.indices]
+            shape = (values.shape[0], width)
+            return sparse.csr_matrix((data, a["genes"][values.indices], values.indptr), shape)
+
+        return explain

@@ -10,7 +10,7 @@ import numpy as np
 from episome.data import variable_genes
 from episome.log import get_logger
 from episome.metrics import macro_f1
-from episome.models import ArrayClassifierModel, TrainingCells
+from episome.models import ArrayClassifierModel, ExplanationMixin, TrainingCells
 from episome_baselines.cores import LogisticRegressionCore
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 
-class LogisticRegression(ArrayClassifierModel):
+class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
     """Multinomial logistic regression on log1p values, without densifying.
 
     The strength of the penalty is the one of ``penalties`` with the best cross-validated macro F1
@@ -42,6 +42,7 @@ class LogisticRegression(ArrayClassifierModel):
         ``"balanced"`` or ``None``.
     """
 
+    capabilities = ("annotation", "explanation")
     _core_cls = LogisticRegressionCore
 
     def __init__(

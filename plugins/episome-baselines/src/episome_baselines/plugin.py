@@ -44,6 +44,7 @@ def episome_register_models() -> tuple[ModelSpec, ...]:
             "LogisticRegression",
             "sparse multinomial logistic regression, tuned on training cells",
             tags=("demo", "floor"),
+            capabilities=("annotation", "explanation"),
         ),
         _spec(
             "knn",

@@ -37,6 +37,12 @@ class SCTabCore(TorchCore):
     """
 
     inference_format = "csr"
+    attributions_hold_values = False
+
+    @property
+    def preferred_attribution(self) -> str:
+        """Masks that stay narrow say what is read; broad ones do not, and gradients do."""
+        return "native" if self.config["mask_scale"] == 1.0 else "gradient"
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from episome.errors import UsageError
-from episome.models import ClassifierModel, ExplanationMixin
+from episome.models import ClassifierModel
 from episome.train import ONTOLOGY_MONITOR
 from episome_sctab.core import SCTabCore
 from episome_sctab.presets import GRID, training_defaults, values_for
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from episome_sctab.reference_tables import Table
 
 
-class SCTab(ExplanationMixin, ClassifierModel):
+class SCTab(ClassifierModel):
     """TabNet with one decision step, as published as scTab.
 
     A sparse mask picks few genes for each cell; a stack of gated linear layers reads them.
@@ -52,7 +52,6 @@ class SCTab(ExplanationMixin, ClassifierModel):
     Fischer et al., Nature Communications 15, 6611 (2024).
     """
 
-    capabilities = ("annotation", "embedding", "explanation")
     _core_cls = SCTabCore
 
     def __init__(
