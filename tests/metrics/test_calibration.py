@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -281,3 +282,38 @@ def test_error_auroc_of_what_does_not_fit_is_refused(unsure, right, message, cod
         error_auroc(unsure, right)
 
     assert caught.value.code == code
+
+
+# -- the names of the cells ----------------------------------------------------------------------
+
+
+def in_series(score):
+    """Two values per cell that the score takes, as a frame or series with named cells."""
+    p = probabilities(30)
+    cells = [f"cell{i}" for i in range(30)]
+    codes = np.random.default_rng(1).integers(0, 4, 30)
+    if score in (negative_log_likelihood, brier_score):
+        return pd.DataFrame(p, index=cells), pd.Series(codes, index=cells)
+    return pd.Series(p.max(axis=1), index=cells), pd.Series(codes == p.argmax(axis=1), index=cells)
+
+
+PAIRED = [negative_log_likelihood, brier_score, expected_calibration_error, error_auroc]
+
+
+@pytest.mark.parametrize("score", PAIRED)
+def test_values_with_named_cells_are_aligned(score):
+    values, others = in_series(score)
+    shuffled = others.sample(frac=1, random_state=0)
+
+    assert score(values, shuffled) == score(values.to_numpy(), others.to_numpy())
+    assert score(values.to_numpy(), shuffled) == score(values.to_numpy(), shuffled.to_numpy())
+
+
+@pytest.mark.parametrize("score", PAIRED)
+def test_values_of_different_cells_are_refused(score):
+    values, others = in_series(score)
+
+    with pytest.raises(UsageError, match="29 cells in common") as caught:
+        score(values, others.rename({"cell3": "x"}))
+
+    assert caught.value.code == "E-U45"

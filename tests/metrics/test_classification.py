@@ -15,6 +15,7 @@ from episome.errors import LabelError, UsageError
 from episome.metrics import (
     accuracy,
     balanced_accuracy,
+    bootstrap,
     by_group,
     class_table,
     classification_scores,
@@ -143,7 +144,7 @@ def test_identity_hierarchy_gives_the_plain_scores(pairs):
 
 @settings(max_examples=40)
 @given(PAIRS)
-def test_correction_lowers_no_score(pairs):
+def test_correction_lowers_no_score_where_every_type_has_one_name(pairs):
     """A corrected cell adds a hit to its class, and takes a false alarm from another.
 
     So neither recall nor F1 of a class that is true can fall. The mean over the union may lose a
@@ -179,6 +180,98 @@ def test_every_score_with_a_hierarchy_is_that_of_the_corrected_calls(pairs):
     assert median_f1(truth, called, hierarchy=five) == wanted["f1_median"]
     union = macro_f1(truth, called, hierarchy=five, classes="union")
     assert union == wanted["f1_macro_union"]
+
+
+# -- names of one type ---------------------------------------------------------------------------
+
+B_CELLS = ["B cell", "B cells", "T cell"]
+
+
+@pytest.fixture(scope="module")
+def b_cells():
+    return ClassHierarchy.from_labels(B_CELLS)
+
+
+@pytest.mark.parametrize("called", ["B cell", "B cells"])
+def test_wrong_call_under_another_name_of_its_type_counts_against_the_type(b_cells, called):
+    truth, calls = ["B cell"] * 10 + ["T cell"] * 90, [called] * 100
+
+    table = class_table(truth, calls, hierarchy=b_cells)
+
+    # 10 of 100 calls are right: F1 is 20 / 110 for B cells and 0 for T cells
+    assert macro_f1(truth, calls, hierarchy=b_cells) == pytest.approx(10 / 110)
+    assert table.loc["B cell", "precision_ontology"] == pytest.approx(0.1)
+    assert bootstrap("macro_f1", truth, calls, hierarchy=b_cells, n_draws=2).value == (
+        pytest.approx(10 / 110)
+    )
+    if called == "B cells":
+        row = table.loc[called]
+        assert row["n_predicted"] == 100
+        assert row[["precision_ontology", "recall_ontology", "f1_ontology"]].isna().all()
+
+
+#: a and b are one type, above c; d and e are another.
+ONE_TYPE = np.eye(5, dtype=bool)
+ONE_TYPE[:2, :3] = ONE_TYPE[3:, 3:] = True
+NAMES = np.array(list("abcde"))
+#: Truth that has one name of each type, and calls that have all.
+ONE_NAME = st.lists(
+    st.tuples(st.sampled_from([1, 2, 3]), st.integers(0, 4)), min_size=1, max_size=40
+)
+
+
+@settings(max_examples=40)
+@given(ONE_NAME, st.data())
+def test_scores_do_not_depend_on_the_name_of_a_type_in_the_calls(pairs, data):
+    truth, called = np.array(pairs).T
+    hierarchy = ClassHierarchy(tuple(NAMES), ONE_TYPE)
+    swap = data.draw(st.lists(st.booleans(), min_size=len(pairs), max_size=len(pairs)))
+    renamed = np.where(swap, np.array([1, 0, 2, 4, 3])[called], called)
+
+    before = classification_scores(NAMES[truth], NAMES[called], hierarchy=hierarchy)
+    after = classification_scores(NAMES[truth], NAMES[renamed], hierarchy=hierarchy)
+
+    for name in [n for n in before if n.endswith("_ontology")]:
+        assert after[name] == pytest.approx(before[name])
+
+
+@settings(max_examples=40)
+@given(PAIRS)
+def test_correction_lowers_no_score_of_calls_in_the_names_of_the_truth(pairs):
+    """Calls in a name that the truth lacks have no F1 of their own before the correction.
+
+    They get one by it, which may lower a mean of F1; against the same calls in the names of the
+    truth the correction lowers none. Accuracy and recall do not look at such names at all.
+    """
+    truth, called = NAMES[np.array(pairs).T]
+    hierarchy = ClassHierarchy(tuple(NAMES), ONE_TYPE)
+    one = {"a": "ab", "b": "ab", "c": "c", "d": "de", "e": "de"}
+    in_truth = {n: next((o for o in one[n] if o in truth), n) for n in one}
+    named = [c if c in truth else in_truth[c] for c in called]
+
+    plain = classification_scores(truth, called)
+    got = classification_scores(truth, called, hierarchy=hierarchy)
+
+    assert got["accuracy_ontology"] >= plain["accuracy"]
+    assert got["balanced_accuracy_ontology"] >= plain["balanced_accuracy"] - 1e-12
+    for name, value in classification_scores(truth, named).items():
+        assert got[f"{name}_ontology"] >= value - 1e-12
+
+
+@settings(max_examples=40)
+@given(PAIRS, st.sampled_from(["macro_f1", "f1_macro_union"]))
+def test_score_of_a_group_is_that_of_its_cells_alone(pairs, score):
+    truth, called = NAMES[np.array(pairs).T]
+    hierarchy = ClassHierarchy(tuple(NAMES), ONE_TYPE)
+    groups = np.arange(len(pairs)) % 3
+    classes = "union" if score.endswith("union") else "true"
+
+    got = by_group(truth, called, groups, score, hierarchy=hierarchy)
+
+    for group, value in zip(got["group"], got["value"], strict=True):
+        rows = groups == group
+        alone = macro_f1(truth[rows], called[rows], hierarchy=hierarchy, classes=classes)
+        assert value == pytest.approx(alone)
 
 
 def test_word_for_no_call_is_wrong_and_no_class_of_the_truth(five):
@@ -279,6 +372,14 @@ SCORERS = [
 ]
 
 
+def grouped(y_true, y_pred, *, groups=("a", "b", "a", "b") * 3, **kwargs):
+    return by_group(y_true, y_pred, groups[: len(y_true)], **kwargs)
+
+
+def drawn(y_true, y_pred, **kwargs):
+    return bootstrap("macro_f1", y_true, y_pred, n_draws=20, **kwargs)
+
+
 @pytest.mark.parametrize("score", SCORERS)
 @pytest.mark.parametrize(
     ("truth", "called", "error", "message", "code"),
@@ -304,6 +405,63 @@ def test_labels_that_the_hierarchy_lacks_are_refused_with_their_cells(score, fiv
         score(["X", "X", "T"], ["T"] * 3, hierarchy=five)
     with pytest.raises(LabelError, match="nor unassigned: 3 of 3, first: 'X'"):
         score(["T"] * 3, ["X"] * 3, hierarchy=five)
+
+
+@pytest.mark.parametrize("score", [*SCORERS, grouped, drawn])
+@pytest.mark.parametrize(
+    ("hierarchy", "name"),
+    [(cell_ontology(), "CellOntology"), (["T"], "list"), (ClassHierarchy, "type")],
+)
+def test_hierarchy_that_is_none_is_refused(score, hierarchy, name):
+    message = (
+        f"hierarchy is a {name} where a ClassHierarchy belongs.*"
+        r"ClassHierarchy\.from_labels\(names\), or model\.class_hierarchy\(\)"
+    )
+    with pytest.raises(UsageError, match=message) as caught:
+        score(TRUTH, CALLED, hierarchy=hierarchy)
+
+    assert caught.value.code == "E-U46"
+
+
+@pytest.mark.parametrize("score", [*SCORERS, grouped, drawn])
+@pytest.mark.parametrize("hierarchy", [False, True])
+def test_series_are_aligned_by_their_cells(score, hierarchy, five):
+    chosen = {"hierarchy": five} if hierarchy else {}
+    cells = [f"cell{i}" for i in range(len(TRUTH))]
+    truth, called = pd.Series(TRUTH, index=cells), pd.Series(CALLED, index=cells)
+    other = pd.Series(["a", "b", "a"] * 4, index=[*cells, "x"]).loc[cells[::-1]]
+    groups = {"groups": other} if score in (grouped, drawn) else {}
+    plain = {k: v.loc[cells].to_numpy() for k, v in groups.items()}
+
+    got = score(truth, called.sample(frac=1, random_state=0), **groups, **chosen)
+
+    wanted = score(TRUTH, CALLED, **plain, **chosen)
+    if isinstance(got, pd.DataFrame):
+        pd.testing.assert_frame_equal(got, wanted)
+    else:
+        assert got == wanted
+
+
+@pytest.mark.parametrize("score", [*SCORERS, grouped, drawn])
+def test_series_of_different_cells_are_refused(score):
+    cells = list(range(len(TRUTH)))
+    truth = pd.Series(TRUTH, index=cells)
+
+    message = r"y_true \(11\) and y_pred \(11\) differ, with 10 cells in common.*pass arrays"
+    with pytest.raises(UsageError, match=message) as caught:
+        score(truth, pd.Series(CALLED, index=[*cells[:-1], 99]))
+
+    assert caught.value.code == "E-U45"
+
+
+def test_groups_of_different_cells_are_refused():
+    cells = pd.Series([1, 2], index=["a", "b"])
+
+    for labels in ((cells, cells), ([1, 2], cells)):
+        with pytest.raises(UsageError, match="and groups .2. differ, with 1 cells in common"):
+            by_group(*labels, cells.rename({"b": "c"}), "accuracy")
+        with pytest.raises(UsageError, match="and groups .2. differ, with 1 cells in common"):
+            bootstrap("accuracy", *labels, groups=cells.rename({"b": "c"}))
 
 
 @pytest.mark.parametrize("score", [macro_f1, median_f1])

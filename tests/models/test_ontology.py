@@ -109,6 +109,18 @@ def test_classes_without_terms_have_no_hierarchy(toy):
     assert set_up(toy, named(toy, ["x1", "x2", "x3"])).class_hierarchy() is None
 
 
+def test_a_term_that_the_installed_release_lacks_leaves_its_class_alone(toy, monkeypatch):
+    model = set_up(toy, named(toy, list(NAMES)))
+    state = model.registry["field_registries"]["labels"]["state_registry"]
+    state["ontology_release"] = "1999-01-01"
+    state["ontology_term_ids"] = np.array([B, "CL:9999998", T], dtype=object)
+
+    hierarchy = model.class_hierarchy()
+
+    assert hierarchy.children.tolist() == np.eye(3, dtype=bool).tolist()
+    assert hierarchy.release == releases()[0]
+
+
 def test_labels_of_a_query_join_the_hierarchy(toy):
     model = set_up(toy, named(toy, ["CD4-positive, alpha-beta T cell", "B cell", "monocyte"]))
 

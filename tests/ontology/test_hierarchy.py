@@ -42,7 +42,7 @@ def test_labels_come_in_any_form(five, form):
     else:
         truth, called = form(list(truth)), form(list(called))
     if form is pd.Series:
-        truth.index = range(100, 111)
+        truth.index = called.index = range(100, 111)
 
     got = five.correct(truth, called)
 
@@ -109,6 +109,102 @@ def test_different_lengths_are_refused(five):
 def test_no_cells_give_no_calls(five):
     assert five.correct([], []).shape == (0,)
     assert five.correct_codes(np.array([], int), np.array([], int)).shape == (0,)
+
+
+# -- names of one type ---------------------------------------------------------------------------
+
+#: A, B and C are one type, above D; E is another.
+SYNONYMS = ("A", "B", "C", "D", "E")
+ONE_TYPE = np.eye(5, dtype=bool)
+ONE_TYPE[:3, :4] = True
+
+
+@pytest.mark.parametrize(
+    ("truth", "called", "wanted"),
+    [
+        ("EEBB", "CCCC", "BBBB"),  # the one name that the truth has
+        ("EEBC", "CBAC", "CBBC"),  # names that the truth has stay, others take the first of them
+        ("EECB", "AAAA", "BBCB"),
+        ("EEE", "CBC", "BBB"),  # the truth has none: one name of those that are called
+        ("EDD", "ACC", "AAA"),
+        ("BE", "D?", "B?"),  # a right call becomes the truth, no call stays none
+        ("EE", "DB", "DB"),  # a kind of the type is another type
+    ],
+)
+def test_wrong_call_takes_the_name_that_the_truth_has_for_its_type(truth, called, wanted):
+    hierarchy = ClassHierarchy(SYNONYMS, ONE_TYPE)
+    positions = {n: i for i, n in enumerate(SYNONYMS)} | {"?": -1}
+
+    words = hierarchy.correct(list(truth), list(called), unassigned="?")
+    codes = hierarchy.correct_codes(
+        np.array([positions[t] for t in truth]), np.array([positions[c] for c in called])
+    )
+
+    assert "".join(words) == wanted
+    assert codes.tolist() == [positions[w] for w in wanted]
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 4)), max_size=30))
+def test_correction_with_names_of_one_type_is_that_of_every_cell(pairs):
+    truth, called = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    hierarchy = ClassHierarchy(SYNONYMS, ONE_TYPE)
+
+    def name(call):
+        same = [n for n in range(5) if ONE_TYPE[n, call] and ONE_TYPE[call, n]]
+        in_truth, in_calls = set(same) & {*truth}, set(same) & {*called}
+        return call if call < 0 or call in in_truth else min(in_truth or in_calls)
+
+    got = hierarchy.correct_codes(truth, called)
+
+    right = [p >= 0 and ONE_TYPE[t, p] for t, p in pairs]
+    assert got.tolist() == [t if r else name(p) for (t, p), r in zip(pairs, right, strict=True)]
+    assert hierarchy.correct_codes(truth, got).tolist() == got.tolist()
+    words = np.array([*SYNONYMS, "unknown"], dtype=object)
+    assert hierarchy.correct(words[truth], words[called]).tolist() == words[got].tolist()
+
+
+# -- the names of the cells ----------------------------------------------------------------------
+
+
+def test_series_are_aligned_by_their_cells(five):
+    cells = [f"cell{i}" for i in range(11)]
+    truth = pd.Series(names(TRUTH), index=cells)
+    called = pd.Series(names(CALLED), index=pd.CategoricalIndex(cells)).sample(
+        frac=1, random_state=0
+    )
+    codes = pd.Series(CALLED, index=cells).loc[called.index.astype(str)]
+
+    assert five.correct(truth, called).tolist() == names(CORRECTED).tolist()
+    assert five.correct(truth, called.to_numpy()).tolist() != names(CORRECTED).tolist()
+    got = five.correct_codes(pd.Series(TRUTH, index=cells), codes)
+    assert got.tolist() == CORRECTED
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (["a", "b", "x"], r"y_true \(3\) and y_pred \(3\) differ, with 2 cells in common"),
+        (["a", "b"], r"y_true \(3\) and y_pred \(2\) differ, with 2 cells in common"),
+        (["a", "c", "a"], "2 cells in common. names repeat in y_pred.*pass arrays"),
+        ([0, 1, 2], "0 cells in common"),
+        (pd.MultiIndex.from_tuples([("a", 1), ("b", 1), ("c", 1)]), "0 cells in common"),
+    ],
+)
+def test_series_of_different_cells_are_refused(five, index, message):
+    truth = pd.Series(["T"] * 3, index=["a", "b", "c"])
+
+    with pytest.raises(UsageError, match=message) as caught:
+        five.correct(truth, pd.Series(["T"] * len(index), index=index))
+
+    assert caught.value.code == "E-U45"
+
+
+def test_series_with_the_same_repeated_names_go_by_position(five):
+    truth, called = (pd.Series(v, index=["a", "a"]) for v in (["T", "B"], ["CD4 T", "B"]))
+
+    assert five.correct(truth, called).tolist() == ["T", "B"]
+    called.index = called.index.astype("string")
+    assert five.correct(truth, called).tolist() == ["T", "B"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 4)), max_size=30))
@@ -180,3 +276,35 @@ def test_hierarchy_takes_given_terms_and_the_newest_release():
 
     assert got.children.tolist() == [[True, False], [True, True]]
     assert got.release
+
+
+@pytest.mark.parametrize(
+    ("term_ids", "message"),
+    [
+        (["CL:0000542", "B cell"], r"no term 'B cell'.*CL:0000236 \(B cell\)"),
+        (["CL:00005421", ""], r"no term 'CL:00005421'.*such as CL:0000542 \(lymphocyte\)"),
+    ],
+)
+def test_given_term_that_does_not_exist_is_refused(term_ids, message):
+    with pytest.raises(LabelError, match=message) as caught:
+        ClassHierarchy.from_labels(["a", "b"], term_ids=term_ids)
+
+    assert caught.value.code == "E-L25"
+
+
+def test_given_terms_may_be_missing_foreign_or_of_another_form():
+    terms = ["CL_0000542", float("nan"), "FBbt:00000001", "unknown", None]
+
+    got = ClassHierarchy.from_labels(["a", "B cell", "c", "d", "e"], term_ids=terms)
+
+    wanted = np.eye(5, dtype=bool)
+    wanted[0, 1] = True
+    assert got.children.tolist() == wanted.tolist()
+
+
+def test_one_name_is_a_list_of_one(five):
+    got = ClassHierarchy.from_labels("T cell", term_ids="CL:0000084")
+
+    assert got.names == ("T cell",)
+    assert ClassHierarchy("T cell", np.eye(1)).names == ("T cell",)
+    assert five.correct(["T"], ["none"], unassigned="none").tolist() == ["none"]

@@ -95,10 +95,41 @@ def test_child_matrix_has_descendants_and_the_term_itself(small):
     assert got.astype(int).tolist() == [[1, 0, 0, 0], [1, 1, 1, 0], [1, 0, 1, 0], [1, 0, 1, 1]]
 
 
-def test_child_matrix_of_empty_unknown_and_foreign_terms_is_the_identity(small):
-    got = small.child_matrix(["", "", "CL:99", "FBbt:1", "FBbt:1", "unknown", "CL:15", "CL:15"])
+def test_child_matrix_of_empty_and_foreign_terms_is_the_identity(small):
+    foreign = ["FBbt:1", "FBbt:1", "http://purl.obolibrary.org/obo/FBbt_00000001"]
+    got = small.child_matrix(["", "", *foreign, "unknown", None, "CL:15", "CL:15"])
 
-    assert np.array_equal(got, np.eye(8))
+    assert np.array_equal(got, np.eye(9))
+
+
+@pytest.mark.parametrize("form", ["CL_4", "cl:4", "http://purl.obolibrary.org/obo/CL_4", " CL:4 "])
+def test_child_matrix_takes_identifiers_in_other_forms(small, form):
+    assert small.child_matrix(["CL:1", form])[0, 1]
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        (["lymphocyte", "B cell"], r"no term 'lymphocyte'.*CL:0000542 \(lymphocyte\)"),
+        (["CL:0000542", "B cells"], r"no term 'B cells'.*CL:0000236 \(B cell\)"),
+        (["CL:00005421"], r"no term 'CL:00005421'.*such as CL:0000542 \(lymphocyte\)"),
+        (["CL_9999999"], "no term 'CL_9999999'"),
+        (["B_cell"], "no term 'B_cell'"),
+        (["T cell: naive"], "no term 'T cell: naive'"),
+        ([236], "no term '236'"),
+    ],
+)
+def test_child_matrix_of_what_is_no_term_is_refused(ontology, terms, message):
+    with pytest.raises(LabelError, match=message) as caught:
+        ontology.child_matrix(terms)
+
+    assert caught.value.code == "E-L25"
+
+
+def test_one_identifier_is_a_list_of_one(small):
+    assert small.child_matrix("CL:3").tolist() == [[True]]
+    assert small.coarse_terms("CL:4", max_information=50) == ("CL:3",)
+    assert small.information_content("CL:4").tolist() == [100]
 
 
 def test_child_matrix_of_one_term_twice_makes_the_classes_kinds_of_each_other(small):
@@ -180,6 +211,11 @@ def test_own_terms_come_on_top_of_own_terms(small):
             "is its own ancestor",
         ),
         ({"A:1": OwnTerm("x", ("A:1",))}, "is its own ancestor"),
+        ({"mine": "left"}, "'mine' is 'left' where a label and parents belong.*my cell"),
+        ({"A:1": None}, "'A:1' is None where a label and parents belong"),
+        ({1: {"label": "x", "parents": ["CL:1"]}}, "own term 1 is not of the form PREFIX:NAME"),
+        ([("A:1", "x")], "own terms are a list where a mapping of identifiers belongs.*my cell"),
+        (None, "own terms are a NoneType where a mapping"),
     ],
 )
 def test_own_term_that_cannot_stand_is_refused(small, terms, message):
@@ -194,6 +230,21 @@ def test_own_term_below_nothing_is_refused(small):
         small.with_terms({"A:1": OwnTerm("x", ("CL:99",))})
 
     assert caught.value.code == "E-L25"
+
+
+@pytest.mark.parametrize("parent", ["B cell", "B cells", "b lymphocyte", "CL_0000236"])
+def test_own_term_below_a_name_is_refused_with_its_identifier(ontology, parent):
+    own = {"A:1": {"label": "x", "parents": [parent]}}
+
+    with pytest.raises(LabelError, match=f"does not exist.*{parent} is CL:0000236") as caught:
+        ontology.with_terms(own)
+
+    assert caught.value.code == "E-L25"
+
+
+def test_own_terms_of_a_new_ontology_are_checked_alike():
+    with pytest.raises(LabelError, match="'A:1' is 'x' where a label and parents belong"):
+        CellOntology("x", {"CL:1": Term("a")}, own_terms={"A:1": "x"})
 
 
 def test_own_term_twice_is_refused(small):

@@ -64,7 +64,7 @@ def test_notes_say_what_is_worth_knowing(small):
         "CL:15 (dead end) is obsolete; consider CL:1 (left)",
         "plural of 'left'",
     )
-    assert notes[5:] == ("", "near: 'right'")
+    assert notes[5:] == ("near: 'right'", "")
 
 
 @pytest.mark.parametrize(
@@ -102,17 +102,62 @@ def test_one_identifier_per_label_is_asked_for(small):
 
 def test_report_counts_and_names_what_is_missing(small):
     got = small.resolve(
-        ["left", "sinister", "lefts", "first", "shared", "dead end", "riight", "?", "!", "unknown"]
+        ["left", "sinister", "lefts", "first", "shared", "dead end", "r-ight", "?", "!", "unknown"]
     )
 
-    assert got.unresolved == ("shared", "dead end", "riight", "?", "!")
+    assert got.unresolved == ("shared", "dead end", "r-ight", "?", "!")
     assert got.text == (
         "4 of 9 classes have a Cell Ontology term (1 by name, 1 by synonym, 1 by their singular, "
         "1 obsolete replaced: CL:10 (first) -> CL:3 (both)).\n"
+        "Of one term: 'left', 'sinister', 'lefts' (CL:1).\n"
         "Of several terms: 'shared' (one of CL:1 (left), CL:2 (right)).\n"
         "Without a term: 'dead end' (CL:15 (dead end) is obsolete; consider CL:1 (left)); "
-        "'riight' (near: 'right'); '?' and 1 more."
+        "'r-ight' (near: 'right'); '?' and 1 more."
     )
+
+
+def test_labels_of_one_term_are_named(ontology):
+    got = ontology.resolve(
+        ["NK cell", "B cell", "nK CELL", "T cell", "B cells", "B cell", "?", "!", "unknown"]
+    )
+
+    assert got.shared == {
+        "CL:0000623": ("NK cell", "nK CELL"),
+        "CL:0000236": ("B cell", "B cells"),
+    }
+    assert (
+        "Of one term: 'NK cell', 'nK CELL' (CL:0000623); 'B cell', 'B cells' (CL:0000236)."
+    ) in got.text
+    assert ontology.resolve(["B cell", "T cell", "B cell"]).shared == {}
+    many = ontology.resolve(["B cell", "B cells", "b cell", "B-cell", "B lymphocyte"]).text
+    assert "Of one term: 'B cell', 'B cells', 'b cell' and 2 more (CL:0000236)." in many
+
+
+def test_one_label_is_a_list_of_one(small):
+    assert small.resolve("left").term_ids == ("CL:1",)
+    assert small.resolve("x", term_ids="CL:2").term_ids == ("CL:2",)
+
+
+@pytest.mark.parametrize(
+    ("label", "near"),
+    [
+        ("beta cell", ("pancreatic beta cell",)),
+        ("Tcell", ("T-cell", "T cell")),
+        ("T regs", ("Treg",)),
+        ("epithelial cel", ("epithelial cell",)),
+        ("Memory B", ("memory B cell",)),
+        ("neutrophill", ()),
+        ("unheard-of cells", ()),
+        ("cellls", ()),
+    ],
+)
+def test_only_names_of_similar_words_are_suggested(ontology, label, near):
+    got = ontology.resolve([label])
+
+    assert got.how == ("unresolved",)
+    assert set(near) <= set(ontology._finder.near(label))
+    assert (got.notes[0] == "") == (near == ())
+    assert "Betz" not in got.notes[0]
 
 
 def test_report_of_nothing_is_short(small):

@@ -10,8 +10,9 @@ import numpy as np
 
 from episome import settings
 from episome.errors import UsageError
-from episome.metrics._classification import ScoreFunction, grouped, labels_of
+from episome.metrics._classification import ScoreFunction, grouped, labels_of, members
 from episome.metrics._counts import Counts, Pairs, Score, paired, score_named
+from episome.ontology._cells import same_cells
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -82,7 +83,8 @@ def bootstrap(
         Donor of every cell: donors are drawn, each with all its cells. Cells with a missing donor
         are left out of the score and the draws, and counted in the result.
     hierarchy
-        See :func:`accuracy`; a function gets the corrected calls.
+        See :func:`accuracy`; a function gets the corrected calls. All cells are corrected once,
+        before any is drawn.
     n_draws
         Number of draws.
     level
@@ -94,13 +96,16 @@ def bootstrap(
     ------
     UsageError
         Fewer than two donors (E-U43); there is no such score (E-U30); no draws (E-U22); a level
-        outside 0 and 1 (E-U44); lists of different lengths (E-U41).
+        outside 0 and 1 (E-U44); lists of different lengths (E-U41); series of different cells
+        (E-U45).
     """
     if n_draws < 1:
         raise UsageError("E-U22", f"n_draws={n_draws!r} is too small", fix="n_draws=1000")
     if not 0 < level < 1:
         raise UsageError("E-U44", f"level={level!r} is not between 0 and 1", fix="level=0.95")
     rng = np.random.default_rng(settings.stream_seed("bootstrap", seed))
+    if groups is not None:
+        y_true, y_pred, groups = same_cells(y_true=y_true, y_pred=y_pred, groups=groups)
     pairs = paired(y_true, y_pred, hierarchy)
     units = None if groups is None else _donors(groups, len(pairs.cell))
     if isinstance(score, str):
@@ -181,18 +186,13 @@ def _draw_cells(
     if units is not None:
         kept = units >= 0
         truth, called, units = truth[kept], called[kept], units[kept]
-    members = None if units is None else _members(units)
+    cells = None if units is None else members(units)
     draws = np.empty(n_draws)
     for i in range(n_draws):
-        if members is None:
+        if cells is None:
             rows = rng.integers(0, len(truth), len(truth))
         else:
-            drawn = rng.integers(0, len(members), len(members))
-            rows = np.concatenate([members[u] for u in drawn])
+            drawn = rng.integers(0, len(cells), len(cells))
+            rows = np.concatenate([cells[u] for u in drawn])
         draws[i] = score(truth[rows], called[rows])
     return float(score(truth, called)), draws
-
-
-def _members(units: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    order = np.argsort(units, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(units[order])) + 1)

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import entr
 
 from episome.errors import UsageError
+from episome.ontology._cells import same_cells
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -98,7 +99,7 @@ def negative_log_likelihood(probabilities: ArrayLike, codes: ArrayLike) -> float
     ------
     UsageError
         Values that are no probabilities, codes outside the classes (E-U44); not one code per cell
-        (E-U41); no cells (E-U43).
+        (E-U41); no cells (E-U43); a frame and a series of different cells (E-U45).
     """
     values, codes = _with_codes(probabilities, codes)
     of_truth = values[np.arange(len(codes)), codes].astype(np.float64)
@@ -149,10 +150,11 @@ def expected_calibration_error(
     ------
     UsageError
         Values outside 0 and 1 (E-U44); different lengths (E-U41); no cells (E-U43); no bins
-        (E-U22).
+        (E-U22); two series of different cells (E-U45).
     """
     if n_bins < 1:
         raise UsageError("E-U22", f"n_bins={n_bins!r} is too small", fix="n_bins=15")
+    confidence, correct = same_cells(confidence=confidence, correct=correct)
     sure, right = _one_axis(confidence, "confidence"), _right(correct)
     _same_length(len(sure), len(right), "confidences", "calls")
     if not (np.isfinite(sure).all() and sure.min() >= 0 and sure.max() <= 1):
@@ -185,10 +187,11 @@ def error_auroc(uncertainty: ArrayLike, correct: ArrayLike) -> float:
     ------
     UsageError
         Uncertainties that are not finite, `correct` that is neither true nor false (E-U44);
-        different lengths (E-U41); no cells (E-U43).
+        different lengths (E-U41); no cells (E-U43); two series of different cells (E-U45).
     """
     from sklearn.metrics import roc_auc_score
 
+    uncertainty, correct = same_cells(uncertainty=uncertainty, correct=correct)
     unsure, right = _one_axis(uncertainty, "uncertainty"), _right(correct)
     _same_length(len(unsure), len(right), "uncertainties", "calls")
     if not np.isfinite(unsure).all():
@@ -243,6 +246,7 @@ def _probabilities(values: ArrayLike, n_axes: int) -> NDArray[np.floating]:
 def _with_codes(
     probabilities: ArrayLike, codes: ArrayLike
 ) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+    probabilities, codes = same_cells(probabilities=probabilities, codes=codes)
     values, given = _probabilities(probabilities, 2), np.asarray(codes)
     _same_length(len(values), len(given), "rows of probabilities", "codes")
     n_classes = values.shape[1]

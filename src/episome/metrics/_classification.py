@@ -17,6 +17,7 @@ from episome.metrics._counts import (
     paired,
     score_named,
 )
+from episome.ontology._cells import same_cells
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -34,10 +35,11 @@ def accuracy(
     Parameters
     ----------
     y_true, y_pred
-        Labels, shape (n_cells,).
+        Labels, shape (n_cells,). Two series are aligned by the names of their cells, here and in
+        all scores; anything else is taken by position.
     hierarchy
-        A call that is a kind of the true class counts as the true class; see
-        :meth:`episome.ontology.ClassHierarchy.correct`.
+        A call that is a kind of the true class counts as the true class, and names of one type
+        count as one; see :meth:`episome.ontology.ClassHierarchy.correct`.
 
     Raises
     ------
@@ -45,7 +47,8 @@ def accuracy(
         Missing labels (E-L26), labels that the hierarchy does not have (E-L27, E-L28), or truth
         and calls of different types (E-L29).
     UsageError
-        Different lengths (E-U41) or no cells (E-U43).
+        Different lengths (E-U41), no cells (E-U43), two series of different cells (E-U45), or a
+        hierarchy that is none (E-U46).
     """
     return _score("accuracy", y_true, y_pred, hierarchy)
 
@@ -203,7 +206,8 @@ def by_group(
     score
         Name of a score, as in :func:`bootstrap`, or ``score(y_true, y_pred)``.
     hierarchy
-        See :func:`accuracy`; a function gets the corrected calls.
+        See :func:`accuracy`; a function gets the corrected calls. Every group is corrected by
+        itself.
     min_cells
         The value of a smaller group is NaN.
 
@@ -214,17 +218,20 @@ def by_group(
     Raises
     ------
     UsageError
-        There is no such score (E-U30); not one group per cell (E-U41).
+        There is no such score (E-U30); not one group per cell (E-U41); series of different cells
+        (E-U45).
     """
+    y_true, y_pred, groups = same_cells(y_true=y_true, y_pred=y_pred, groups=groups)
     pairs = paired(y_true, y_pred, hierarchy)
     units, names = grouped(groups, len(pairs.cell))
     n_cells = np.bincount(units[units >= 0], minlength=len(names))
-    if isinstance(score, str):
+    again = hierarchy if hierarchy is not None and _has_synonyms(pairs, hierarchy) else None
+    if isinstance(score, str) and again is None:
         values = score_named(score)(pairs.counts(pairs.by_unit(units, len(names))))
     else:
-        truth, called = labels_of(pairs)
-        rows = [np.flatnonzero(units == u) for u in range(len(names))]
-        values = np.array([score(truth[r], called[r]) for r in rows], dtype=np.float64)
+        of_pairs, (truth, called) = _of_pairs(score), labels_of(pairs)
+        parts = (paired(truth[r], called[r], again) for r in members(units))
+        values = np.array([of_pairs(p) for p in parts], dtype=np.float64)
     values = np.where(n_cells >= min_cells, values, np.nan)
     return pd.DataFrame({"group": names, "n_cells": n_cells, "value": values})
 
@@ -248,6 +255,14 @@ def grouped(groups: ArrayLike, n_cells: int) -> tuple[NDArray[np.int64], NDArray
     return units.astype(np.int64, copy=False), np.asarray(names)
 
 
+def members(units: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Return the cells of every unit; a negative one is none."""
+    order = np.argsort(units, kind="stable")
+    order = order[np.searchsorted(units[order], 0) :]
+    starts = np.flatnonzero(np.diff(units[order])) + 1
+    return np.split(order, starts) if len(order) else []
+
+
 def labels_of(pairs: Pairs) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
     """Return truth and call of every cell."""
     return pairs.classes[pairs.true][pairs.cell], pairs.classes[pairs.called][pairs.cell]
@@ -261,6 +276,20 @@ def _score(
     name: str, y_true: ArrayLike, y_pred: ArrayLike, hierarchy: ClassHierarchy | None
 ) -> float:
     return float(score_named(name)(_total(paired(y_true, y_pred, hierarchy))))
+
+
+def _has_synonyms(pairs: Pairs, hierarchy: ClassHierarchy) -> bool:
+    """Whether two labels are one type: only then does a call's name depend on other cells."""
+    codes = hierarchy.codes(pairs.classes)
+    children = hierarchy.children[np.ix_(codes[codes >= 0], codes[codes >= 0])]
+    return bool((children & children.T).sum() > len(children))
+
+
+def _of_pairs(score: str | ScoreFunction) -> Callable[[Pairs], float]:
+    if isinstance(score, str):
+        named = score_named(score)
+        return lambda pairs: float(named(_total(pairs)))
+    return lambda pairs: score(*labels_of(pairs))
 
 
 def _over(name: str, classes: str) -> str:

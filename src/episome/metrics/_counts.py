@@ -11,11 +11,11 @@ import pandas as pd
 from scipy import sparse
 
 from episome.errors import LabelError, UsageError
+from episome.ontology import ClassHierarchy
+from episome.ontology._cells import same_cells
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-
-    from episome.ontology import ClassHierarchy
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +201,10 @@ def paired(y_true: ArrayLike, y_pred: ArrayLike, hierarchy: ClassHierarchy | Non
         Missing labels (E-L26), labels that the hierarchy does not have (E-L27, E-L28), or truth
         and calls of different types (E-L29).
     UsageError
-        Different lengths (E-U41) or no cells (E-U43).
+        Different lengths (E-U41), no cells (E-U43), two series of different cells (E-U45), or a
+        hierarchy that is none (E-U46).
     """
+    y_true, y_pred = same_cells(y_true=y_true, y_pred=y_pred)
     true, true_names = _factorized(y_true, "y_true")
     called, called_names = _factorized(y_pred, "y_pred")
     if len(true) != len(called):
@@ -225,7 +227,13 @@ def paired(y_true: ArrayLike, y_pred: ArrayLike, hierarchy: ClassHierarchy | Non
 def corrected(
     pairs: Pairs, hierarchy: ClassHierarchy, y_true: ArrayLike, y_pred: ArrayLike
 ) -> Pairs:
-    """Return the pairs with calls that are a kind of the truth turned into the truth."""
+    """Return the pairs with the calls that :meth:`ClassHierarchy.correct` gives."""
+    if not isinstance(hierarchy, ClassHierarchy):
+        raise UsageError(
+            "E-U46",
+            f"hierarchy is a {type(hierarchy).__name__} where a ClassHierarchy belongs",
+            fix="hierarchy=ClassHierarchy.from_labels(names), or model.class_hierarchy()",
+        )
     true, called = pairs.classes[pairs.true], pairs.classes[pairs.called]
     try:
         called = hierarchy.correct(true, called)

@@ -176,7 +176,9 @@ class AnnotationMixin(CallsMixin, _Base):
         own = self.setup_args.get("own_terms") or {}
         ontology = _ontology_of(labels.ontology_release).with_terms(own)
         more = [t for t in dict.fromkeys(map(str, also)) if t not in set(labels.names)]
-        terms = [*labels.term_ids, *ontology.resolve(more).term_ids]
+        # Where another release is used, a term that it lacks is a class like one without a term.
+        mine = [t if t in ontology or not t.startswith("CL:") else "" for t in labels.term_ids]
+        terms = [*mine, *ontology.resolve(more).term_ids]
         if not any(labels.term_ids):
             return None
         children = ontology.child_matrix(terms)

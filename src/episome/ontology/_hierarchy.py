@@ -10,6 +10,9 @@ import numpy as np
 import pandas as pd
 
 from episome.errors import LabelError, UsageError
+from episome.ontology._cells import same_cells
+from episome.ontology._identifiers import checked_ids
+from episome.ontology._terms import listed
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -55,7 +58,7 @@ class ClassHierarchy:
     release: str = ""
 
     def __post_init__(self) -> None:
-        names = tuple(self.names)
+        names = tuple(listed(self.names))
         repeated = pd.Index(names)[pd.Index(names).duplicated()].unique()
         if len(repeated):
             raise LabelError(
@@ -88,16 +91,25 @@ class ClassHierarchy:
         Parameters
         ----------
         names
-            Class names.
+            Class names, or one name.
         term_ids
             Their terms; empty ones are looked for by name.
         ontology
             Default: the newest bundled release.
+
+        Raises
+        ------
+        LabelError
+            A name twice (E-L24); a term that does not exist, or is no identifier (E-L25).
+        UsageError
+            Not one term per name (E-U41).
         """
         if ontology is None:
             from episome.ontology._bundle import cell_ontology
 
             ontology = cell_ontology()
+        if term_ids is not None:
+            term_ids = checked_ids(ontology, term_ids)
         found = ontology.resolve(names, term_ids=term_ids)
         return cls(found.labels, ontology.child_matrix(found.term_ids), ontology.release)
 
@@ -112,12 +124,19 @@ class ClassHierarchy:
         """Return predictions in which a kind of the true class counts as the true class.
 
         A call that is finer than the truth is not wrong, so it becomes the truth
-        :cite:p:`fischer2024sctab`; a call that is coarser stays as it is.
+        :cite:p:`fischer2024sctab`; a call that is coarser stays wrong.
+
+        Classes that are kinds of each other are one type under several names. A call that stays
+        wrong takes the name that the truth has for its type, so that it counts against the class
+        it is of. If the truth has several, it keeps its own where that is one of them, else takes
+        the first of them in `names`; if it has none, all calls of the type take the first of
+        theirs. A result therefore depends on all cells that are passed.
 
         Parameters
         ----------
         y_true, y_pred
-            Class names, shape (n_cells,).
+            Class names, shape (n_cells,). Two series are aligned by the names of their cells, to
+            `y_true`.
         unassigned
             Predicted values that stand for no class and stay as they are.
 
@@ -131,41 +150,61 @@ class ClassHierarchy:
             True labels that are no class (E-L27), or predicted ones that are neither a class nor
             in `unassigned` (E-L28).
         UsageError
-            Different lengths (E-U41).
+            Different lengths (E-U41) or, in two series, different cells (E-U45).
         """
+        y_true, y_pred = same_cells(y_true=y_true, y_pred=y_pred)
         true_codes, true_names = _factorized(y_true)
         pred_codes, pred_names = _factorized(y_pred)
         _same_length(len(true_codes), len(pred_codes))
         true, pred = _positions(self.names, true_names), _positions(self.names, pred_names)
-        foreign = (pred < 0) & ~pd.Index(pred_names).isin(list(unassigned))
+        foreign = (pred < 0) & ~pd.Index(pred_names).isin(listed(unassigned))
         self._refuse("E-L27", true_names, true < 0, true_codes)
         self._refuse("E-L28", pred_names, foreign, pred_codes)
         right = (self.children[np.ix_(true, pred)] & (pred >= 0))[true_codes, pred_codes]
+        named = self._in_names_of_truth(true, pred)
+        pred_names = np.where(named == pred, pred_names, np.array(self.names, dtype=object)[named])
         return np.where(right, true_names[true_codes], pred_names[pred_codes])
 
     def correct_codes(
         self, y_true: NDArray[np.integer], y_pred: NDArray[np.integer]
     ) -> NDArray[np.int64]:
-        """Return :meth:`correct` for positions in `names`.
+        """Return :meth:`correct` for positions in `names`, with the same names of one type.
 
         Parameters
         ----------
         y_true, y_pred
             Class positions, shape (n_cells,); a negative prediction stands for none and becomes
-            -1.
+            -1. Two series are aligned as there.
 
         Raises
         ------
         LabelError
             True positions outside the classes (E-L27), predicted ones beyond them (E-L28).
         UsageError
-            Different lengths (E-U41).
+            Different lengths (E-U41) or, in two series, different cells (E-U45).
         """
+        y_true, y_pred = same_cells(y_true=y_true, y_pred=y_pred)
         true, pred = np.asarray(y_true, np.int64), np.maximum(np.asarray(y_pred, np.int64), -1)
         _same_length(len(true), len(pred))
         self._refuse("E-L27", true, (true < 0) | (true >= len(self)))
         self._refuse("E-L28", pred, pred >= len(self))
-        return np.where(self.children[true, pred] & (pred >= 0), true, pred)
+        right = self.children[true, pred] & (pred >= 0)
+        called = np.flatnonzero(np.bincount(pred + 1)) - 1
+        named = np.full(len(self) + 1, -1)
+        named[called + 1] = self._in_names_of_truth(np.flatnonzero(np.bincount(true)), called)
+        return np.where(right, true, named[pred + 1])
+
+    def _in_names_of_truth(
+        self, true: NDArray[np.int64], called: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return the class that a wrong call of each called class counts as."""
+        of_truth = np.unique(true)
+        order = np.concatenate([of_truth, np.setdiff1d(called[called >= 0], of_truth)])
+        if not len(order):
+            return called
+        one_type = self.children[np.ix_(called, order)] & self.children[np.ix_(order, called)].T
+        stays = (called < 0) | np.isin(called, of_truth)
+        return np.where(stays, called, order[one_type.argmax(axis=1)])
 
     def _refuse(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from graphlib import TopologicalSorter
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from episome.errors import LabelError
+from episome.ontology._identifiers import checked_ids, missing_term
 from episome.ontology._resolve import NameFinder, Resolution, resolve
-from episome.ontology._terms import OwnTerm, Term, check_own_terms, read_own_terms
+from episome.ontology._terms import OwnTerm, Term, check_own_terms, listed, read_own_terms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,8 +51,7 @@ class CellOntology:
         own_terms: Mapping[str, OwnTerm] | None = None,
         former_names: Iterable[tuple[str, str]] = (),
     ) -> None:
-        own = dict(own_terms or {})
-        check_own_terms(own, terms)
+        own = read_own_terms(own_terms or {})
         self._release = release
         self._cell_ontology = dict(terms)
         self._own = own
@@ -61,6 +59,7 @@ class CellOntology:
         self._terms = self._cell_ontology | {
             i: Term(t.label, t.parents, t.synonyms) for i, t in own.items()
         }
+        check_own_terms(own, terms, self._id_of)
 
     @property
     def release(self) -> str:
@@ -158,7 +157,7 @@ class CellOntology:
         Parameters
         ----------
         labels
-            Names of cell types. ``"unknown"`` and ``"na"`` are none.
+            Names of cell types, or one name. ``"unknown"`` and ``"na"`` are none.
         term_ids
             Identifiers that are known already, one per label; an empty one is looked for. They
             win over the names. Identifiers of other ontologies stay as they are.
@@ -180,16 +179,23 @@ class CellOntology:
         Parameters
         ----------
         term_ids
-            One identifier per class. Obsolete ones stand for their successor; empty, unknown and
-            foreign ones are related to nothing but themselves. Classes with the same term are
-            kinds of each other.
+            One identifier per class, or one identifier. Obsolete ones stand for their successor;
+            empty ones, "unknown" and those of other ontologies are related to nothing but
+            themselves. Classes with the same term are kinds of each other.
 
         Returns
         -------
         bool (n_terms, n_terms), reflexive and transitive: ``K[p, c]`` is true where ``c`` is
         ``p`` or a descendant of it.
+
+        Raises
+        ------
+        LabelError
+            An identifier of the Cell Ontology that does not exist, or a text that is no
+            identifier, such as a name (E-L25).
         """
-        now = [self.current(t) if t in self else None for t in term_ids]
+        known = checked_ids(self, term_ids)
+        now = [self.current(t) if t in self else None for t in known]
         rows: dict[str, list[int]] = {}
         for i, term_id in enumerate(now):
             if term_id is not None:
@@ -213,7 +219,7 @@ class CellOntology:
         Parameters
         ----------
         term_ids
-            Identifiers; obsolete ones stand for their successor.
+            Identifiers, or one; obsolete ones stand for their successor.
 
         Returns
         -------
@@ -225,7 +231,7 @@ class CellOntology:
             A term does not exist (E-L25).
         """
         n_all = 1 + len(self._descendants.get(ROOT, ()))
-        now = [self.current(t) for t in term_ids]
+        now = [self.current(t) for t in listed(term_ids)]
         n_below = np.array(
             [np.nan if t is None else 1 + len(self._descendants.get(t, ())) for t in now],
             dtype=np.float64,
@@ -248,7 +254,7 @@ class CellOntology:
         Parameters
         ----------
         term_ids
-            Identifiers; obsolete ones stand for their successor.
+            Identifiers, or one; obsolete ones stand for their successor.
         max_information
             Largest information content of a coarse term.
         root
@@ -264,7 +270,7 @@ class CellOntology:
         LabelError
             `root` does not exist (E-L25).
         """
-        now = [(self.current(t) if t in self else None) or t for t in term_ids]
+        now = [(self.current(t) if t in self else None) or t for t in listed(term_ids)]
         above = [self._ancestors.get(t, frozenset()) | {t} for t in now]
         below_root = self._descendants.get(self.current(root) or root, set())
         found = sorted(set().union(*above) & below_root)
@@ -295,8 +301,8 @@ class CellOntology:
         Raises
         ------
         LabelError
-            A term is incomplete, has an identifier that is taken, an obsolete parent, or is its
-            own ancestor (E-L23); a parent does not exist (E-L25).
+            Terms of another form, a term that is incomplete, has an identifier that is taken or
+            an obsolete parent, or is its own ancestor (E-L23); a parent does not exist (E-L25).
 
         Examples
         --------
@@ -307,7 +313,7 @@ class CellOntology:
         """
         own = read_own_terms(terms)
         if taken := sorted(own.keys() & self._own.keys()):
-            check_own_terms({taken[0]: own[taken[0]]}, self._terms)
+            check_own_terms({taken[0]: own[taken[0]]}, self._terms, self._id_of)
         return CellOntology(
             self.release,
             self._cell_ontology,
@@ -319,23 +325,10 @@ class CellOntology:
         try:
             return self._terms[term_id]
         except (KeyError, TypeError):
-            raise self._missing(str(term_id)) from None
+            raise missing_term(self, str(term_id)) from None
 
-    def _missing(self, term_id: str) -> LabelError:
-        found = self.resolve([term_id])
-        near = (
-            [f"{found.term_ids[0]} ({found.term_labels[0]})"]
-            if found.term_ids[0]
-            else [
-                f"{t} ({self.label(t)})" for t in difflib.get_close_matches(term_id, self._terms)
-            ]
-        )
-        return LabelError(
-            "E-L25",
-            f"there is no term {term_id!r} in the Cell Ontology of {self.release}",
-            fix=f"use an identifier such as {near[0]}" if near else "use one such as CL:0000236",
-            details={"near": near},
-        )
+    def _id_of(self, name: str) -> str:
+        return self.resolve([name]).term_ids[0]
 
     @cached_property
     def _ancestors(self) -> dict[str, frozenset[str]]:

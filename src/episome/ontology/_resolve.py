@@ -7,10 +7,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from episome.errors import UsageError
-from episome.ontology._terms import Term, canonical_id
+from episome.ontology._terms import Term, canonical_id, listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,7 @@ NO_TYPE = frozenset({"", "unknown", "na", "nan", "none"})
 #: Terms that the CELLxGENE schema does not take: they say no more than "cell".
 FORBIDDEN = frozenset({"CL:0000255", "CL:0000257", "CL:0000548"})
 
-#: Similar names are looked for so many labels at most: each takes about 50 ms.
+#: Similar names are looked for so many labels at most: each takes about 12 ms.
 MAX_NEAR = 20
 SHOWN = 3
 
@@ -93,6 +94,15 @@ class Resolution:
         )
 
     @property
+    def shared(self) -> dict[str, tuple[str, ...]]:
+        """Terms that two or more different labels have, each with those labels."""
+        found: dict[str, dict[str, None]] = {}
+        for label, term_id in zip(self.labels, self.term_ids, strict=True):
+            if term_id:
+                found.setdefault(term_id, {})[label] = None
+        return {t: tuple(labels) for t, labels in found.items() if len(labels) > 1}
+
+    @property
     def frame(self) -> pd.DataFrame:
         """The entries with the columns label, term_id, term_label, how and note."""
         import pandas as pd
@@ -110,7 +120,7 @@ class Resolution:
 
     @property
     def text(self) -> str:
-        """The report: how many labels have a term and how, then what has none."""
+        """The report: how many labels have a term and how, which share one, what has none."""
         counts: Counter[str] = Counter(self.how)
         n_all = len(self) - counts["unlabeled"]
         parts = [f"{counts[how]:,} {what}" for how, what in _BY if counts[how]]
@@ -121,6 +131,8 @@ class Resolution:
             f"{n_found:,} of {n_all:,} classes have a Cell Ontology term"
             + (f" ({', '.join(parts)})" if parts else "")
         ]
+        if self.shared:
+            lines.append(f"Of one term: {_shown(self._shared_texts())}")
         for how, what in (("ambiguous", "Of several terms"), ("unresolved", "Without a term")):
             if counts[how]:
                 lines.append(f"{what}: {self._listed(how)}")
@@ -132,8 +144,15 @@ class Resolution:
             for label, how, note in zip(self.labels, self.how, self.notes, strict=True)
             if how == wanted
         ]
-        more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
-        return "; ".join(found[:SHOWN]) + more
+        return _shown(found)
+
+    def _shared_texts(self) -> list[str]:
+        return [f"{_shown([*map(repr, v)], ', ')} ({t})" for t, v in self.shared.items()]
+
+
+def _shown(texts: Sequence[str], between: str = "; ") -> str:
+    more = f" and {len(texts) - SHOWN:,} more" if len(texts) > SHOWN else ""
+    return between.join(texts[:SHOWN]) + more
 
 
 class NameIndex:
@@ -189,11 +208,20 @@ class NameFinder:
         return found
 
     def near(self, text: str) -> list[str]:
-        """Names that resemble a text."""
-        names = [*self.labels.folded, *self.synonyms.folded]
-        close = difflib.get_close_matches(text.casefold(), names, n=SHOWN, cutoff=0.7)
+        """Names that resemble a text in their words, not only in their letters."""
+        words, bare = _words(text), {_letters(t) for t in (text, *singulars(text))}
+        alike = [
+            name
+            for name, others in self._words_of_names.items()
+            if _share(words, others) or _letters(name) in bare
+        ]
+        close = difflib.get_close_matches(text.casefold(), alike, n=SHOWN, cutoff=0.6)
         shown = {n.casefold(): n for n in (*self.synonyms.exact, *self.labels.exact)}
         return [shown[c] for c in close]
+
+    @cached_property
+    def _words_of_names(self) -> dict[str, list[str]]:
+        return {n: _words(n) for n in (*self.labels.folded, *self.synonyms.folded)}
 
 
 def one_blank(text: str) -> str:
@@ -203,6 +231,24 @@ def one_blank(text: str) -> str:
 
 def _without_obsolete(label: str) -> str:
     return re.sub(r"^obsolete\s+", "", label, flags=re.IGNORECASE)
+
+
+def _words(text: str) -> list[str]:
+    """Words that tell one type from another: "cell" is in most names, and a plural is none."""
+    words = (w.removesuffix("s") or w for w in re.findall(r"[^\W_]+", text.casefold()))
+    return [w for w in words if w != "cell"]
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text.casefold())
+
+
+def _share(words: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether a name begins with the word that a text does, or has half its words from it."""
+    if not words or not others:
+        return False
+    n_shared = sum(w in words for w in others)
+    return words[0] == others[0] or 2 * n_shared >= len(others)
 
 
 def singulars(text: str) -> list[str]:
@@ -221,8 +267,10 @@ def resolve(
     term_ids: Sequence[str] | None,
 ) -> Resolution:
     """Find the terms of labels; see :meth:`CellOntology.resolve`."""
-    texts = tuple(str(label) for label in labels)
-    given = [""] * len(texts) if term_ids is None else [_given(ontology, t) for t in term_ids]
+    texts = tuple(str(label) for label in listed(labels))
+    given = (
+        [""] * len(texts) if term_ids is None else [_given(ontology, t) for t in listed(term_ids)]
+    )
     if len(given) != len(texts):
         raise UsageError(
             "E-U41",

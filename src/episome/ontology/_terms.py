@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
 from episome.errors import LabelError
 
 _ID = re.compile(r"(?:\S*/|obo\.)?([A-Za-z][A-Za-z0-9]*)[:_]([\w.-]+)")
-_OWN_ID = re.compile(r"^[A-Za-z][A-Za-z0-9_]*:[\w.-]+$")
+OWN_ID = re.compile(r"[A-Za-z][A-Za-z0-9_]*:[\w.-]+")
+_EXAMPLE = '{"MY:T1": {"label": "my cell", "parents": ["CL:0000084"], "synonyms": []}}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,25 +73,40 @@ def canonical_id(text: str) -> str:
     return f"{prefix.upper() if prefix.upper() == 'CL' else prefix}:{name}"
 
 
+def listed(texts: str | Iterable[str]) -> list[str]:
+    """Return texts as a list; a single one is a list of one, not of its letters."""
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
 def read_own_terms(terms: Mapping[str, OwnTerm | Mapping[str, object]]) -> dict[str, OwnTerm]:
     """Return own terms as records.
 
     Raises
     ------
     LabelError
-        A record without a label or parents, or with other keys (E-L23).
+        No mapping, or a record without a label or parents, or with other keys (E-L23).
     """
+    if not isinstance(terms, Mapping):
+        raise LabelError(
+            "E-L23",
+            f"own terms are a {type(terms).__name__} where a mapping of identifiers belongs",
+            fix=_EXAMPLE,
+        )
     return {term_id: _own_term(term_id, term) for term_id, term in terms.items()}
 
 
 def _own_term(term_id: str, term: OwnTerm | Mapping[str, object]) -> OwnTerm:
+    if not isinstance(term_id, str):
+        raise _wrong(term_id, "is not of the form PREFIX:NAME")
     if isinstance(term, Mapping):
-        unknown = sorted(set(term) - {"label", "parents", "synonyms"})
+        unknown = sorted(set(map(str, term)) - {"label", "parents", "synonyms"})
         if unknown:
             raise _wrong(term_id, f"has keys that a term does not take ({', '.join(unknown)})")
         label, parents, synonyms = (term.get(k) for k in ("label", "parents", "synonyms"))
-    else:
+    elif isinstance(term, OwnTerm):
         label, parents, synonyms = term.label, term.parents, term.synonyms
+    else:
+        raise _wrong(term_id, f"is {term!r} where a label and parents belong")
     if not isinstance(label, str) or not label.strip():
         raise _wrong(term_id, "has no label")
     parents, synonyms = _texts(term_id, parents), _texts(term_id, synonyms)
@@ -109,8 +125,19 @@ def _texts(term_id: str, value: object) -> tuple[str, ...]:
     raise _wrong(term_id, f"has {value!r} where a list of texts belongs")
 
 
-def check_own_terms(own: Mapping[str, OwnTerm], known: Mapping[str, Term]) -> None:
+def check_own_terms(
+    own: Mapping[str, OwnTerm], known: Mapping[str, Term], id_of: Callable[[str], str]
+) -> None:
     """Refuse own terms that cannot stand below the terms there are.
+
+    Parameters
+    ----------
+    own
+        Own terms.
+    known
+        Terms of the Cell Ontology and other own ones.
+    id_of
+        Identifier of a name, or an empty string.
 
     Raises
     ------
@@ -119,12 +146,12 @@ def check_own_terms(own: Mapping[str, OwnTerm], known: Mapping[str, Term]) -> No
         that do not exist (E-L25).
     """
     for term_id, term in own.items():
-        if not _OWN_ID.match(term_id):
+        if not OWN_ID.fullmatch(term_id):
             raise _wrong(term_id, "is not of the form PREFIX:NAME")
         if term_id in known or term_id.upper().startswith("CL:"):
             raise _wrong(term_id, "is an identifier of the Cell Ontology or taken")
         for parent in term.parents:
-            _check_parent(term_id, parent, own, known)
+            _check_parent(term_id, parent, own, known, id_of)
     try:
         TopologicalSorter({t: o.parents for t, o in own.items()}).prepare()
     except CycleError as error:
@@ -133,15 +160,22 @@ def check_own_terms(own: Mapping[str, OwnTerm], known: Mapping[str, Term]) -> No
 
 
 def _check_parent(
-    term_id: str, parent: str, own: Mapping[str, OwnTerm], known: Mapping[str, Term]
+    term_id: str,
+    parent: str,
+    own: Mapping[str, OwnTerm],
+    known: Mapping[str, Term],
+    id_of: Callable[[str], str],
 ) -> None:
     if parent in own:
         return
     if parent not in known:
+        meant = id_of(parent)
         raise LabelError(
             "E-L25",
             f"the parent {parent!r} of the own term {term_id!r} does not exist",
-            fix="name a term of the Cell Ontology or another own term",
+            fix=f"{parent} is {meant}: pass the identifier"
+            if meant
+            else "pass the identifier of a term of the Cell Ontology or of another own term",
         )
     if known[parent].obsolete:
         instead = known[parent].replaced_by
@@ -150,9 +184,9 @@ def _check_parent(
         )
 
 
-def _wrong(term_id: str, what: str) -> LabelError:
+def _wrong(term_id: object, what: str) -> LabelError:
     return LabelError(
         "E-L23",
         f"the own term {term_id!r} {what}",
-        fix='{"MY:T1": {"label": "my cell", "parents": ["CL:0000084"], "synonyms": []}}',
+        fix=_EXAMPLE,
     )
