@@ -3,7 +3,10 @@
 Elsewhere: masks and entmax in ``tests/nn/test_entmax.py``; sizes and the loss in
 ``test_sctab.py``; weights of the published code in ``test_reference.py`` and
 ``tests/nn/test_tabnet_golden.py``; batches, the order of cells, a last batch of one, folders
-without code and aligned genes in the conformance kit; donors in ``tests/data/test_splits.py``.
+without code and aligned genes in the conformance kit; donors in ``tests/data/test_splits.py``;
+augmentation in ``tests/data/test_augment.py``, ``tests/train/test_augment.py`` and
+``tests/models/test_ontology.py``; the ontology metric in ``tests/metrics``; ensembles in
+``tests/models/test_ensemble.py``.
 """
 
 from __future__ import annotations
