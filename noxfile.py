@@ -66,3 +66,9 @@ def bench(session: nox.Session) -> None:
     scripts = session.posargs or sorted(str(p) for p in ROOT.glob("tests/benchmarks/[!_]*.py"))
     for script in scripts:
         session.run(sys.executable, script)
+
+
+@nox.session(venv_backend="none")
+def fuzz(session: nox.Session) -> None:
+    """Damage files thousands of times; arguments after ``--`` go to the script."""
+    session.run(sys.executable, "tests/fuzz/run.py", *(session.posargs or ["--cases", "2000"]))

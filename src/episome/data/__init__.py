@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     )
     from episome.data._loader import CellLoader
     from episome.data._query import Query, open_source, prepare_query, require_choice
-    from episome.data._read import check_readable, read_cells
+    from episome.data._read import read_any, read_cells
+    from episome.data._read_kind import FileKind, check_readable, kind_of
     from episome.data._rule import InputRule, QueryKind
     from episome.data._schema import SchemaChoice, cellxgene_choice
     from episome.data._simulate import simulate_cells
@@ -45,6 +46,7 @@ _HOME = {
     "DonorShifts": "_augment",
     "FeatureSpace": "_features",
     "Finding": "_inspect",
+    "FileKind": "_read_kind",
     "InputRule": "_rule",
     "Inspection": "_inspect",
     "Labels": "_labels",
@@ -55,7 +57,7 @@ _HOME = {
     "ValueReport": "_values",
     "cellxgene_choice": "_schema",
     "check_classes": "_labels",
-    "check_readable": "_read",
+    "check_readable": "_read_kind",
     "check_values": "_values",
     "class_terms": "_labels",
     "clean_labels": "_labels",
@@ -66,10 +68,12 @@ _HOME = {
     "given_split": "_splits",
     "inspect": "_inspect",
     "inspect_values": "_values",
+    "kind_of": "_read_kind",
     "labels_with_terms": "_labels",
     "obs_column": "_source",
     "open_source": "_query",
     "prepare_query": "_query",
+    "read_any": "_read",
     "read_cells": "_read",
     "require_all_classes": "_labels",
     "require_choice": "_query",

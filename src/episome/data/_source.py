@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from episome.data._matrix import Matrix, Rows, check_structure, to_csr_block
+from episome.data._read_guard import reading
 from episome.errors import InputDataError, UsageError
 from episome.log import get_logger
 
@@ -133,7 +134,8 @@ class AnnDataSource:
             return matrix
         if hasattr(matrix, "to_memory"):
             logger.info("%s is stored by genes (CSC): reading it once into memory", self.where)
-            matrix = matrix.to_memory()
+            with reading(self.where, "a matrix"):
+                matrix = matrix.to_memory()
         check_structure(matrix)
         turned: Matrix = sparse.csr_matrix(matrix)
         return turned
@@ -174,14 +176,24 @@ class AnnDataSource:
 
     def read(self, rows: Rows) -> sparse.csr_matrix:
         """Return the expression of ``rows`` as CSR float32, in the order asked for."""
-        if isinstance(rows, slice):
+        if not isinstance(rows, slice):
+            rows = np.asarray(rows, dtype=np.int64)
+        if _in_memory(self._matrix):
             return to_csr_block(self._matrix[rows])
-        rows = np.asarray(rows, dtype=np.int64)
-        if not self._adata.isbacked or len(rows) < 2:
-            return to_csr_block(self._matrix[rows])
+        if isinstance(rows, slice) or len(rows) < 2:
+            return to_csr_block(self._from_disk(rows))
         # Stores on disk want increasing unique rows; the wanted order is restored in memory.
         unique, inverse = np.unique(rows, return_inverse=True)
-        return to_csr_block(self._matrix[unique])[inverse]
+        return to_csr_block(self._from_disk(unique))[inverse]
+
+    def _from_disk(self, rows: Rows) -> object:
+        """Rows of a matrix in a file, which may turn out to be broken only now."""
+        with reading(self.where, "a matrix"):
+            return self._matrix[rows]
+
+
+def _in_memory(matrix: Matrix) -> bool:
+    return isinstance(matrix, np.ndarray) or sparse.issparse(matrix) or hasattr(matrix, "to_numpy")
 
 
 def obs_column(adata: AnnData, key: str, *, name: str = "adata") -> pd.Series:

@@ -53,7 +53,10 @@ def check_output(
             where=str(path),
             fix=f"use one of {', '.join(known)}",
         )
-    if source is not None and path.exists() and path.samefile(source):
+    # Not by `samefile` alone: a folder of the path that is made later may lead to the input.
+    if source is not None and (
+        path.resolve() == Path(source).resolve() or (path.exists() and path.samefile(source))
+    ):
         raise InputFileError(
             "E-F25",
             "the output is the input",

@@ -176,7 +176,11 @@ def _weights_digest(manifest: dict[str, Any]) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in blocks."""
+    """SHA-256 of a file, in blocks; of a folder, of the names and digests of its files."""
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        lines = [f"{p.relative_to(path).as_posix()} {file_sha256(p)}\n" for p in files]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
