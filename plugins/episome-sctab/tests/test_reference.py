@@ -510,3 +510,16 @@ def test_command_tells_what_is_missing(
     assert caught.value.code == 2
     assert "E-U53" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
+
+
+def test_import_with_a_mask_that_there_is_not_blames_the_call(file: Callable) -> None:
+    with pytest.raises(UsageError, match=r"mask='softmax'.*\"entmax15\""):
+        SCTab.from_reference_checkpoint(file(), genes=GENES, labels=LABELS, mask="softmax")
+
+
+def test_import_of_a_text_file_says_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "text.ckpt"
+    path.write_text("experiment 1\n")
+
+    with pytest.raises((ModelFileError, UntrustedModelError), match=r"Error|plain data|code"):
+        SCTab.from_reference_checkpoint(path, genes=GENES, labels=LABELS)

@@ -138,7 +138,7 @@ def _read_torch(path: Path) -> Mapping[str, object]:
             # torch's own text advises to load the file without protection: it is not shown.
             names, why = _REFUSED.findall(str(error)), "its content is no plain data"
         except Exception as error:  # noqa: BLE001 - a damaged file raises anything
-            why = str(error).strip().split("\n")[0]
+            why = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
     if not names:
         raise _unreadable(path, why)
     raise UntrustedModelError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from episome.data import InputRule
+from episome.data import InputRule, require_choice
 from episome.errors import ModelFileError, ModelMismatchError
 from episome.log import get_logger
 from episome.models import registry_from_parts
@@ -117,6 +117,8 @@ def _require_agreement(checkpoint: Checkpoint, sizes: Mapping[str, int]) -> None
 
 def free_settings(checkpoint: Checkpoint, given: Mapping[str, object]) -> dict[str, object]:
     """Return what shapes do not tell: from the file, else from the caller, else as published."""
+    if given.get("mask") is not None:
+        require_choice("mask", given["mask"], tuple(dict.fromkeys(MASKS.values())))
     said = dict(checkpoint.settings)
     if "mask_type" in said:
         said["mask"] = MASKS.get(str(said["mask_type"]), said["mask_type"])
