@@ -406,6 +406,9 @@ def test_process_whose_reader_goes_away_exits_with_141():
 
 
 SLEEPER = """
+import signal
+# A shell that starts a process in the background makes it deaf to Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import sys, time
 import click
 from episome.cli import _app, main
