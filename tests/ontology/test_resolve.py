@@ -148,7 +148,6 @@ def test_one_label_is_a_list_of_one(small):
         ("Memory B", ("memory B cell",)),
         ("neutrophill", ()),
         ("unheard-of cells", ()),
-        ("cellls", ()),
     ],
 )
 def test_only_names_of_similar_words_are_suggested(ontology, label, near):

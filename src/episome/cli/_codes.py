@@ -24,8 +24,8 @@ FAMILIES: dict[str, tuple[str, int]] = {
 CODES: dict[str, str] = {
     "E-D01": (
         "The matrix holds NaN. A model would train or predict on it without a word, and "
-        "every number after it would be NaN too. Drop these cells or put in the values that "
-        "belong there."
+        "every number after it would be NaN too. Drop these cells, put in the values that belong "
+        'there, or pass nan="zero" where a missing value means that nothing was seen.'
     ),
     "E-D03": (
         "The matrix holds infinite values, often from a division by an empty cell. No scale "
@@ -152,6 +152,10 @@ CODES: dict[str, str] = {
         "Fewer of the model's genes are in the data than min_gene_overlap asks for. Missing "
         "genes count as zero, and too many zeros make a guess of a call."
     ),
+    "E-G04": (
+        "A fifth or more of the model's genes are not in the data and count as zero. Calls are "
+        "made, and are less sure than the model's scores say."
+    ),
     "E-G08": (
         "Genes are found only when their names are read in capitals: they are written as those of "
         "mouse, or a program changed their case."
@@ -176,6 +180,10 @@ CODES: dict[str, str] = {
         "The genes are of more than one species, as in a mixing experiment. Keep the genes of "
         "one, and the cells that are of it."
     ),
+    "E-G18": (
+        "Antibodies, peaks or guides stand in one matrix with genes. They would count as genes; a "
+        "model of genes reads the rows of kind Gene Expression alone."
+    ),
     "E-G21": (
         "The object names one species and the genes look like another's. A model reads genes: "
         "what the object says changes nothing, but one of both is wrong."
@@ -183,6 +191,9 @@ CODES: dict[str, str] = {
     "E-L01": 'Cells have no label. unlabeled="keep" leaves them out of training.',
     "E-L02": "Some labels look like no label, but count as classes.",
     "E-L03": "The label column names fewer than two classes.",
+    "E-L04": (
+        "Classes have one cell each. It is trained on, so nothing shows how well they are called."
+    ),
     "E-L05": (
         "The label column has nearly as many values as cells: it looks like cell names or a "
         "measurement."

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 import click
 
@@ -219,11 +219,28 @@ def value_options(function: F) -> F:
             show_default=True,
             help="What the values are.",
         ),
+        click.option(
+            "--nan",
+            type=click.Choice(["error", "zero"]),
+            default="error",
+            show_default=True,
+            help="What to do with NaN: refuse, or read as zero.",
+        ),
+        click.option(
+            "--auto-raw",
+            is_flag=True,
+            help="Take the values of raw where X holds no counts and raw does.",
+        ),
         click.option("--use-raw", is_flag=True, help="Take the values of raw."),
         click.option("--layer", help="Layer that holds the values; default X."),
     ):
         function = option(function)
     return function
+
+
+def raw_choice(options: Mapping[str, Any]) -> bool | Literal["auto"]:
+    """Return what ``--use-raw`` and ``--auto-raw`` say."""
+    return "auto" if options["auto_raw"] and not options["use_raw"] else bool(options["use_raw"])
 
 
 def gene_options(function: F) -> F:

@@ -13,6 +13,7 @@ from episome.cli._command import (
     examples,
     gene_options,
     machine_options,
+    raw_choice,
     run_command,
     state_of,
     value_options,
@@ -69,7 +70,8 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     from episome.jobs import AnnotateRequest, annotate, describe_input
     from episome.resources import set_threads
 
-    taken = {k: v for k, v in options.items() if k not in {"output", "threads"}}
+    taken = {k: v for k, v in options.items() if k not in {"output", "threads", "auto_raw"}}
+    taken["use_raw"] = raw_choice(options)
     request = AnnotateRequest(output=output, **taken)
     set_threads(options["threads"])
     state = state_of(ctx)

@@ -13,6 +13,7 @@ from episome.cli._command import (
     command_options,
     examples,
     machine_options,
+    raw_choice,
     run_command,
     state_of,
     value_options,
@@ -171,8 +172,10 @@ def _setup_arguments(options: dict[str, Any]) -> dict[str, object]:
     }
     if options["layer"]:
         setup["layer"] = options["layer"]
-    if options["use_raw"]:
-        setup["use_raw"] = True
+    if raw := raw_choice(options):
+        setup["use_raw"] = raw
+    if options["nan"] != "error":
+        setup["nan"] = options["nan"]
     if options["donor_key"]:
         keys = list(options["donor_key"])
         setup["donor_key"] = keys if len(keys) > 1 else keys[0]

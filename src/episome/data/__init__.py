@@ -9,6 +9,7 @@ from episome._lazy import lazy_names
 if TYPE_CHECKING:
     from episome.data._augment import DonorShifts, donor_shifts
     from episome.data._features import Alignment, AlignmentReport, FeatureSpace
+    from episome.data._gene_names import transposed
     from episome.data._genes import variable_genes
     from episome.data._inspect import Finding, Inspection, inspect
     from episome.data._labels import (
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
         term_column,
     )
     from episome.data._loader import CellLoader
-    from episome.data._query import Query, open_source, prepare_query, require_choice
+    from episome.data._query import Query, open_source, prepare_query, require_choice, scan_values
     from episome.data._read import read_any, read_cells
     from episome.data._read_kind import FileKind, check_readable, kind_of
     from episome.data._rule import InputRule, QueryKind
@@ -77,10 +78,12 @@ _HOME = {
     "read_cells": "_read",
     "require_all_classes": "_labels",
     "require_choice": "_query",
+    "scan_values": "_query",
     "simulate_cells": "_simulate",
     "split_cells": "_splits",
     "stratified_halves": "_splits",
     "term_column": "_labels",
+    "transposed": "_gene_names",
     "variable_genes": "_genes",
 }
 __all__ = sorted(_HOME)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from episome.data._gene_names import mixed_species
 from episome.data._gene_repairs import (
     GeneMap,
     look_like_dates,
@@ -19,8 +20,8 @@ from episome.data._gene_repairs import (
     read_gene_map,
     repairs,
 )
-from episome.data._keys import GENE_ID_COLUMNS, SYMBOL_COLUMNS
-from episome.errors import GeneMatchError, InputDataError, Problem, warn
+from episome.data._keys import FEATURE_KINDS, GENE_EXPRESSION, GENE_ID_COLUMNS, SYMBOL_COLUMNS
+from episome.errors import GeneMatchError, InputDataError, Problem, raise_problems, warn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 _VERSION = re.compile(r"^(ENS[A-Z]*[GTP]\d{6,})\.\d+$")
 _PLACEHOLDER = re.compile(r"^(gene|Gene|feature|var|col|column|x|v|g)[ _.-]?\d+$")
 DEFAULT_MIN_OVERLAP = 0.5
+#: Share of the model's genes below which a query is used with a warning.
+FULL_OVERLAP = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,26 +177,19 @@ class FeatureSpace:
         Raises
         ------
         InputDataError
-            No genes (E-D33), names that are empty or not strings (E-G13), duplicates (E-G11).
+            No genes (E-D33), names that are empty or not strings (E-G13), duplicates (E-G11),
+            genes of several species (E-G16), other features beside genes (E-G18).
         """
         if len(var) == 0:
             raise InputDataError("E-D33", "there are no genes", where=where, fix="pass other data")
         names = clean_names(var.index)
-        _refuse_unnamed(var.index, names, where)
         ids, _ = strip_versions(names)
         first = pd.Index(ids).duplicated(keep="first")
+        problems = [*_unnamed(var.index, names, where), *_mixtures(var, where)]
         if first.any() and duplicates == "error":
-            repeated = pd.Index(ids)[first].unique()
-            raise InputDataError(
-                "E-G11",
-                "duplicated gene names",
-                where=where,
-                count=len(repeated),
-                total=len(ids),
-                examples=list(repeated),
-                why="their columns cannot be told apart",
-                fix='pass duplicates="sum" to add them up, or make the names unique',
-            )
+            repeated = pd.Index(ids)[first & (ids != "")].unique()
+            problems += [_repeated(repeated, len(ids), where)] if len(repeated) else []
+        raise_problems(InputDataError, problems)
         if _placeholders(ids):
             warn(
                 Problem(
@@ -258,11 +254,16 @@ class FeatureSpace:
         GeneMatchError
             Fewer than ``min_gene_overlap`` features are found (E-G02, E-G03).
         InputDataError
-            Duplicated names among the matched genes (E-G11).
+            Duplicated names among the matched genes (E-G11), genes of several species (E-G16),
+            other features beside genes (E-G18).
         """
+        if len(var) == 0 and len(self):
+            raise InputDataError("E-D33", "there are no genes", where=where, fix="pass other data")
+        raise_problems(InputDataError, _mixtures(var, where))
         best, column, stripped = self._best_match(var)
         table = None if gene_map is None else read_gene_map(gene_map)
-        repaired = self._find_more(best, var, table, upper=gene_case == "upper")
+        repaired = _said_of_blanks(var)
+        repaired += self._find_more(best, var, table, upper=gene_case == "upper")
         repaired += self._join_made_unique(best, var, where, sum_up=duplicates == "sum")
         if duplicates == "first":
             first = pd.Series(best).where(best >= 0).duplicated().to_numpy() & (best >= 0)
@@ -309,6 +310,7 @@ class FeatureSpace:
                 why="their columns cannot be told apart",
                 fix='pass duplicates="sum" or "first", or make the names unique',
             )
+        _warn_overlap(report)
         self._warn_names(best, var, where)
         return Alignment(best, len(self), report)
 
@@ -435,7 +437,7 @@ class FeatureSpace:
                 fix='gene_case="upper" if the genes are human; gene_map= with the orthologues if '
                 "they are of another species",
             )
-        raise GeneMatchError(
+        problem = Problem(
             "E-G02" if report.n_matched == 0 else "E-G03",
             "too few of the model's genes are found",
             where=report.where,
@@ -448,6 +450,7 @@ class FeatureSpace:
             f"var['feature_name'], pass a table as gene_map=, or lower min_gene_overlap (now "
             f"{limit:g})",
         )
+        raise GeneMatchError([problem, *_unnamed(var.index, clean_names(var.index), report.where)])
 
 
 def clean_names(names: object) -> NDArray[np.object_]:
@@ -456,6 +459,29 @@ def clean_names(names: object) -> NDArray[np.object_]:
     text = series.where(series.notna(), "").astype(str)
     clean: NDArray[np.object_] = text.str.replace("\ufeff", "", regex=False).str.strip().to_numpy()
     return clean.astype(object)
+
+
+def _said_of_blanks(var: pd.DataFrame) -> list[str]:
+    given = np.asarray(var.index.astype(str), dtype=object)
+    n = int(((given != clean_names(var.index)) & var.index.notna()).sum())
+    return [f"{n:,} names were freed of blanks and marks"] if n else []
+
+
+def _warn_overlap(report: AlignmentReport) -> None:
+    if report.overlap < FULL_OVERLAP and report.n_model:
+        warn(
+            Problem(
+                "E-G04",
+                "genes of the model are missing",
+                report.where,
+                report.n_model - report.n_matched,
+                report.n_model,
+                report.missing,
+                f"they count as zero: {report.overlap:.0%} of the model's genes are left to "
+                "call by",
+                "pass all genes that were measured, or train on the genes that the data have",
+            )
+        )
 
 
 def strip_versions(names: NDArray[np.object_]) -> tuple[NDArray[np.object_], int]:
@@ -487,11 +513,53 @@ def _positions(index: pd.Index, names: NDArray[np.object_]) -> NDArray[np.int64]
     return found
 
 
-def _refuse_unnamed(raw: pd.Index, names: NDArray[np.object_], where: str) -> None:
+def _repeated(names: pd.Index, total: int, where: str) -> Problem:
+    return Problem(
+        "E-G11",
+        "duplicated gene names",
+        where,
+        len(names),
+        total,
+        list(names),
+        "their columns cannot be told apart",
+        'pass duplicates="sum" to add them up, or make the names unique',
+    )
+
+
+def _mixtures(var: pd.DataFrame, where: str) -> list[Problem]:
+    """Return what stands together in a matrix and must be taken apart first."""
+    mixed = mixed_species(var.index, where)
+    return [p for p in (mixed, _other_kinds(var, where)) if p is not None]
+
+
+def _other_kinds(var: pd.DataFrame, where: str) -> Problem | None:
+    """Return the problem of antibodies, peaks or guides that stand beside genes."""
+    for column in ("feature_types", "feature_type"):
+        counts = var[column].astype(str).value_counts() if column in var.columns else {}
+        others = {str(k): int(counts[k]) for k in FEATURE_KINDS if k in counts}
+        if others and GENE_EXPRESSION in counts:
+            shown = ", ".join(f"{k} {n:,}" for k, n in others.items())
+            return Problem(
+                "E-G18",
+                f"other features beside genes ({shown})",
+                where,
+                sum(others.values()),
+                len(var),
+                list(var.index[var[column].astype(str).isin(list(others))][:3]),
+                "they would count as genes and change the size of every cell",
+                f'adata = adata[:, adata.var["{column}"] == "{GENE_EXPRESSION}"].copy()',
+            )
+    return None
+
+
+def _unnamed(raw: pd.Index, names: NDArray[np.object_], where: str) -> list[Problem]:
     numbers = pd.api.types.is_numeric_dtype(raw) or all(n.isdigit() for n in names[:50])
-    empty = names == ""
-    if numbers or empty.any():
-        raise InputDataError(
+    # A missing name is "nan" once anndata made text of it; one alone is a gene of the fly.
+    empty = (names == "") | ((names == "nan") & ((names == "nan").sum() > 1))
+    if not numbers and not empty.any():
+        return []
+    return [
+        Problem(
             "E-G13",
             "gene names are row numbers" if numbers else "genes without a name",
             where=where,
@@ -500,6 +568,7 @@ def _refuse_unnamed(raw: pd.Index, names: NDArray[np.object_], where: str) -> No
             why="a query could only be matched by position, which is how labels go wrong",
             fix="set var_names to gene symbols or Ensembl identifiers",
         )
+    ]
 
 
 def _placeholders(names: NDArray[np.object_]) -> bool:

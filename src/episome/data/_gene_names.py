@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from episome.errors import Problem
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 IdKind: TypeAlias = Literal[
     "symbols", "Ensembl", "Ensembl with version", "mixed", "numbered", "unknown"
@@ -52,6 +58,20 @@ _LATIN = {
     "drosophila melanogaster": "fruit fly",
     "caenorhabditis elegans": "worm",
 }
+#: Assembly that a mixing experiment writes before a name -> species.
+ASSEMBLY_SPECIES = {
+    "grch37": "human",
+    "grch38": "human",
+    "hg18": "human",
+    "hg19": "human",
+    "hg38": "human",
+    "grcm38": "mouse",
+    "grcm39": "mouse",
+    "mm9": "mouse",
+    "mm10": "mouse",
+    "mm39": "mouse",
+}
+_ASSEMBLY = re.compile(rf"^({'|'.join(ASSEMBLY_SPECIES)})[_:-]+\S", re.I)
 _ENSEMBL = re.compile(r"^(ENS[A-Z]*G|FBgn|WBGene)(\d{6,})(\.\d+)?$")
 PLACEHOLDER = re.compile(r"^(gene|Gene|feature|var|col|column|x|v|g)[ _.-]?\d+$")
 # Clone names (AC004556.1, RP11-34P13.7) are the same in all files, and say nothing of the case.
@@ -177,6 +197,47 @@ def _by_case(cases: dict[str, int]) -> tuple[str, str]:
 
 def _named(counts: dict[str, int]) -> dict[str, int]:
     return {name: n for name, n in counts.items() if name and n}
+
+
+def mixed_species(names: Iterable[object], where: str) -> Problem | None:
+    """Return the problem of genes of several species (E-G16), as of a mixing experiment.
+
+    They are told apart by their Ensembl identifiers, or by the assembly that Cell Ranger writes
+    before the names of such an experiment (``GRCh38_CD4``, ``mm10___Cd4``).
+    """
+    every = [str(n) for n in names]
+    genes = describe_gene_names(every)
+    counts = genes.species_counts if genes.kind.startswith("Ensembl") else {}
+    found = [m[1].casefold() for n in every if (m := _ASSEMBLY.match(n))]
+    if len(found) > AGREE * len(every):
+        counts = dict(Counter(ASSEMBLY_SPECIES[assembly] for assembly in found))
+    total = sum(counts.values())
+    many = {s: n for s, n in counts.items() if n > MANY * total}
+    if len(many) < 2:
+        return None
+    return Problem(
+        "E-G16",
+        f"genes of {len(many)} species ({', '.join(f'{s} {n:,}' for s, n in many.items())})",
+        where,
+        why="one model reads one species, and reads of the other are counted as missing",
+        fix="keep the genes of one species, and the cells that are of it",
+    )
+
+
+def transposed(obs_names: pd.Index, var_names: pd.Index, where: str) -> Problem | None:
+    """Return the problem of genes that stand where cells belong (E-D35), if they do."""
+    if not look_like_genes(obs_names[:20_000]) or look_like_genes(var_names):
+        return None
+    return Problem(
+        "E-D35",
+        "the names of the cells look like genes",
+        where,
+        len(obs_names),
+        len(obs_names),
+        list(obs_names[:3]),
+        "rows must be cells and columns genes",
+        "adata = adata.T",
+    )
 
 
 def species_named(text: object) -> str:

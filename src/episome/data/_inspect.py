@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from episome.data._columns import ColumnGuess, assays, guess_donors, guess_labels, organisms
 from episome.data._features import FeatureSpace
 from episome.data._gene_names import (
-    MANY,
     GeneNames,
     describe_gene_names,
-    look_like_genes,
+    mixed_species,
     species_named,
+    transposed,
 )
 from episome.data._keys import GENE_ID_COLUMNS
 from episome.data._rule import query_kind
@@ -316,8 +316,8 @@ def _check_shape(adata: AnnData, source: AnnDataSource, found: _Findings) -> Non
         problems.append(
             Problem("E-D31", "there are no cells", source.where, fix="pass a file with cells")
         )
-    if look_like_genes(adata.obs_names[:20_000]) and not look_like_genes(source.var.index):
-        problems.append(transposed(source, list(adata.obs_names[:3])))
+    if turned := transposed(adata.obs_names, source.var.index, source.where):
+        problems.append(turned)
     found.add("must mend", problems)
     repeated = adata.obs_names[adata.obs_names.duplicated()]
     if len(repeated):
@@ -338,36 +338,12 @@ def _check_shape(adata: AnnData, source: AnnDataSource, found: _Findings) -> Non
         )
 
 
-def transposed(source: AnnDataSource, examples: list[str]) -> Problem:
-    """Return the problem of genes that stand where cells belong."""
-    return Problem(
-        "E-D35",
-        "the names of the cells look like genes",
-        source.where,
-        source.n_obs,
-        source.n_obs,
-        examples,
-        "rows must be cells and columns genes",
-        "adata = adata.T",
-    )
-
-
 def _check_species(
     genes: GeneNames, said: tuple[str, ...], source: AnnDataSource, found: _Findings
 ) -> None:
     """Two species in one file, and names that contradict what the object says."""
-    total = sum(genes.species_counts.values())
-    many = {s: n for s, n in genes.species_counts.items() if n > MANY * total}
-    if genes.kind.startswith("Ensembl") and len(many) > 1:
-        shown = ", ".join(f"{s} {n:,}" for s, n in many.items())
-        problem = Problem(
-            "E-G16",
-            f"genes of {len(many)} species ({shown})",
-            source.where,
-            why="one model reads one species, and reads of the other are counted as missing",
-            fix="keep the genes of one species, and the cells that are of it",
-        )
-        found.add("must mend", [problem])
+    if mixed := mixed_species(source.var.index, source.where):
+        found.add("must mend", [mixed])
     known = {species_named(s) for s in said} - {""}
     if genes.species and known and genes.species not in known and not _alike(genes.species, known):
         problem = Problem(

@@ -45,3 +45,14 @@ GENE_ID_COLUMNS: Final = (
     "gene_id",
     *SYMBOL_COLUMNS,
 )
+
+# What 10x calls the kinds of features; only the first are genes.
+GENE_EXPRESSION: Final = "Gene Expression"
+FEATURE_KINDS: Final = (
+    "Antibody Capture",
+    "Antigen Capture",
+    "CRISPR Guide Capture",
+    "Custom",
+    "Multiplexing Capture",
+    "Peaks",
+)

@@ -90,6 +90,8 @@ def clean_labels(
             fix='pass unlabeled="keep" to leave these cells out of the loss, or drop them',
         )
     text = column.astype(object).map(_text, na_action="ignore")
+    if any(not isinstance(v, str) for v in column.dropna().unique()):
+        logger.info("%s[%r]: labels that are no text become text", where, column.name)
     values: NDArray[np.object_] = text.to_numpy(dtype=object).copy()
     values[missing] = unlabeled_category
     return values
@@ -151,8 +153,8 @@ def _warn_empty_names(values: NDArray[np.object_], unlabeled_category: str, wher
 def check_classes(values: NDArray[np.object_], unlabeled_category: str, where: str) -> list[str]:
     """Return the classes of training labels in sorted order.
 
-    Warns of names that differ only by blanks or case (E-L11), names that look like none (E-L02)
-    and cells that are left out (E-L06).
+    Warns of names that differ only by blanks or case (E-L11), names that look like none (E-L02),
+    cells that are left out (E-L06) and classes of one cell (E-L04).
 
     Raises
     ------
@@ -184,7 +186,27 @@ def check_classes(values: NDArray[np.object_], unlabeled_category: str, where: s
             why="the column looks like cell names or a measurement",
             fix="pass labels_key= with a column of cell types",
         )
+    _warn_single(labelled, where)
     return classes
+
+
+def _warn_single(labelled: NDArray[np.object_], where: str) -> None:
+    """Say which classes have one cell."""
+    counts = pd.Series(labelled).value_counts()
+    single = sorted(counts.index[counts == 1])
+    if single:
+        warn(
+            Problem(
+                "E-L04",
+                "classes of one cell",
+                where=where,
+                count=len(single),
+                total=len(counts),
+                examples=single,
+                why="they are trained on and cannot be validated",
+                fix="give them more cells, or join them to a larger class",
+            )
+        )
 
 
 def require_all_classes(codes: NDArray[np.int64], labels: Labels) -> None:

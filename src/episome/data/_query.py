@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from episome.data._gene_names import transposed
 from episome.data._loader import CellLoader
 from episome.data._read import read_cells
 from episome.data._rule import InputRule, QueryKind, query_kind
-from episome.data._source import AnnDataSource, CellSource
+from episome.data._source import AnnDataSource, CellSource, NanAsZero
 from episome.data._values import ValueReport, doubtful_values, inspect_values
-from episome.errors import Problem, UsageError, warn
+from episome.errors import InputDataError, Problem, UsageError, warn
 from episome.log import get_logger
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def open_source(
     data: AnnData | str | Path | CellSource,
     *,
     layer: str | None = None,
-    use_raw: bool = False,
+    use_raw: bool | Literal["auto"] = False,
     backed: bool = False,
 ) -> CellSource:
     """Return a :class:`CellSource` for an object, a path or a source.
@@ -102,13 +103,14 @@ def prepare_query(
     rule: InputRule,
     *,
     layer: str | None = None,
-    use_raw: bool = False,
+    use_raw: bool | Literal["auto"] = False,
     input_kind: Literal["auto", "counts", "log1p"] = "auto",
     min_gene_overlap: float = 0.5,
     duplicates: Literal["error", "sum", "first"] = "error",
     gene_map: GeneMap | None = None,
     gene_case: Literal["as is", "upper"] = "as is",
     allow_fractional: bool = False,
+    nan: Literal["error", "zero"] = "error",
     backed: bool = False,
 ) -> Query:
     """Check a query, align its genes and decide how its values reach the model's scale.
@@ -120,7 +122,8 @@ def prepare_query(
     features, rule
         Of the model.
     layer, use_raw
-        Where the values are.
+        Where the values are; ``use_raw="auto"`` takes ``raw`` where ``X`` holds no counts and
+        ``raw`` does.
     input_kind
         What the values are; ``"auto"`` decides by a scan of all of them.
     min_gene_overlap
@@ -131,6 +134,8 @@ def prepare_query(
         See ``FeatureSpace.align``: a table of names, and symbols read in capitals.
     allow_fractional
         Say nothing about counts that are not integers.
+    nan
+        ``"zero"`` reads NaN as zero, and says how many.
     backed
         Read a path from disk in blocks.
 
@@ -146,7 +151,10 @@ def prepare_query(
     require_choice("input_kind", input_kind, ("auto", "counts", "log1p"))
     require_choice("duplicates", duplicates, ("error", "sum", "first"))
     require_choice("gene_case", gene_case, ("as is", "upper"))
+    require_choice("nan", nan, ("error", "zero"))
     source = open_source(data, layer=layer, use_raw=use_raw, backed=backed)
+    if turned := transposed(source.obs_names, source.var.index, source.where):
+        raise InputDataError(turned)
     alignment = features.align(
         source.var,
         min_gene_overlap=min_gene_overlap,
@@ -155,7 +163,8 @@ def prepare_query(
         gene_case=gene_case,
         where=source.where,
     )
-    report = inspect_values(source)
+    chosen = getattr(source, "notes", ())
+    source, report, zeroed = scan_values(source, nan)
     if source.n_obs == 0:
         counted = rule.input_kind == "counts"
         kind = QueryKind(unlog=False, normalise=counted, note="there are no cells")
@@ -163,15 +172,32 @@ def prepare_query(
         kind = query_kind(rule, report, input_kind)
     for problem in doubtful_values(report, allow_fractional=allow_fractional):
         warn(problem)
-    notes = [alignment.report.text, f"{source.where}: {kind.note}"]
+    notes = [alignment.report.text, *chosen, *zeroed, f"{source.where}: {kind.note}"]
     if not source.obs_names.is_unique:
         _warn_repeated(source)
     if report.n_empty_cells:
         notes.append(f"{report.n_empty_cells:,} of {report.n_obs:,} cells have no counts at all")
-    plain = alignment.is_identity and not kind.unlog and report.n_empty_cells == 0
+    usual = alignment.is_identity and not kind.unlog and report.n_empty_cells == 0
+    plain = usual and not chosen and not zeroed
     for note in notes:
         logger.log(logging.DEBUG if plain else logging.INFO, "%s", note)
     return Query(source, alignment, rule, kind, report, tuple(notes))
+
+
+def scan_values(
+    source: CellSource, nan: Literal["error", "zero"]
+) -> tuple[CellSource, ValueReport, tuple[str, ...]]:
+    """Read all values once, and say how many NaN are read as zero where that is asked for.
+
+    Returns
+    -------
+    What to read from, what it holds, and the lines of the input report.
+    """
+    report = inspect_values(source)
+    if nan == "error" or not report.n_nan:
+        return source, report, ()
+    note = f"{source.where}: {report.n_nan:,} NaN are read as zero"
+    return NanAsZero(source), report.with_nan_as_zero, (note,)
 
 
 def _warn_repeated(source: CellSource) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from scipy import sparse
 
 from episome.data._matrix import Matrix, Rows, check_structure, to_csr_block
 from episome.data._read_guard import reading
+from episome.data._values import inspect_values
 from episome.errors import InputDataError, UsageError
 from episome.log import get_logger
 
@@ -65,14 +66,22 @@ class AnnDataSource:
     layer
         Layer to read instead of ``X``.
     use_raw
-        Read ``adata.raw`` (its own genes) instead of ``X``.
+        Read ``adata.raw`` (its own genes) instead of ``X``; ``"auto"`` does so where ``X`` holds
+        no counts and ``raw`` does, by a scan of both, unless a layer is given.
     name
         How messages name the object; default ``"adata"`` or the file it is backed by.
+
+    Attributes
+    ----------
+    use_raw
+        Whether ``raw`` is read.
+    notes
+        Lines of the input report: what was chosen.
 
     Raises
     ------
     UsageError
-        Both ``layer`` and ``use_raw`` are given (E-U27).
+        Both ``layer`` and ``use_raw`` are given (E-U27), or ``use_raw`` is another word (E-U30).
     InputDataError
         The layer (E-D28), ``raw`` (E-D30) or ``X`` (E-D27) does not exist.
     """
@@ -82,14 +91,21 @@ class AnnDataSource:
         adata: AnnData,
         *,
         layer: str | None = None,
-        use_raw: bool = False,
+        use_raw: bool | Literal["auto"] = False,
         name: str | None = None,
     ) -> None:
+        if not isinstance(use_raw, bool | np.bool_) and use_raw != "auto":
+            raise UsageError("E-U30", f"use_raw={use_raw!r}", fix='use True, False or "auto"')
+        self.notes: tuple[str, ...] = ()
+        if use_raw == "auto":
+            use_raw = layer is None and _only_raw_holds_counts(adata)
+            if use_raw:
+                self.notes = ("X holds no counts: those of raw are used, with its genes",)
         if layer is not None and use_raw:
             raise UsageError(
                 "E-U27", "both `layer` and `use_raw` are given", fix="pass only one of them"
             )
-        self._adata = adata
+        self._adata, self.use_raw = adata, bool(use_raw)
         self._name = name or (Path(adata.filename).name if adata.isbacked else "adata")
         self._slot = "raw.X" if use_raw else ("X" if layer is None else f"layers[{layer!r}]")
         self._var = adata.raw.var if use_raw and adata.raw is not None else adata.var
@@ -190,6 +206,60 @@ class AnnDataSource:
         """Rows of a matrix in a file, which may turn out to be broken only now."""
         with reading(self.where, "a matrix"):
             return self._matrix[rows]
+
+
+class NanAsZero:
+    """Another source, with zero in the place of NaN; what it reads from stays as it is."""
+
+    def __init__(self, source: CellSource) -> None:
+        self._source = source
+
+    @property
+    def n_obs(self) -> int:
+        return self._source.n_obs
+
+    @property
+    def n_vars(self) -> int:
+        return self._source.n_vars
+
+    @property
+    def obs_names(self) -> pd.Index:
+        return self._source.obs_names
+
+    @property
+    def var(self) -> pd.DataFrame:
+        return self._source.var
+
+    @property
+    def where(self) -> str:
+        return self._source.where
+
+    def obs_column(self, key: str) -> pd.Series:
+        """Return one column of the cell table."""
+        return self._source.obs_column(key)
+
+    def read(self, rows: Rows) -> sparse.csr_matrix:
+        """Return the expression of ``rows`` as CSR float32, in the order asked for."""
+        block = self._source.read(rows)
+        missing = np.isnan(block.data)
+        if not missing.any():
+            return block
+        # The block may share the caller's memory.
+        block = block.copy()
+        block.data[missing] = 0
+        block.eliminate_zeros()
+        return block
+
+
+def _only_raw_holds_counts(adata: AnnData) -> bool:
+    """Whether ``raw`` holds counts and ``X`` none."""
+    if adata.raw is None or adata.n_obs == 0:
+        return False
+    slots = [AnnDataSource(adata, use_raw=True)]
+    if adata.X is not None:
+        slots.append(AnnDataSource(adata))
+    raw, *x = (inspect_values(source) for source in slots)
+    return raw.kind == "counts" and not any(report.kind == "counts" for report in x)
 
 
 def _in_memory(matrix: Matrix) -> bool:

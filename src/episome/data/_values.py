@@ -5,7 +5,7 @@ The whole matrix is read once in blocks; a sample would miss the one bad value.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -82,6 +82,12 @@ class ValueReport:
         return "log1p twice" if self.is_twice_logged else self.kind
 
     @property
+    def with_nan_as_zero(self) -> ValueReport:
+        """The same where NaN are read as zero, which the other numbers already are for."""
+        bad = tuple(text for text in self.first_bad if not text.endswith("= nan"))
+        return replace(self, n_nan=0, n_stored=self.n_stored - self.n_nan, first_bad=bad)
+
+    @property
     def is_binary(self) -> bool:
         """Whether every stored value is one, as where only presence was kept."""
         return self.kind == "counts" and self.n_ones == self.n_stored and self.n_stored > 1
@@ -136,14 +142,17 @@ class _Tally:
     def add(self, block: sparse.csr_matrix, start: int, source: CellSource) -> None:
         data = block.data
         self.n_stored += int(np.count_nonzero(data))
-        finite = np.isfinite(data)
-        if not finite.all() or (data < 0).any():
+        # Two passes tell good values: NaN and infinity reach the extremes.
+        low, high = (float(data.min()), float(data.max())) if data.size else (0.0, 0.0)
+        if not np.isfinite(low) or not np.isfinite(high) or low < 0:
+            finite = np.isfinite(data)
             self._bad(block, finite, start, source)
             data = np.where(finite, data, 0)
-        if data.size:
-            self.maximum = max(self.maximum, float(data.max()))
+            high = float(data.max())
+        self.maximum = max(self.maximum, high)
         self.n_fractional += int(np.count_nonzero(data != np.rint(data)))
-        self.n_ones += int(np.count_nonzero(data == 1))
+        if self.maximum == 1:  # else not all values are one
+            self.n_ones += int(np.count_nonzero(data == 1))
         sums = row_sums(data, block.indptr)
         self.n_empty += int(np.count_nonzero(sums == 0))
         self.plain.add(sums)
@@ -382,7 +391,7 @@ def _value_problems(report: ValueReport) -> list[Problem]:
             "NaN values",
             report.n_nan,
             "a model would train or predict on them without a word",
-            "drop these cells, or set the values to what they should be",
+            'drop these cells, or pass nan="zero" to read them as zero',
         ),
         (
             "E-D03",

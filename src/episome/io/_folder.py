@@ -280,8 +280,21 @@ def _read_sealed(path: Path, name: str, entry: Mapping[str, object]) -> bytes:
         raise _damaged(file, "the manifest does not say its size")
     data = _read(file, size)
     if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
-        raise _damaged(file, "it differs from its checksum in the manifest")
+        raise _wrong_content(file, data, size)
     return data
+
+
+def _wrong_content(file: Path, data: bytes, size: int) -> ModelFileError:
+    """Say which way a file differs from what was sealed."""
+    if data.startswith(b"version https://git-lfs"):
+        return ModelFileError(
+            "E-M04", "a Git LFS pointer, not data", where=str(file), fix="run `git lfs pull`"
+        )
+    if not data:
+        return _damaged(file, "it is empty")
+    if len(data) < size:
+        return _damaged(file, f"it ends at {len(data):,} of {size:,} bytes")
+    return _damaged(file, "it differs from its checksum in the manifest")
 
 
 def _read(file: Path, limit: int) -> bytes:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 from episome.errors import InputFileError, UsageError
 from episome.io._atomic import ensure_free, write_file
+from episome.log import get_logger
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+
+logger = get_logger(__name__)
 
 TABLES = (".csv", ".tsv", ".parquet")
 PREFIX = "episome_"
@@ -138,6 +141,22 @@ def write_calls(
     return write_file(path, text.encode(), overwrite=overwrite)
 
 
+def _storable(obs: pd.DataFrame) -> pd.DataFrame:
+    """Give columns that HDF5 would nest another name, and say so."""
+    taken = set(map(str, obs.columns))
+    new: dict[str, str] = {}
+    for name in (str(c) for c in obs.columns if "/" in str(c)):
+        wanted = name.replace("/", "_")
+        while wanted in taken:
+            wanted += "_"
+        taken.add(wanted)
+        new[name] = wanted
+    if new:
+        shown = ", ".join(f"{a!r} as {b!r}" for a, b in new.items())
+        logger.info("h5ad cannot hold columns with a slash in their name: written %s", shown)
+    return obs.rename(columns=new)
+
+
 def _annotated(
     adata: AnnData,
     calls: pd.DataFrame,
@@ -151,7 +170,7 @@ def _annotated(
     check_columns(adata, list(calls.columns), prefix=prefix, overwrite=overwrite)
     columns = {f"{prefix}{c}": calls[c].to_numpy() for c in calls.columns}
     obs = adata.obs.drop(columns=[c for c in adata.obs.columns if str(c).startswith("_scvi")])
-    obs = obs.assign(**columns)
+    obs = _storable(obs.assign(**columns))
     raw = (
         None
         if adata.raw is None

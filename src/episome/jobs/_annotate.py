@@ -34,7 +34,8 @@ class AnnotateRequest:
     output
         ``.csv``, ``.tsv``, ``.parquet`` or ``.h5ad``; ``None`` writes no file.
     layer, use_raw, input_kind
-        Where the values are and what they are.
+        Where the values are and what they are; ``use_raw="auto"`` takes raw where X holds no
+        counts and raw does.
     min_gene_overlap
         Smallest accepted share of the model's genes.
     duplicates
@@ -45,6 +46,8 @@ class AnnotateRequest:
         ``"upper"`` reads symbols in capitals.
     allow_fractional
         Say nothing about counts that are not integers.
+    nan
+        ``"zero"`` reads NaN as zero.
     batch_size
         Cells at a time.
     device
@@ -57,13 +60,14 @@ class AnnotateRequest:
     model: Path
     output: Path | None
     layer: str | None = None
-    use_raw: bool = False
+    use_raw: bool | Literal["auto"] = False
     input_kind: Literal["auto", "counts", "log1p"] = "auto"
     min_gene_overlap: float = 0.5
     duplicates: Literal["error", "sum", "first"] = "error"
     gene_map: Path | None = None
     gene_case: Literal["as is", "upper"] = "as is"
     allow_fractional: bool = False
+    nan: Literal["error", "zero"] = "error"
     batch_size: int | None = None
     device: str = "auto"
     overwrite: bool = False
@@ -118,6 +122,7 @@ def annotate(
             gene_map=request.gene_map,
             gene_case=request.gene_case,
             allow_fractional=request.allow_fractional,
+            nan=request.nan,
         )
         calls = _calls(predictor, query, request.batch_size, progress)
         if request.output is not None:

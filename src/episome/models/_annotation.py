@@ -22,11 +22,12 @@ from episome.data import (
     combined_column,
     definite_donors,
     doubtful_values,
-    inspect_values,
     labels_with_terms,
     obs_column,
     require_choice,
+    scan_values,
     term_column,
+    transposed,
 )
 from episome.errors import InputDataError, UsageError, warn
 from episome.log import get_logger
@@ -68,7 +69,7 @@ class AnnotationMixin(CallsMixin, _Base):
         labels_key: str,
         *,
         layer: str | None = None,
-        use_raw: bool = False,
+        use_raw: bool | Literal["auto"] = False,
         donor_key: str | list[str] | None = None,
         ontology_term_key: str | None = None,
         own_terms: Mapping[str, Mapping[str, Any]] | None = None,
@@ -78,6 +79,7 @@ class AnnotationMixin(CallsMixin, _Base):
         size_factor: Literal["model_genes", "all_genes"] = "model_genes",
         duplicates: Literal["error", "sum"] = "error",
         allow_fractional: bool = False,
+        nan: Literal["error", "zero"] = "error",
         **kwargs: object,
     ) -> None:
         """Register training data.
@@ -93,7 +95,8 @@ class AnnotationMixin(CallsMixin, _Base):
         labels_key
             Column of ``obs`` with the cell types; numbers and booleans become text.
         layer, use_raw
-            Where the values are; default ``X``.
+            Where the values are; default ``X``. ``use_raw="auto"`` takes ``raw`` where ``X``
+            holds no counts and ``raw`` does, and records which.
         donor_key
             Column or columns that name the donor; whole donors are held out for validation.
         ontology_term_key
@@ -117,6 +120,8 @@ class AnnotationMixin(CallsMixin, _Base):
             ``"sum"`` adds up genes of one name.
         allow_fractional
             Say nothing about counts that are not integers.
+        nan
+            ``"zero"`` reads NaN in training cells as zero, and says how many.
 
         Raises
         ------
@@ -129,6 +134,7 @@ class AnnotationMixin(CallsMixin, _Base):
         require_choice("input_kind", input_kind, ("auto", "counts", "log1p"))
         require_choice("size_factor", size_factor, ("model_genes", "all_genes"))
         require_choice("duplicates", duplicates, ("error", "sum"))
+        require_choice("nan", nan, ("error", "zero"))
         if adata.is_view:
             raise UsageError(
                 "E-U29",
@@ -139,13 +145,20 @@ class AnnotationMixin(CallsMixin, _Base):
             )
         if kwargs.get("source_registry") is not None:
             fields = [
-                ExpressionField("X", layer, use_raw=use_raw),
+                ExpressionField("X", layer, use_raw=bool(use_raw)),
                 LabelsField("labels", labels_key, unlabeled_category),
             ]
         else:
             source = AnnDataSource(adata, layer=layer, use_raw=use_raw)
+            # What "auto" found here is what is read from now on.
+            setup_method_args["setup_args"]["use_raw"] = source.use_raw
             features, rule = _registered_input(
-                source, input_kind, size_factor, duplicates, allow_fractional=allow_fractional
+                source,
+                input_kind,
+                size_factor,
+                duplicates,
+                allow_fractional=allow_fractional,
+                nan=nan,
             )
             found = _registered_labels(
                 adata, labels_key, unlabeled_category, unlabeled, ontology_term_key, own_terms
@@ -153,7 +166,7 @@ class AnnotationMixin(CallsMixin, _Base):
             if donor_key is not None:
                 _check_donors(adata, donor_key, labels_key)
             fields = [
-                ExpressionField("X", layer, use_raw=use_raw, features=features, rule=rule),
+                ExpressionField("X", layer, use_raw=source.use_raw, features=features, rule=rule),
                 LabelsField("labels", labels_key, unlabeled_category, found),
             ]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
@@ -270,6 +283,7 @@ def _registered_input(
     duplicates: Literal["error", "sum"],
     *,
     allow_fractional: bool,
+    nan: Literal["error", "zero"],
 ) -> tuple[FeatureSpace, InputRule]:
     if source.n_obs < MIN_TRAINING_CELLS:
         raise InputDataError(
@@ -280,13 +294,17 @@ def _registered_input(
             why=f"at least {MIN_TRAINING_CELLS} are needed",
             fix="pass more cells",
         )
+    if turned := transposed(source.obs_names, source.var.index, source.where):
+        raise InputDataError(turned)
     features = FeatureSpace.from_var(source.var, where=source.where, duplicates=duplicates)
-    report = inspect_values(source)
+    _, report, zeroed = scan_values(source, nan)
     kind = check_values(report, input_kind)
     for problem in doubtful_values(report, allow_fractional=allow_fractional):
         warn(problem)
     target = report.expm1_row_sum if kind == "log1p" else None
     rule = InputRule(kind, size_factor, float(np.round(target, 3)) if target else 1e4)
+    for note in (*source.notes, *zeroed):
+        logger.info("%s", note)
     logger.info("%s holds %s (%s)", source.where, kind, report.evidence)
     return features, rule
 

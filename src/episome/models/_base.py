@@ -158,7 +158,7 @@ class EpisomeModel(BaseModelClass):
         adata: AnnData | str | Path | CellSource | None = None,
         *,
         layer: str | None = None,
-        use_raw: bool = False,
+        use_raw: bool | Literal["auto"] = False,
         **kwargs: Any,
     ) -> Query:
         """Check a query and align its genes to the model's.
@@ -177,6 +177,7 @@ class EpisomeModel(BaseModelClass):
             source: AnnData | str | Path | CellSource = self.training_source()
             kwargs.setdefault("input_kind", self.input_rule.input_kind)
             kwargs.setdefault("duplicates", "sum")
+            kwargs.setdefault("nan", self.setup_args.get("nan", "error"))
             # What they hold was said at set-up.
             kwargs.setdefault("allow_fractional", True)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ def model_card(model: EpisomeModel, manifest: Mapping[str, Any]) -> str:
         n_cells, known = model.fit_["n_cells"], model.summary_stats.n_cells
         lines.append(f"- Trained on {n_cells:,} of {known:,} cells.")
     if labels is not None:
-        lines.append(f"- {len(labels)} classes: {', '.join(labels.names[:40])}.")
+        lines.append(f"- {len(labels)} classes: {_names(labels)}.")
         known = sum(map(bool, labels.term_ids))
         lines.append(
             f"- {known} classes have a term of the Cell Ontology, release "
@@ -55,7 +56,7 @@ def ensemble_card(members: Sequence[Mapping[str, Any]], labels: Labels) -> str:
         f"The mean of the probabilities of {', '.join(sorted(set(names)))} models under "
         "`members/`, each with a card of its own.",
         "",
-        f"- {len(labels)} classes: {', '.join(labels.names[:40])}.",
+        f"- {len(labels)} classes: {_names(labels)}.",
         "- Confidence is the mean softmax probability and is not calibrated.",
         "",
         "| member | model | seed | cells | validation macro F1 |",
@@ -71,3 +72,8 @@ def ensemble_card(members: Sequence[Mapping[str, Any]], labels: Labels) -> str:
 
 def _rounded(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else ""
+
+
+def _names(labels: Labels) -> str:
+    """Return the first names; a card is Markdown, which passes markup on to whoever shows it."""
+    return ", ".join(html.escape(name, quote=False) for name in labels.names[:40])
