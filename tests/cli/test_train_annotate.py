@@ -433,3 +433,20 @@ def test_check_of_no_file_of_cells_is_an_error(run, files):
 
     assert result.exit_code == 3
     assert "Git LFS pointer" in result.output
+
+
+@pytest.mark.parametrize("command", ["check", "train", "annotate"])
+def test_a_file_that_declares_more_than_is_allowed_is_refused(
+    run, files, model, command, tmp_path
+):
+    arguments = {
+        "check": [files / "query.h5ad"],
+        "train": ["centroid", files / "reference.h5ad", "--labels-key", "cell_type", "-o", "m"],
+        "annotate": [files / "query.h5ad", "-m", model, "-o", tmp_path / "calls.csv"],
+    }[command]
+
+    result = run(command, *arguments, "--max-memory", "0.000001", "--json")
+
+    assert result.exit_code == 3
+    assert the_object(result)["error"]["code"] == "E-F09"
+    assert run("check", files / "query.h5ad", "--trust").exit_code == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -167,12 +169,16 @@ def test_names_are_translated_by_a_table(form, tmp_path):
     assert "10 names were translated by the table" in found.report.text
 
 
-def test_orthologues_that_are_not_one_to_one_are_left_out():
+def test_orthologues_that_are_not_one_to_one_are_left_out(caplog):
     given = pd.DataFrame(
         {"mouse": ["Cd4", "Lyz1", "Lyz2", "Ms4a1"], "human": ["CD4", "LYZ", "LYZ", "MS4A1"]}
     )
 
-    assert read_gene_map(given) == {"Cd4": "CD4", "Ms4a1": "MS4A1"}
+    with caplog.at_level(logging.INFO, logger="episome"):
+        found = read_gene_map(given)
+
+    assert found == {"Cd4": "CD4", "Ms4a1": "MS4A1"}
+    assert "2 of 4 pairs are one to one and used" in caplog.text
 
 
 def test_a_name_that_is_found_already_needs_no_table():

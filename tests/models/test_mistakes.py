@@ -90,3 +90,16 @@ def test_rows_that_are_no_numbers_are_refused(model, query, indices):
 def test_wrong_words_of_a_query_are_refused_with_near_ones(model, query, name, wrong, near):
     with pytest.raises(UsageError, match=rf"unknown arguments {wrong}.*near: {near}.*E-U24"):
         getattr(model, name)(query, **{wrong: 3})
+
+
+def test_several_modalities_get_the_line_that_takes_one(model, query, toy) -> None:
+    mudata = pytest.importorskip("mudata")
+    both = mudata.MuData({"prot": query.copy(), "rna": query.copy()})
+
+    for refused in (
+        lambda: model.predict(both),
+        lambda: toy.ToyModel.setup_anndata(both, labels_key="cell_type"),
+        lambda: toy.ToyModel(both),
+    ):
+        with pytest.raises(UsageError, match=r"prot, rna.*mdata\.mod\['rna'\].*E-U07"):
+            refused()

@@ -25,6 +25,7 @@ __all__ = [
     "command_options",
     "examples",
     "global_options",
+    "file_options",
     "gene_options",
     "machine_options",
     "run_command",
@@ -241,6 +242,31 @@ def value_options(function: F) -> F:
 def raw_choice(options: Mapping[str, Any]) -> bool | Literal["auto"]:
     """Return what ``--use-raw`` and ``--auto-raw`` say."""
     return "auto" if options["auto_raw"] and not options["use_raw"] else bool(options["use_raw"])
+
+
+def _gibibytes(ctx: click.Context, param: click.Parameter, value: float | None) -> int | None:
+    return None if value is None else int(value * (1 << 30))
+
+
+def file_options(function: F) -> F:
+    """Add ``--max-memory`` and ``--trust``."""
+    for option in (
+        click.option(
+            "--trust",
+            is_flag=True,
+            help="Follow links in the file to others, and lift the limits that a file made to do "
+            "harm would meet. Only for files that you made.",
+        ),
+        click.option(
+            "--max-memory",
+            type=click.FloatRange(0, min_open=True),
+            callback=_gibibytes,
+            metavar="GIB",
+            help="Refuse a file that declares more; default what this process may use.",
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 def gene_options(function: F) -> F:

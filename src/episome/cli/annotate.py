@@ -11,6 +11,7 @@ from episome.cli._command import (
     Outcome,
     command_options,
     examples,
+    file_options,
     gene_options,
     machine_options,
     raw_choice,
@@ -45,6 +46,7 @@ __all__ = ["command"]
 @click.option("--batch-size", type=click.IntRange(1), help="Cells at a time.")
 @machine_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@file_options
 @command_options
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:

@@ -11,6 +11,7 @@ from episome.cli._command import (
     Outcome,
     command_options,
     examples,
+    file_options,
     gene_options,
     run_command,
     state_of,
@@ -32,6 +33,7 @@ __all__ = ["command"]
 @click.option("--layer", help="Layer that holds the values; default the first with counts.")
 @click.option("--use-raw", is_flag=True, help="Take the values of raw.")
 @gene_options
+@file_options
 @command_options
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:

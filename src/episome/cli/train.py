@@ -12,6 +12,7 @@ from episome.cli._command import (
     Outcome,
     command_options,
     examples,
+    file_options,
     machine_options,
     raw_choice,
     run_command,
@@ -98,6 +99,7 @@ __all__ = ["command"]
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @machine_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing folder.")
+@file_options
 @command_options
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:
@@ -137,6 +139,8 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         n_models=options["n_models"],
         overwrite=options["overwrite"],
         seed=options["seed"],
+        max_memory=options["max_memory"],
+        trust=options["trust"],
     )
     set_threads(options["threads"])
     state = state_of(ctx)

@@ -12,9 +12,12 @@ import numpy as np
 import pandas as pd
 
 from episome.errors import InputFileError, UsageError
+from episome.log import get_logger
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+logger = get_logger(__name__)
 
 GeneMap: TypeAlias = "Mapping[str, str] | pd.DataFrame | str | Path"
 
@@ -166,4 +169,7 @@ def read_gene_map(table: GeneMap) -> dict[str, str]:
     pairs = pairs.set_axis(["theirs", "ours"], axis=1).apply(lambda c: c.str.strip())
     pairs = pairs[(pairs != "").all(axis=1)].drop_duplicates()
     one = ~(pairs["theirs"].duplicated(keep=False) | pairs["ours"].duplicated(keep=False))
+    logger.info(
+        "gene_map: %s of %s pairs are one to one and used", f"{one.sum():,}", f"{len(pairs):,}"
+    )
     return dict(zip(pairs["theirs"][one], pairs["ours"][one], strict=True))

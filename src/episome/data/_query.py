@@ -89,11 +89,22 @@ def open_source(
         return AnnDataSource(data, layer=layer, use_raw=use_raw)
     if isinstance(data, CellSource):
         return data
-    raise UsageError(
+    raise not_cells(data)
+
+
+def not_cells(data: object) -> UsageError:
+    """Return the error for what is no object of cells, with the line that makes one of it."""
+    modalities = list(getattr(data, "mod", ()))
+    rna = next((m for m in modalities if m.casefold() in {"rna", "gex"}), None)
+    return UsageError(
         "E-U07",
         f"cells cannot be read from a {type(data).__name__}",
-        why="an AnnData object, the path of an h5ad file or a CellSource is expected",
-        fix="pass adata, or anndata.AnnData(matrix, obs=..., var=...)",
+        why=f"its modalities are {', '.join(modalities)}, and this model reads one"
+        if modalities
+        else "an AnnData object, the path of a file of cells or a CellSource is expected",
+        fix=f"mdata.mod[{rna or modalities[0]!r}]"
+        if modalities
+        else "pass adata, or anndata.AnnData(matrix, obs=..., var=...)",
     )
 
 

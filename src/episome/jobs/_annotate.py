@@ -54,6 +54,8 @@ class AnnotateRequest:
         Where to run.
     overwrite
         Replace an existing file.
+    max_memory, trust
+        Of ``episome.data.read_cells``.
     """
 
     input: Path
@@ -71,6 +73,8 @@ class AnnotateRequest:
     batch_size: int | None = None
     device: str = "auto"
     overwrite: bool = False
+    max_memory: int | None = None
+    trust: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,9 @@ def annotate(
         check_output(request.output, overwrite=request.overwrite, source=request.input)
     predictor = Predictor.from_folder(request.model, device=request.device)
     whole = request.output is not None and request.output.suffix == ".h5ad"
-    adata = read_cells(request.input, backed=not whole)
+    adata = read_cells(
+        request.input, backed=not whole, max_memory=request.max_memory, trust=request.trust
+    )
     try:
         nothing = _no_calls(predictor, adata.obs_names[:0])
         if whole:

@@ -27,6 +27,8 @@ class CheckRequest:
         Where the values are; default the first slot with counts.
     min_gene_overlap, duplicates, gene_map, gene_case
         As for ``episome annotate``.
+    max_memory, trust
+        Of ``episome.data.read_cells``.
     """
 
     input: Path
@@ -37,6 +39,8 @@ class CheckRequest:
     duplicates: Literal["error", "sum", "first"] = "error"
     gene_map: Path | None = None
     gene_case: Literal["as is", "upper"] = "as is"
+    max_memory: int | None = None
+    trust: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,9 @@ def check(request: CheckRequest) -> CheckResult:
 
         predictor = Predictor.from_folder(request.model, device="cpu")
         meant = {"features": predictor.features, "rule": predictor.rule}
-    adata = read_cells(request.input, backed=True)
+    adata = read_cells(
+        request.input, backed=True, max_memory=request.max_memory, trust=request.trust
+    )
     try:
         found = inspect(
             adata,

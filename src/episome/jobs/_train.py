@@ -52,6 +52,8 @@ class TrainRequest:
         Replace an existing folder.
     seed
         Default ``episome.settings.seed``.
+    max_memory, trust
+        Of ``episome.data.read_cells``.
     """
 
     method: str
@@ -64,6 +66,8 @@ class TrainRequest:
     n_models: int = 1
     overwrite: bool = False
     seed: int | None = None
+    max_memory: int | None = None
+    trust: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ def train(request: TrainRequest, *, progress: ProgressReport | None = None) -> T
         cls.setup_anndata, request.setup, f"{spec.name} (set-up)", exactly=True
     )
     train_args = known_arguments(cls.train, request.train, f"{spec.name} (train)")
-    adata = read_cells(request.input)
+    adata = read_cells(request.input, max_memory=request.max_memory, trust=request.trust)
     notes = _join(adata, request, setup)
     cls.setup_anndata(adata, **setup)
     model: EpisomeModel | Ensemble

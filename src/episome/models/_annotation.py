@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import anndata
 import numpy as np
 from scvi.data import AnnDataManager
 
@@ -23,6 +24,7 @@ from episome.data import (
     definite_donors,
     doubtful_values,
     labels_with_terms,
+    not_cells,
     obs_column,
     require_choice,
     scan_values,
@@ -130,6 +132,8 @@ class AnnotationMixin(CallsMixin, _Base):
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         _require_known(kwargs)
+        if not isinstance(adata, anndata.AnnData):
+            raise not_cells(adata)
         require_choice("unlabeled", unlabeled, ("error", "keep", "drop"))
         require_choice("input_kind", input_kind, ("auto", "counts", "log1p"))
         require_choice("size_factor", size_factor, ("model_genes", "all_genes"))

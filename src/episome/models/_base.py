@@ -21,6 +21,7 @@ from episome.data import (
     Labels,
     Query,
     cellxgene_choice,
+    not_cells,
     prepare_query,
 )
 from episome.errors import ModelMismatchError, PluginError, UsageError
@@ -81,6 +82,8 @@ class EpisomeModel(BaseModelClass):
     @classmethod
     def _is_set_up(cls, adata: AnnData) -> bool:
         if not isinstance(adata, anndata.AnnData):
+            if hasattr(adata, "mod"):
+                raise not_cells(adata)
             raise UsageError(
                 "E-U07",
                 f"a model cannot be made from a {type(adata).__name__}",
