@@ -85,6 +85,8 @@ def open_source(
     """
     if isinstance(data, str | Path):
         data = read_cells(data, backed=backed)
+    if hasattr(data, "mod"):
+        raise not_cells(data)
     if hasattr(data, "n_obs") and hasattr(data, "layers"):
         return AnnDataSource(data, layer=layer, use_raw=use_raw)
     if isinstance(data, CellSource):
