@@ -71,6 +71,7 @@ _HOME = {
     "inspect_values": "_values",
     "kind_of": "_read_kind",
     "labels_with_terms": "_labels",
+    "modalities_of": "_query",
     "not_cells": "_query",
     "obs_column": "_source",
     "open_source": "_query",

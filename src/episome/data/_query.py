@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -85,7 +85,7 @@ def open_source(
     """
     if isinstance(data, str | Path):
         data = read_cells(data, backed=backed)
-    if hasattr(data, "mod"):
+    if modalities_of(data):
         raise not_cells(data)
     if hasattr(data, "n_obs") and hasattr(data, "layers"):
         return AnnDataSource(data, layer=layer, use_raw=use_raw)
@@ -94,9 +94,15 @@ def open_source(
     raise not_cells(data)
 
 
+def modalities_of(data: object) -> list[str]:
+    """Return the names of the modalities of MuData; none for anything else."""
+    held = getattr(data, "mod", None)
+    return list(held) if isinstance(held, Mapping) else []
+
+
 def not_cells(data: object) -> UsageError:
     """Return the error for what is no object of cells, with the line that makes one of it."""
-    modalities = list(getattr(data, "mod", ()))
+    modalities = modalities_of(data)
     rna = next((m for m in modalities if m.casefold() in {"rna", "gex"}), None)
     return UsageError(
         "E-U07",

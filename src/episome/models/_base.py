@@ -21,6 +21,7 @@ from episome.data import (
     Labels,
     Query,
     cellxgene_choice,
+    modalities_of,
     not_cells,
     prepare_query,
 )
@@ -82,7 +83,7 @@ class EpisomeModel(BaseModelClass):
     @classmethod
     def _is_set_up(cls, adata: AnnData) -> bool:
         if not isinstance(adata, anndata.AnnData):
-            if hasattr(adata, "mod"):
+            if modalities_of(adata):
                 raise not_cells(adata)
             raise UsageError(
                 "E-U07",
