@@ -168,7 +168,8 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="Moving element from .uns.*")
         warnings.filterwarnings("ignore", message=".*was not created by muon/mudata.*")
         warnings.filterwarnings("ignore", category=FutureWarning, module="mudata")
-        warnings.filterwarnings("ignore", message="var_names are not unique")
+        # Said as E-L15 and E-G11 by whoever uses the names.
+        warnings.filterwarnings("ignore", message=".*names are not unique.*")
         warnings.filterwarnings("ignore", message="Cannot join columns with the same name")
         yield
 
