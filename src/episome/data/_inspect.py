@@ -19,7 +19,7 @@ from episome.data._gene_names import (
 )
 from episome.data._keys import GENE_ID_COLUMNS
 from episome.data._rule import query_kind
-from episome.data._source import AnnDataSource
+from episome.data._source import AnnDataSource, repeated_names
 from episome.data._values import ValueReport, check_values, doubtful_values, inspect_values
 from episome.errors import EpisomeError, EpisomeWarning, Problem
 
@@ -319,23 +319,8 @@ def _check_shape(adata: AnnData, source: AnnDataSource, found: _Findings) -> Non
     if turned := transposed(adata.obs_names, source.var.index, source.where):
         problems.append(turned)
     found.add("must mend", problems)
-    repeated = adata.obs_names[adata.obs_names.duplicated()]
-    if len(repeated):
-        found.add(
-            "doubtful",
-            [
-                Problem(
-                    "E-L15",
-                    "duplicated cell names",
-                    source.where,
-                    len(repeated),
-                    source.n_obs,
-                    list(repeated[:3]),
-                    "calls keep the order of the cells, but cannot be joined by name",
-                    "make the names unique",
-                )
-            ],
-        )
+    if repeated := repeated_names(adata.obs_names, source.where):
+        found.add("doubtful", [repeated])
 
 
 def _check_species(

@@ -12,9 +12,9 @@ from episome.data._gene_names import transposed
 from episome.data._loader import CellLoader
 from episome.data._read import read_cells
 from episome.data._rule import InputRule, QueryKind, query_kind
-from episome.data._source import AnnDataSource, CellSource, NanAsZero
+from episome.data._source import AnnDataSource, CellSource, NanAsZero, repeated_names
 from episome.data._values import ValueReport, doubtful_values, inspect_values
-from episome.errors import InputDataError, Problem, UsageError, warn
+from episome.errors import InputDataError, UsageError, warn
 from episome.log import get_logger
 
 if TYPE_CHECKING:
@@ -192,8 +192,8 @@ def prepare_query(
     for problem in doubtful_values(report, allow_fractional=allow_fractional):
         warn(problem)
     notes = [alignment.report.text, *chosen, *zeroed, f"{source.where}: {kind.note}"]
-    if not source.obs_names.is_unique:
-        _warn_repeated(source)
+    if repeated := repeated_names(source.obs_names, source.where):
+        warn(repeated)
     if report.n_empty_cells:
         notes.append(f"{report.n_empty_cells:,} of {report.n_obs:,} cells have no counts at all")
     usual = alignment.is_identity and not kind.unlog and report.n_empty_cells == 0
@@ -217,20 +217,3 @@ def scan_values(
         return source, report, ()
     note = f"{source.where}: {report.n_nan:,} NaN are read as zero"
     return NanAsZero(source), report.with_nan_as_zero, (note,)
-
-
-def _warn_repeated(source: CellSource) -> None:
-    repeated = source.obs_names[source.obs_names.duplicated()]
-    warn(
-        Problem(
-            "E-L15",
-            "duplicated cell names",
-            where=source.where,
-            count=len(repeated),
-            total=source.n_obs,
-            examples=list(repeated[:3]),
-            why="calls keep the order of the cells, but cannot be joined by name",
-            fix="make the names unique",
-        ),
-        stacklevel=4,
-    )

@@ -13,7 +13,7 @@ from scipy import sparse
 from episome.data._matrix import Matrix, Rows, check_structure, to_csr_block
 from episome.data._read_guard import reading
 from episome.data._values import inspect_values
-from episome.errors import InputDataError, UsageError
+from episome.errors import InputDataError, Problem, UsageError
 from episome.log import get_logger
 
 if TYPE_CHECKING:
@@ -264,6 +264,23 @@ def _only_raw_holds_counts(adata: AnnData) -> bool:
 
 def _in_memory(matrix: Matrix) -> bool:
     return isinstance(matrix, np.ndarray) or sparse.issparse(matrix) or hasattr(matrix, "to_numpy")
+
+
+def repeated_names(names: pd.Index, where: str) -> Problem | None:
+    """Return the problem of cells of one name, if there are some."""
+    repeated = names[names.duplicated()]
+    if not len(repeated):
+        return None
+    return Problem(
+        "E-L15",
+        "duplicated cell names",
+        where=where,
+        count=len(repeated),
+        total=len(names),
+        examples=list(repeated[:3]),
+        why="calls keep the order of the cells, but cannot be joined by name",
+        fix="make the names unique",
+    )
 
 
 def obs_column(adata: AnnData, key: str, *, name: str = "adata") -> pd.Series:
