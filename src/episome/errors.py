@@ -7,11 +7,13 @@ what is wrong, where, how many of how many, which first, why it matters, what to
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NoReturn
 
 __all__ = [
+    "Collector",
     "EpisomeError",
     "EpisomeWarning",
     "GeneMatchError",
@@ -263,6 +265,44 @@ def raise_problems(cls: type[EpisomeError], problems: Iterable[Problem]) -> None
 
 def _raise(cls: type[EpisomeError], found: tuple[Problem, ...]) -> NoReturn:
     raise cls(found)
+
+
+class Collector:
+    """Problems of several checks of the same data, raised as one error.
+
+    Examples
+    --------
+    >>> found = Collector()
+    >>> with found.collecting():
+    ...     raise InputDataError("E-D01", "NaN values")
+    >>> with found.collecting():
+    ...     raise LabelError("E-L03", "one class")
+    >>> len(found.problems)
+    2
+    """
+
+    def __init__(self) -> None:
+        self._errors: list[InputDataError] = []
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What was found, in the order of the checks."""
+        return tuple(p for error in self._errors for p in error.problems)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Keep the :class:`InputDataError` of the block for later; others go on their way."""
+        try:
+            yield
+        except InputDataError as error:
+            self._errors.append(error)
+
+    def raise_all(self) -> None:
+        """Raise everything as one error of the class of the first; nothing where all is well."""
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            raise type(self._errors[0])(self.problems)
 
 
 EXIT_CODES: dict[int, str] = {

@@ -8,9 +8,11 @@ from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
     from episome.data._augment import DonorShifts, donor_shifts
-    from episome.data._features import Alignment, AlignmentReport, FeatureSpace
+    from episome.data._alignment import Alignment, AlignmentReport
+    from episome.data._features import FeatureSpace
     from episome.data._gene_names import transposed
     from episome.data._genes import variable_genes
+    from episome.data._importance import GeneImportance
     from episome.data._inspect import Finding, Inspection, inspect
     from episome.data._labels import (
         Labels,
@@ -39,8 +41,8 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
-    "Alignment": "_features",
-    "AlignmentReport": "_features",
+    "Alignment": "_alignment",
+    "AlignmentReport": "_alignment",
     "AnnDataSource": "_source",
     "CellLoader": "_loader",
     "CellSource": "_source",
@@ -48,6 +50,7 @@ _HOME = {
     "FeatureSpace": "_features",
     "Finding": "_inspect",
     "FileKind": "_read_kind",
+    "GeneImportance": "_importance",
     "InputRule": "_rule",
     "Inspection": "_inspect",
     "Labels": "_labels",

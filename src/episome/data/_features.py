@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
-from episome.data._gene_names import mixed_species
+from episome.data._alignment import Alignment, AlignmentReport, missing_genes
+from episome.data._gene_match import (
+    clean_names,
+    id_kind,
+    placeholders,
+    positions,
+    strip_versions,
+    without_version,
+)
+from episome.data._gene_problems import mixtures, repeated_genes, said_of_blanks, unnamed
 from episome.data._gene_repairs import (
     GeneMap,
     look_like_dates,
@@ -20,105 +27,16 @@ from episome.data._gene_repairs import (
     read_gene_map,
     repairs,
 )
-from episome.data._keys import FEATURE_KINDS, GENE_EXPRESSION, GENE_ID_COLUMNS, SYMBOL_COLUMNS
+from episome.data._keys import GENE_ID_COLUMNS, SYMBOL_COLUMNS
 from episome.errors import GeneMatchError, InputDataError, Problem, raise_problems, warn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from episome.data._importance import GeneImportance
 
-_VERSION = re.compile(r"^(ENS[A-Z]*[GTP]\d{6,})\.\d+$")
-_PLACEHOLDER = re.compile(r"^(gene|Gene|feature|var|col|column|x|v|g)[ _.-]?\d+$")
+
 DEFAULT_MIN_OVERLAP = 0.5
-#: Share of the model's genes below which a query is used with a warning.
-FULL_OVERLAP = 0.8
-
-
-@dataclass(frozen=True, slots=True)
-class AlignmentReport:
-    """How the genes of a query met those of the model."""
-
-    where: str
-    n_model: int
-    n_query: int
-    n_matched: int
-    n_extra: int
-    n_summed: int
-    id_column: str
-    versions_stripped: int
-    missing: tuple[str, ...]
-    repaired: tuple[str, ...] = ()
-
-    @property
-    def overlap(self) -> float:
-        """Share of the model's genes that the query has."""
-        return self.n_matched / max(self.n_model, 1)
-
-    @property
-    def text(self) -> str:
-        """One line for logs and results."""
-        line = (
-            f"{self.n_matched:,} of the model's {self.n_model:,} genes are in {self.where} "
-            f"({self.overlap:.1%}, matched by {self.id_column})"
-        )
-        if self.missing:
-            line += f"; {self.n_model - self.n_matched:,} missing ones count as zero"
-        if self.n_extra:
-            line += f"; {self.n_extra:,} genes unknown to the model are left out"
-        if self.n_summed:
-            line += f"; {self.n_summed:,} duplicated genes were summed"
-        return "; ".join([line, *self.repaired])
-
-
-@dataclass(frozen=True, slots=True)
-class Alignment:
-    """A map from the genes of a query to those of a model.
-
-    Parameters
-    ----------
-    columns
-        For every query gene its position in the model, or -1; int64 of shape (n_query,).
-    n_features
-        Number of genes of the model.
-    report
-        What was found.
-    """
-
-    columns: NDArray[np.int64]
-    n_features: int
-    report: AlignmentReport
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether the query has the model's genes in the model's order."""
-        return len(self.columns) == self.n_features and bool(
-            (self.columns == np.arange(self.n_features)).all()
-        )
-
-    def apply(self, block: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Return ``block`` with the model's genes in the model's order; missing genes are zero.
-
-        Parameters
-        ----------
-        block
-            CSR of shape (n, n_query); not modified.
-
-        Returns
-        -------
-        CSR of shape (n, n_features), columns sorted, duplicates summed.
-        """
-        if self.is_identity:
-            return block
-        target = self.columns[block.indices]
-        keep = target >= 0
-        kept = np.zeros(len(target) + 1, dtype=np.int64)
-        np.cumsum(keep, out=kept[1:])
-        out = sparse.csr_matrix(
-            (block.data[keep], target[keep], kept[block.indptr]),
-            shape=(block.shape[0], self.n_features),
-        )
-        out.sum_duplicates()
-        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +103,12 @@ class FeatureSpace:
         names = clean_names(var.index)
         ids, _ = strip_versions(names)
         first = pd.Index(ids).duplicated(keep="first")
-        problems = [*_unnamed(var.index, names, where), *_mixtures(var, where)]
+        problems = [*unnamed(var.index, names, where), *mixtures(var, where)]
         if first.any() and duplicates == "error":
             repeated = pd.Index(ids)[first & (ids != "")].unique()
-            problems += [_repeated(repeated, len(ids), where)] if len(repeated) else []
+            problems += [repeated_genes(repeated, len(ids), where)] if len(repeated) else []
         raise_problems(InputDataError, problems)
-        if _placeholders(ids):
+        if placeholders(ids):
             warn(
                 Problem(
                     "E-G14",
@@ -217,6 +135,7 @@ class FeatureSpace:
         duplicates: Literal["error", "sum", "first"] = "error",
         gene_map: GeneMap | None = None,
         gene_case: Literal["as is", "upper"] = "as is",
+        importance: GeneImportance | None = None,
         where: str = "adata.var",
     ) -> Alignment:
         """Map the genes of ``var`` to this space.
@@ -233,7 +152,7 @@ class FeatureSpace:
         var
             Gene table of the query.
         min_gene_overlap
-            Smallest accepted share of this space's features.
+            Smallest accepted share of this space's features, and of their ``importance``.
         duplicates
             What to do with query genes of one name that the model knows: refuse, add up, or take
             the first. Adding up also joins ``TBCE-1`` to ``TBCE``.
@@ -242,6 +161,8 @@ class FeatureSpace:
             of identifier, or the genes of another species.
         gene_case
             ``"upper"`` reads symbols in capitals, for human genes in small letters.
+        importance
+            How much the model's calls rest on every gene.
         where
             How messages name the query.
 
@@ -252,17 +173,18 @@ class FeatureSpace:
         Raises
         ------
         GeneMatchError
-            Fewer than ``min_gene_overlap`` features are found (E-G02, E-G03).
+            Fewer than ``min_gene_overlap`` features are found, or the found ones carry less of
+            the model's weight (E-G02, E-G03).
         InputDataError
             Duplicated names among the matched genes (E-G11), genes of several species (E-G16),
             other features beside genes (E-G18).
         """
         if len(var) == 0 and len(self):
             raise InputDataError("E-D33", "there are no genes", where=where, fix="pass other data")
-        raise_problems(InputDataError, _mixtures(var, where))
+        raise_problems(InputDataError, mixtures(var, where))
         best, column, stripped = self._best_match(var)
         table = None if gene_map is None else read_gene_map(gene_map)
-        repaired = _said_of_blanks(var)
+        repaired = said_of_blanks(var)
         repaired += self._find_more(best, var, table, upper=gene_case == "upper")
         repaired += self._join_made_unique(best, var, where, sum_up=duplicates == "sum")
         if duplicates == "first":
@@ -282,8 +204,9 @@ class FeatureSpace:
             versions_stripped=stripped,
             missing=tuple(np.asarray(self.ids, dtype=object)[counts == 0][:10]),
             repaired=tuple(repaired),
+            lost=None if importance is None else importance.lost(counts > 0),
         )
-        if n_matched and _placeholders(np.asarray(self.ids, dtype=object)):
+        if n_matched and placeholders(np.asarray(self.ids, dtype=object)):
             warn(
                 Problem(
                     "E-G14",
@@ -298,6 +221,8 @@ class FeatureSpace:
             )
         if report.overlap < min_gene_overlap:
             self._refuse_overlap(var, report, min_gene_overlap)
+        if report.weight is not None and report.weight < min_gene_overlap:
+            raise GeneMatchError(_too_light(report, min_gene_overlap))
         if report.n_summed and duplicates == "error":
             repeated = [self.ids[i] for i in np.flatnonzero(counts > 1)]
             raise InputDataError(
@@ -310,7 +235,8 @@ class FeatureSpace:
                 why="their columns cannot be told apart",
                 fix='pass duplicates="sum" or "first", or make the names unique',
             )
-        _warn_overlap(report)
+        if few := missing_genes(report):
+            warn(few)
         self._warn_names(best, var, where)
         return Alignment(best, len(self), report)
 
@@ -341,8 +267,8 @@ class FeatureSpace:
         n_before = int((best >= 0).sum())
         for ids in (self.ids, *self.other.values()):
             index = pd.Index(strip_versions(np.asarray(ids, dtype=object))[0])
-            exact = _positions(index, names)
-            found = np.where(exact >= 0, exact, _positions(index, _without_version(names)))
+            exact = positions(index, names)
+            found = np.where(exact >= 0, exact, positions(index, without_version(names)))
             taken = np.isin(found, best[best >= 0])
             several = pd.Series(found).duplicated(keep=False).to_numpy()
             new = (best < 0) & (found >= 0) & ~taken & ~several
@@ -407,11 +333,11 @@ class FeatureSpace:
         hits = -1
         for label, column in theirs:
             names = clean_names(column)
-            short = _without_version(names)
+            short = without_version(names)
             for ids in mine:
                 index = pd.Index(strip_versions(np.asarray(ids, dtype=object))[0])
-                exact = _positions(index, names)
-                found = np.where(exact >= 0, exact, _positions(index, short))
+                exact = positions(index, names)
+                found = np.where(exact >= 0, exact, positions(index, short))
                 n = len(np.unique(found[found >= 0]))
                 if n > hits:
                     best, hits = (found, label, int((found != exact).sum())), n
@@ -444,143 +370,27 @@ class FeatureSpace:
             count=report.n_matched,
             total=report.n_model,
             why=f"the model knows {', '.join(self.ids[:3])}, the data has {', '.join(theirs)} "
-            f"({_id_kind(self.ids)} against {_id_kind(var.index)}), and a call made from "
+            f"({id_kind(self.ids)} against {id_kind(var.index)}), and a call made from "
             "missing genes would be a guess",
             fix="put identifiers of the model's kind into var_names or a column such as "
             f"var['feature_name'], pass a table as gene_map=, or lower min_gene_overlap (now "
             f"{limit:g})",
         )
-        raise GeneMatchError([problem, *_unnamed(var.index, clean_names(var.index), report.where)])
+        raise GeneMatchError([problem, *unnamed(var.index, clean_names(var.index), report.where)])
 
 
-def clean_names(names: object) -> NDArray[np.object_]:
-    """Return names as stripped strings (BOM and non-breaking spaces too); missing becomes ''."""
-    series = pd.Series(np.asarray(names, dtype=object))
-    text = series.where(series.notna(), "").astype(str)
-    clean: NDArray[np.object_] = text.str.replace("\ufeff", "", regex=False).str.strip().to_numpy()
-    return clean.astype(object)
-
-
-def _said_of_blanks(var: pd.DataFrame) -> list[str]:
-    given = np.asarray(var.index.astype(str), dtype=object)
-    n = int(((given != clean_names(var.index)) & var.index.notna()).sum())
-    return [f"{n:,} names were freed of blanks and marks"] if n else []
-
-
-def _warn_overlap(report: AlignmentReport) -> None:
-    if report.overlap < FULL_OVERLAP and report.n_model:
-        warn(
-            Problem(
-                "E-G04",
-                "genes of the model are missing",
-                report.where,
-                report.n_model - report.n_matched,
-                report.n_model,
-                report.missing,
-                f"they count as zero: {report.overlap:.0%} of the model's genes are left to "
-                "call by",
-                "pass all genes that were measured, or train on the genes that the data have",
-            )
-        )
-
-
-def strip_versions(names: NDArray[np.object_]) -> tuple[NDArray[np.object_], int]:
-    """Remove Ensembl version suffixes, except where two genes would become one.
-
-    Returns
-    -------
-    The names and how many were changed.
-    """
-    short = _without_version(names)
-    if (short == names).all():
-        return names, 0
-    several = pd.Series(names).groupby(short).transform("nunique").to_numpy() > 1
-    kept = np.where(several, names, short)
-    return kept, int((kept != names).sum())
-
-
-def _without_version(names: NDArray[np.object_]) -> NDArray[np.object_]:
-    return np.array([_VERSION.sub(r"\1", n) for n in names], dtype=object)
-
-
-def _positions(index: pd.Index, names: NDArray[np.object_]) -> NDArray[np.int64]:
-    """Position of every name in ``index``; a name that stands twice there counts as unknown."""
-    once = np.flatnonzero(~index.duplicated(keep=False) & (index != ""))
-    if len(once) == 0:
-        return np.full(len(names), -1, dtype=np.int64)
-    where = pd.Series(once, index=index[once]).reindex(names).fillna(-1)
-    found: NDArray[np.int64] = where.to_numpy(dtype=np.int64)
-    return found
-
-
-def _repeated(names: pd.Index, total: int, where: str) -> Problem:
+def _too_light(report: AlignmentReport, limit: float) -> Problem:
+    """Return the refusal of a query whose genes are many, but not those that matter."""
     return Problem(
-        "E-G11",
-        "duplicated gene names",
-        where,
-        len(names),
-        total,
-        list(names),
-        "their columns cannot be told apart",
-        'pass duplicates="sum" to add them up, or make the names unique',
+        "E-G03",
+        "the genes on which the model's calls rest are missing",
+        where=report.where,
+        count=report.n_model - report.n_matched,
+        total=report.n_model,
+        examples=report.missing,
+        why=f"the genes that are there carry {report.weight or 0.0:.0%} of the model's weight; "
+        f"most is lost for {report.most_lost}, and a call made from the rest would be a guess",
+        fix="pass all genes that were measured, train on the genes that the data have, or lower "
+        f"min_gene_overlap (now {limit:g})",
+        details={"lost": dict(report.lost or {})},
     )
-
-
-def _mixtures(var: pd.DataFrame, where: str) -> list[Problem]:
-    """Return what stands together in a matrix and must be taken apart first."""
-    mixed = mixed_species(var.index, where)
-    return [p for p in (mixed, _other_kinds(var, where)) if p is not None]
-
-
-def _other_kinds(var: pd.DataFrame, where: str) -> Problem | None:
-    """Return the problem of antibodies, peaks or guides that stand beside genes."""
-    for column in ("feature_types", "feature_type"):
-        counts = var[column].astype(str).value_counts() if column in var.columns else {}
-        others = {str(k): int(counts[k]) for k in FEATURE_KINDS if k in counts}
-        if others and GENE_EXPRESSION in counts:
-            shown = ", ".join(f"{k} {n:,}" for k, n in others.items())
-            return Problem(
-                "E-G18",
-                f"other features beside genes ({shown})",
-                where,
-                sum(others.values()),
-                len(var),
-                list(var.index[var[column].astype(str).isin(list(others))][:3]),
-                "they would count as genes and change the size of every cell",
-                f'adata = adata[:, adata.var["{column}"] == "{GENE_EXPRESSION}"].copy()',
-            )
-    return None
-
-
-def _unnamed(raw: pd.Index, names: NDArray[np.object_], where: str) -> list[Problem]:
-    numbers = pd.api.types.is_numeric_dtype(raw) or all(n.isdigit() for n in names[:50])
-    # A missing name is "nan" once anndata made text of it; one alone is a gene of the fly.
-    empty = (names == "") | ((names == "nan") & ((names == "nan").sum() > 1))
-    if not numbers and not empty.any():
-        return []
-    return [
-        Problem(
-            "E-G13",
-            "gene names are row numbers" if numbers else "genes without a name",
-            where=where,
-            count=len(names) if numbers else int(empty.sum()),
-            total=len(names),
-            why="a query could only be matched by position, which is how labels go wrong",
-            fix="set var_names to gene symbols or Ensembl identifiers",
-        )
-    ]
-
-
-def _placeholders(names: NDArray[np.object_]) -> bool:
-    """Whether most names are a word and a number, such as ``gene_17``: nothing a genome has."""
-    sample = [str(n) for n in names[:500]]
-    return sum(bool(_PLACEHOLDER.match(n)) for n in sample) > 0.9 * len(sample)
-
-
-def _id_kind(names: Sequence[str] | pd.Index) -> str:
-    sample = [str(n) for n in list(names)[:200]]
-    ensembl = sum(n.startswith("ENS") for n in sample)
-    if ensembl > 0.8 * len(sample):
-        return "Ensembl identifiers"
-    lower = sum(n[:1].isupper() and n[1:].islower() for n in sample if n[1:].isalpha())
-    return "mouse-style symbols" if lower > 0.3 * len(sample) else "symbols"

@@ -14,7 +14,7 @@ from episome.data._read import read_cells
 from episome.data._rule import InputRule, QueryKind, query_kind
 from episome.data._source import AnnDataSource, CellSource, NanAsZero, repeated_names
 from episome.data._values import ValueReport, doubtful_values, inspect_values
-from episome.errors import InputDataError, UsageError, warn
+from episome.errors import Collector, InputDataError, UsageError, warn
 from episome.log import get_logger
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from episome.data._features import Alignment, FeatureSpace
     from episome.data._gene_repairs import GeneMap
+    from episome.data._importance import GeneImportance
 
 logger = get_logger(__name__)
 
@@ -131,6 +132,7 @@ def prepare_query(
     allow_fractional: bool = False,
     nan: Literal["error", "zero"] = "error",
     backed: bool = False,
+    importance: GeneImportance | None = None,
 ) -> Query:
     """Check a query, align its genes and decide how its values reach the model's scale.
 
@@ -146,7 +148,7 @@ def prepare_query(
     input_kind
         What the values are; ``"auto"`` decides by a scan of all of them.
     min_gene_overlap
-        Smallest accepted share of the model's genes.
+        Smallest accepted share of the model's genes, and of their ``importance``.
     duplicates
         ``"sum"`` adds up genes of one name, ``"first"`` takes the first.
     gene_map, gene_case
@@ -157,6 +159,8 @@ def prepare_query(
         ``"zero"`` reads NaN as zero, and says how many.
     backed
         Read a path from disk in blocks.
+    importance
+        How much the model's calls rest on every gene, where it says so.
 
     Returns
     -------
@@ -165,7 +169,8 @@ def prepare_query(
     Raises
     ------
     InputDataError, GeneMatchError, UsageError, InputFileError
-        See ``check_values``, ``FeatureSpace.align`` and ``open_source``.
+        See ``check_values``, ``FeatureSpace.align`` and ``open_source``; what is wrong with genes
+        and with values is said at once.
     """
     require_choice("input_kind", input_kind, ("auto", "counts", "log1p"))
     require_choice("duplicates", duplicates, ("error", "sum", "first"))
@@ -174,21 +179,22 @@ def prepare_query(
     source = open_source(data, layer=layer, use_raw=use_raw, backed=backed)
     if turned := transposed(source.obs_names, source.var.index, source.where):
         raise InputDataError(turned)
-    alignment = features.align(
-        source.var,
-        min_gene_overlap=min_gene_overlap,
-        duplicates=duplicates,
-        gene_map=gene_map,
-        gene_case=gene_case,
-        where=source.where,
-    )
     chosen = getattr(source, "notes", ())
+    found = Collector()
+    with found.collecting():
+        alignment = features.align(
+            source.var,
+            min_gene_overlap=min_gene_overlap,
+            duplicates=duplicates,
+            gene_map=gene_map,
+            gene_case=gene_case,
+            importance=importance,
+            where=source.where,
+        )
     source, report, zeroed = scan_values(source, nan)
-    if source.n_obs == 0:
-        counted = rule.input_kind == "counts"
-        kind = QueryKind(unlog=False, normalise=counted, note="there are no cells")
-    else:
-        kind = query_kind(rule, report, input_kind)
+    with found.collecting():
+        kind = _kind_of(rule, report, input_kind)
+    found.raise_all()
     for problem in doubtful_values(report, allow_fractional=allow_fractional):
         warn(problem)
     notes = [alignment.report.text, *chosen, *zeroed, f"{source.where}: {kind.note}"]
@@ -201,6 +207,15 @@ def prepare_query(
     for note in notes:
         logger.log(logging.DEBUG if plain else logging.INFO, "%s", note)
     return Query(source, alignment, rule, kind, report, tuple(notes))
+
+
+def _kind_of(
+    rule: InputRule, report: ValueReport, input_kind: Literal["auto", "counts", "log1p"]
+) -> QueryKind:
+    if report.n_obs == 0:
+        counted = rule.input_kind == "counts"
+        return QueryKind(unlog=False, normalise=counted, note="there are no cells")
+    return query_kind(rule, report, input_kind)
 
 
 def scan_values(

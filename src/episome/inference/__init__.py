@@ -9,24 +9,28 @@ from episome._lazy import lazy_names
 if TYPE_CHECKING:
     from episome.inference._array_core import ArrayCore
     from episome.inference._attribution import Attribution, ExplainingCore, attribution
-    from episome.inference._cores import Core
+    from episome.inference._cores import BatchSource, Core
+    from episome.inference._device import pick_device
     from episome.inference._ensemble import EnsembleCore
-    from episome.inference._outputs import as_csr
-    from episome.inference._predictor import (
+    from episome.inference._folders import (
+        IMPORTANCE,
         INDEX_PREFIX,
-        Predictor,
-        calls_frame,
         core_from_folder,
         folder_features,
+        folder_importance,
         folder_labels,
         folder_spec,
-        pick_device,
     )
+    from episome.inference._importance import gene_importance, mean_importance
+    from episome.inference._outputs import as_csr
+    from episome.inference._predictor import Predictor, calls_frame
 
 _HOME = {
-    "INDEX_PREFIX": "_predictor",
+    "IMPORTANCE": "_folders",
+    "INDEX_PREFIX": "_folders",
     "ArrayCore": "_array_core",
     "Attribution": "_attribution",
+    "BatchSource": "_cores",
     "Core": "_cores",
     "EnsembleCore": "_ensemble",
     "ExplainingCore": "_attribution",
@@ -34,11 +38,14 @@ _HOME = {
     "as_csr": "_outputs",
     "attribution": "_attribution",
     "calls_frame": "_predictor",
-    "core_from_folder": "_predictor",
-    "folder_features": "_predictor",
-    "folder_labels": "_predictor",
-    "folder_spec": "_predictor",
-    "pick_device": "_predictor",
+    "core_from_folder": "_folders",
+    "folder_features": "_folders",
+    "folder_importance": "_folders",
+    "folder_labels": "_folders",
+    "folder_spec": "_folders",
+    "gene_importance": "_importance",
+    "mean_importance": "_importance",
+    "pick_device": "_device",
 }
 __all__ = sorted(_HOME)
 

@@ -92,6 +92,13 @@ def attribution(
     )
 
 
+def gives_attributions(core: RunningCore) -> bool:
+    """Whether :func:`attribution` has an answer for the core."""
+    if isinstance(core, EnsembleCore):
+        return all(gives_attributions(m) for m in core.members)
+    return isinstance(core, ExplainingCore | TorchCore)
+
+
 def _gradients(core: TorchCore) -> Callable[[dict[str, Any]], sparse.csr_matrix]:
     width = int(core.config["n_features"])  # type: ignore[call-overload]  # plain JSON
 

@@ -10,6 +10,14 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from episome.data import CellLoader
+
+
+class BatchSource(Protocol):
+    """What batches are read from: a query, or the cells of a training."""
+
+    def loader(self, rows: NDArray[np.int64] | None, /, *, batch_size: int) -> CellLoader: ...
+
 
 class RunningCore(Protocol):
     """What the predictor runs."""

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from episome.data import FeatureSpace, InputRule, Labels, Query, prepare_query
-from episome.errors import ModelFileError, PluginError, ResourceError, UsageError
+from episome.data import FeatureSpace, GeneImportance, InputRule, Labels, Query, prepare_query
+from episome.errors import UsageError
+from episome.inference._device import pick_device
 from episome.inference._ensemble import EnsembleCore
-from episome.inference._outputs import class_probabilities, to_numpy
-from episome.io import (
-    ModelFolder,
-    is_ensemble,
-    read_ensemble_folder,
-    read_manifest,
-    read_model_folder,
+from episome.inference._folders import (
+    core_from_folder,
+    folder_features,
+    folder_importance,
+    folder_labels,
 )
+from episome.inference._importance import mean_importance
+from episome.inference._outputs import class_probabilities, to_numpy
+from episome.io import is_ensemble, read_ensemble_folder, read_manifest, read_model_folder
 from episome.log import get_logger
 from episome.nn import host_batch, normalized_batch
 
@@ -29,8 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from episome.data import CellSource
-    from episome.inference._cores import Core, RunningCore
-    from episome.plugins import ModelSpec
+    from episome.inference._cores import BatchSource, Core, RunningCore
 
 logger = get_logger(__name__)
 
@@ -60,6 +61,8 @@ class Predictor:
         Its classes; ``None`` for a model that does not annotate.
     device
         Where to run; default where the core is.
+    importance
+        How much the calls rest on every gene, where that is known.
     """
 
     def __init__(
@@ -70,7 +73,9 @@ class Predictor:
         rule: InputRule,
         labels: Labels | None = None,
         device: str | torch.device | None = None,
+        importance: GeneImportance | None = None,
     ) -> None:
+        self.importance = importance
         self.core, self.features, self.rule, self.labels = core, features, rule, labels
         if device is not None:
             core.to(device)
@@ -107,9 +112,11 @@ class Predictor:
         if is_ensemble(read_manifest(path)):
             members = read_ensemble_folder(path).members
             folder = members[0]
+            weights = [folder_importance(m) for m in members]
             core = EnsembleCore([core_from_folder(m, core_cls) for m in members])
         else:
             folder = read_model_folder(path)
+            weights = [folder_importance(folder)]
             core = core_from_folder(folder, core_cls)
         return cls(
             core,
@@ -117,10 +124,12 @@ class Predictor:
             rule=InputRule(**folder.manifest["input"]),
             labels=folder_labels(folder),
             device=pick_device(device),
+            importance=mean_importance(weights),
         )
 
     def prepare(self, data: AnnData | str | Path | CellSource, **kwargs: Any) -> Query:
         """Check and align a query; the keywords are those of ``episome.data.prepare_query``."""
+        kwargs.setdefault("importance", self.importance)
         return prepare_query(data, self.features, self.rule, **kwargs)
 
     def stream(
@@ -139,7 +148,11 @@ class Predictor:
             yield {**out, "ind_x": batch["ind_x"].cpu().numpy(), "empty": batch["empty"]}
 
     def batches(
-        self, query: Query, *, rows: NDArray[np.int64] | None = None, batch_size: int | None = None
+        self,
+        query: BatchSource,
+        *,
+        rows: NDArray[np.int64] | None = None,
+        batch_size: int | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Yield normalised batches on the device, in the form that the core's prediction reads.
 
@@ -259,148 +272,3 @@ def calls_frame(
     # Said, not inferred: a table without cells has the same types.
     calls = pd.DataFrame({**text, **numbers}, index=names).astype(dict.fromkeys(text, "str"))
     return calls[list(CALL_COLUMNS)]
-
-
-def core_from_folder(folder: ModelFolder, core_cls: type[Core] | None = None) -> Core:
-    """Build and fill the core of a folder.
-
-    Raises
-    ------
-    PluginError
-        The plugin that wrote the folder is not installed (E-P01).
-    ModelFileError
-        The configuration or the weights do not fit (E-M06), or the number of genes (E-M13).
-    """
-    if core_cls is None:
-        from episome import plugins
-
-        found = plugins.load_core(folder_spec(folder.manifest["model"]))
-        core_cls = cast("type[Core]", found)
-    tensors = {k: v for k, v in folder.tensors.items() if not k.startswith(INDEX_PREFIX)}
-    try:
-        core = core_cls.from_config(folder.manifest["core"])
-        _require_genes(core, folder)
-        core.load_state(tensors, folder.files)
-    except ModelFileError:
-        raise
-    except (TypeError, ValueError, KeyError) as error:
-        raise ModelFileError(
-            "E-M06",
-            "the configuration does not fit the model class",
-            where="manifest.json",
-            why=str(error)[:200],
-            fix="install the version of the plugin that wrote it",
-        ) from error
-    return core
-
-
-def _require_genes(core: Core, folder: ModelFolder) -> None:
-    width, n_genes = core.config.get("n_features"), len(folder.genes.get("id", ()))
-    if width is not None and width != n_genes:
-        raise ModelFileError(
-            "E-M13",
-            f"{n_genes} genes and {width} model inputs",
-            where="genes.tsv",
-            why="values would enter as other genes",
-            fix="copy the folder again",
-        )
-
-
-INDEX_PREFIX = "_indices/"
-
-
-def folder_spec(model: Mapping[str, Any]) -> ModelSpec:
-    """Return what the installed plugins say about the ``"model"`` entry of a manifest.
-
-    Raises
-    ------
-    PluginError
-        The plugin that wrote the folder is not installed, or there was none (E-P01).
-    """
-    from episome import plugins
-
-    if model.get("plugin") is None:
-        raise PluginError(
-            "E-P01",
-            f"no plugin registers {model['class']}",
-            why="only its own class can load it",
-            fix=f"{model['class']}.load(folder), or pass core_cls=",
-        )
-    qualified = f"{model['plugin']}:{model['spec']}"
-    try:
-        return plugins.get_spec(qualified)
-    except PluginError as error:
-        raise PluginError(
-            "E-P01",
-            f"the plugin {model['plugin']!r} that wrote the model is not available",
-            why=str(error.problems[0].what),
-            fix=f"pip install {model.get('distribution') or 'episome-' + str(model['plugin'])}",
-        ) from error
-
-
-def folder_features(folder: ModelFolder) -> FeatureSpace:
-    """Genes of a saved model."""
-    columns = {name: tuple(values) for name, values in folder.genes.items()}
-    return FeatureSpace(columns.pop("id"), columns)
-
-
-def folder_labels(folder: ModelFolder) -> Labels | None:
-    """Classes of a saved model, or ``None``.
-
-    Raises
-    ------
-    ModelFileError
-        The number of classes differs from the width of the head (E-M13).
-    """
-    if not folder.labels.get("label"):
-        return None
-    names = tuple(folder.labels["label"])
-    width = folder.manifest["core"].get("n_classes", len(names))
-    if len(set(names)) != len(names) or width != len(names):
-        raise ModelFileError(
-            "E-M13",
-            f"{len(names)} labels ({len(set(names))} different) and {width} model outputs",
-            where="labels.tsv",
-            why="calls would carry wrong names",
-            fix="copy the folder again",
-        )
-    ontology = folder.manifest.get("ontology") or {}
-    return Labels(
-        names,
-        tuple(folder.labels["ontology_term_id"]),
-        str(folder.manifest["unlabeled"]),
-        str(ontology.get("release", "")),
-    )
-
-
-def pick_device(device: str | torch.device) -> torch.device:
-    """Return the device of a name: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-
-    ``auto`` takes CUDA when there is one.
-
-    Raises
-    ------
-    UsageError
-        There is no such name (E-U25).
-    ResourceError
-        The machine has no such device (E-R04).
-    """
-    if isinstance(device, torch.device):
-        return device
-    kind, _, number = device.partition(":")
-    if kind not in {"auto", "cpu", "gpu", "cuda", "mps"} or (number and not number.isdigit()):
-        raise UsageError("E-U25", f"device {device!r}", fix="use auto, cpu, cuda, cuda:0 or mps")
-    if kind == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind = "cuda" if kind == "gpu" else kind
-    n_there = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(
-        kind, int(torch.backends.mps.is_available())
-    )
-    if int(number or 0) >= n_there:
-        raise ResourceError(
-            "E-R04",
-            f"device {device!r} is not there",
-            why=f"the machine has {n_there} of that kind",
-            fix="auto takes what is there",
-        )
-    return torch.device(f"{kind}:{number}" if number else kind)

@@ -31,7 +31,8 @@ from episome.data import (
     term_column,
     transposed,
 )
-from episome.errors import InputDataError, UsageError, warn
+from episome.errors import Collector, InputDataError, UsageError, warn
+from episome.inference import gene_importance
 from episome.log import get_logger
 from episome.models._calls import CallsMixin
 from episome.models._fields import ExpressionField, LabelsField, labels_from_state
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from episome.data import Query
+    from episome.inference import BatchSource
     from episome.models._base import EpisomeModel as _Base
     from episome.models._ensemble import Ensemble
 else:
@@ -156,22 +158,26 @@ class AnnotationMixin(CallsMixin, _Base):
             source = AnnDataSource(adata, layer=layer, use_raw=use_raw)
             # What "auto" found here is what is read from now on.
             setup_method_args["setup_args"]["use_raw"] = source.use_raw
-            features, rule = _registered_input(
-                source,
-                input_kind,
-                size_factor,
-                duplicates,
-                allow_fractional=allow_fractional,
-                nan=nan,
-            )
-            found = _registered_labels(
-                adata, labels_key, unlabeled_category, unlabeled, ontology_term_key, own_terms
-            )
+            found = Collector()
+            with found.collecting():
+                features, rule = _registered_input(
+                    source,
+                    input_kind,
+                    size_factor,
+                    duplicates,
+                    allow_fractional=allow_fractional,
+                    nan=nan,
+                )
+            with found.collecting():
+                labels = _registered_labels(
+                    adata, labels_key, unlabeled_category, unlabeled, ontology_term_key, own_terms
+                )
+            found.raise_all()
             if donor_key is not None:
                 _check_donors(adata, donor_key, labels_key)
             fields = [
                 ExpressionField("X", layer, use_raw=source.use_raw, features=features, rule=rule),
-                LabelsField("labels", labels_key, unlabeled_category, found),
+                LabelsField("labels", labels_key, unlabeled_category, labels),
             ]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
@@ -254,6 +260,15 @@ class AnnotationMixin(CallsMixin, _Base):
         """Training cells, aligned and ready to be read."""
         return self.prepare(None)
 
+    def _weigh_genes(
+        self, cells: BatchSource, codes: NDArray[np.int64], rows: NDArray[np.int64]
+    ) -> None:
+        """Remember how much the calls rest on every gene, where the core says so."""
+        found = gene_importance(
+            self.predictor(), cells, codes, rows, seed=settings.stream_seed("importance")
+        )
+        self.gene_weights_ = None if found is None else found.weights
+
 
 # What scvi-tools hands to a set-up method when it transfers one.
 _TRANSFER = frozenset({"source_registry", "extend_categories", "allow_missing_labels"})
@@ -300,9 +315,13 @@ def _registered_input(
         )
     if turned := transposed(source.obs_names, source.var.index, source.where):
         raise InputDataError(turned)
-    features = FeatureSpace.from_var(source.var, where=source.where, duplicates=duplicates)
+    found = Collector()
+    with found.collecting():
+        features = FeatureSpace.from_var(source.var, where=source.where, duplicates=duplicates)
     _, report, zeroed = scan_values(source, nan)
-    kind = check_values(report, input_kind)
+    with found.collecting():
+        kind = check_values(report, input_kind)
+    found.raise_all()
     for problem in doubtful_values(report, allow_fractional=allow_fractional):
         warn(problem)
     target = report.expm1_row_sum if kind == "log1p" else None

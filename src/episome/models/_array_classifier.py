@@ -113,6 +113,7 @@ class ArrayClassifierModel(AnnotationMixin, EpisomeModel):
         self.validation_indices_ = self.test_indices_ = np.empty(0, dtype=np.int64)
         self.is_trained_ = True
         self.history_ = {}
+        self._weigh_genes(self.training_query(), self.training_codes(), rows)
         plugins.after_train(model=self, run={"seed": settings.seed})
 
     def _training_cells(

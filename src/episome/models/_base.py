@@ -17,6 +17,7 @@ from episome import plugins
 from episome.data import (
     AnnDataSource,
     FeatureSpace,
+    GeneImportance,
     InputRule,
     Labels,
     Query,
@@ -26,7 +27,13 @@ from episome.data import (
     prepare_query,
 )
 from episome.errors import ModelMismatchError, PluginError, UsageError
-from episome.inference import Predictor, core_from_folder, folder_labels, pick_device
+from episome.inference import (
+    Predictor,
+    core_from_folder,
+    folder_importance,
+    folder_labels,
+    pick_device,
+)
 from episome.io import decode, read_model_folder, write_model_folder
 from episome.log import get_logger
 from episome.models._fields import ExpressionField, features_from_state, labels_from_state
@@ -77,6 +84,7 @@ class EpisomeModel(BaseModelClass):
             self._set_up_from_schema(adata)
         super().__init__(adata, registry)
         self.fit_: dict[str, Any] = {}
+        self.gene_weights_: NDArray[np.float32] | None = None
 
     # --- set-up -----------------------------------------------------------------------------
 
@@ -131,6 +139,13 @@ class EpisomeModel(BaseModelClass):
         return labels_from_state(self._state_registry("labels"))
 
     @property
+    def gene_importance(self) -> GeneImportance | None:
+        """Share of the model's weight that every gene carries; ``None`` where nobody knows."""
+        if self.gene_weights_ is None or self.labels is None:
+            return None
+        return GeneImportance(self.gene_weights_, self.labels.names)
+
+    @property
     def setup_args(self) -> dict[str, Any]:
         """Arguments of the set-up call."""
         return dict(self.registry["setup_args"])
@@ -176,6 +191,28 @@ class EpisomeModel(BaseModelClass):
         **kwargs
             Of ``episome.data.prepare_query``.
         """
+        return self.prepare_as(
+            adata, importance=self.gene_importance, layer=layer, use_raw=use_raw, **kwargs
+        )
+
+    def prepare_as(
+        self,
+        adata: AnnData | str | Path | CellSource | None,
+        *,
+        importance: GeneImportance | None,
+        **kwargs: Any,
+    ) -> Query:
+        """Prepare a query for what this model is a part of; see :meth:`prepare`.
+
+        Parameters
+        ----------
+        adata
+            Query; ``None`` takes the training cells.
+        importance
+            Weight of the genes in the whole.
+        **kwargs
+            Of :meth:`prepare`.
+        """
         _require_known(kwargs)
         if adata is None or adata is self.adata:
             source: AnnData | str | Path | CellSource = self.training_source()
@@ -187,14 +224,18 @@ class EpisomeModel(BaseModelClass):
         else:
             source = adata
         return prepare_query(
-            source, self.features, self.input_rule, layer=layer, use_raw=use_raw, **kwargs
+            source, self.features, self.input_rule, importance=importance, **kwargs
         )
 
     def predictor(self) -> Predictor:
         """Return the live model's predictor, on its device."""
         self._require_trained()
         return Predictor(
-            self.module, features=self.features, rule=self.input_rule, labels=self.labels
+            self.module,
+            features=self.features,
+            rule=self.input_rule,
+            labels=self.labels,
+            importance=self.gene_importance,
         )
 
     def _require_trained(self) -> None:
@@ -372,6 +413,8 @@ class EpisomeModel(BaseModelClass):
         model.is_trained_ = True
         model.history_ = saved_history(folder)
         model.fit_ = dict(folder.manifest["fit"])
+        weights = folder_importance(folder)
+        model.gene_weights_ = None if weights is None else weights.weights
         for name, rows in saved_indices(folder).items():
             setattr(model, f"{name}_indices_", rows)
         if adata is not None and adata is not False:
@@ -418,10 +461,11 @@ class EpisomeModel(BaseModelClass):
             return None
 
 
+_NOT_OF_A_CALL = frozenset({"layer", "use_raw", "backed", "importance"})
 _QUERY_WORDS = ("layer", "use_raw") + tuple(
     name
     for name, parameter in inspect.signature(prepare_query).parameters.items()
-    if parameter.kind is parameter.KEYWORD_ONLY and name not in {"layer", "use_raw", "backed"}
+    if parameter.kind is parameter.KEYWORD_ONLY and name not in _NOT_OF_A_CALL
 )
 
 

@@ -277,6 +277,7 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EpisomeModel):
             self.module.to("cpu").eval()
             raise
         self._remember(result, datamodule, plan_args, refit=refit, augment=augmented)
+        self._weigh_genes(datamodule, datamodule.labels, datamodule.split.train)
         self._notify("after_train")
 
     def _run_plan(

@@ -10,7 +10,7 @@ import numpy as np
 
 from episome import plugins, settings
 from episome.errors import Problem, UsageError, warn
-from episome.inference import EnsembleCore, Predictor, folder_spec
+from episome.inference import EnsembleCore, Predictor, folder_spec, mean_importance
 from episome.io import EnsembleFolder, encode, read_ensemble_folder, write_ensemble_folder
 from episome.log import get_logger
 from episome.models._calls import CallsMixin
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from episome.data import CellSource, FeatureSpace, InputRule, Labels, Query
+    from episome.data import CellSource, FeatureSpace, GeneImportance, InputRule, Labels, Query
     from episome.models._annotation import AnnotationMixin
     from episome.ontology import ClassHierarchy
 
@@ -87,6 +87,11 @@ class Ensemble(ExplanationMixin, CallsMixin):
     def class_hierarchy(self, also: Iterable[str] = ()) -> ClassHierarchy | None:
         """Return which classes are kinds of which others; see ``AnnotationMixin``."""
         return self.members[0].class_hierarchy(also)
+
+    @property
+    def gene_importance(self) -> GeneImportance | None:
+        """Share of the weight that every gene carries, mean over members."""
+        return mean_importance([m.gene_importance for m in self.members])
 
     @property
     def is_trained_(self) -> bool:
@@ -196,13 +201,14 @@ class Ensemble(ExplanationMixin, CallsMixin):
             features=self.features,
             rule=self.input_rule,
             labels=self.labels,
+            importance=self.gene_importance,
         )
 
     def prepare(
         self, adata: AnnData | str | Path | CellSource | None = None, **kwargs: Any
     ) -> Query:
         """Check a query and align its genes; see ``EpisomeModel.prepare``."""
-        return self.members[0].prepare(adata, **kwargs)
+        return self.members[0].prepare_as(adata, importance=self.gene_importance, **kwargs)
 
     # --- folders ----------------------------------------------------------------------------
 

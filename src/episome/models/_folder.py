@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from episome import settings
-from episome.inference import INDEX_PREFIX
+from episome.inference import IMPORTANCE, INDEX_PREFIX
 from episome.io import ModelFolder, encode
 from episome.models._card import model_card
 
@@ -52,7 +52,7 @@ def model_folder(model: EpisomeModel) -> ModelFolder:
     table = {} if labels is None else {"label": labels.names, "ontology_term_id": labels.term_ids}
     return ModelFolder(
         manifest=manifest,
-        tensors={**tensors, **_index_tensors(model)},
+        tensors={**tensors, **_index_tensors(model), **_weights_of_genes(model)},
         genes={"id": features.ids, **features.other},
         labels=table,
         history=_history_columns(model.history_),
@@ -122,6 +122,10 @@ def _index_tensors(model: EpisomeModel) -> dict[str, np.ndarray]:
         for p, r in rows.items()
         if r is not None
     }
+
+
+def _weights_of_genes(model: EpisomeModel) -> dict[str, np.ndarray]:
+    return {} if model.gene_weights_ is None else {IMPORTANCE: model.gene_weights_}
 
 
 def saved_indices(folder: ModelFolder) -> dict[str, np.ndarray]:

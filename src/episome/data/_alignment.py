@@ -1,0 +1,148 @@
+"""What aligning the genes of a query to a model's found, and the map that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from episome.errors import MAX_EXAMPLES, Problem
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: Share of the model's genes, or of its weight, below which a query is used with a warning.
+FULL_OVERLAP = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class AlignmentReport:
+    """How the genes of a query met those of the model.
+
+    ``lost`` is the share of the model's weight that missing genes carried, by cell type, largest
+    first; ``None`` where the model does not say how much its genes weigh.
+    """
+
+    where: str
+    n_model: int
+    n_query: int
+    n_matched: int
+    n_extra: int
+    n_summed: int
+    id_column: str
+    versions_stripped: int
+    missing: tuple[str, ...]
+    repaired: tuple[str, ...] = ()
+    lost: Mapping[str, float] | None = None
+
+    @property
+    def overlap(self) -> float:
+        """Share of the model's genes that the query has."""
+        return self.n_matched / max(self.n_model, 1)
+
+    @property
+    def weight(self) -> float | None:
+        """Share of the model's weight that the found genes carry, mean over cell types."""
+        if not self.lost:
+            return None
+        return 1.0 - sum(self.lost.values()) / len(self.lost)
+
+    @property
+    def most_lost(self) -> str:
+        """The cell types that lose most, in words; empty where nothing is lost."""
+        worst = [(n, s) for n, s in (self.lost or {}).items() if s >= 0.005][:MAX_EXAMPLES]
+        return ", ".join(f"{name} {share:.0%}" for name, share in worst)
+
+    @property
+    def text(self) -> str:
+        """One line for logs and results."""
+        line = (
+            f"{self.n_matched:,} of the model's {self.n_model:,} genes are in {self.where} "
+            f"({self.overlap:.1%}, matched by {self.id_column})"
+        )
+        if self.missing:
+            line += f"; {self.n_model - self.n_matched:,} missing ones count as zero"
+            if self.weight is not None:
+                line += f", {1 - self.weight:.1%} of the model's weight"
+                line += f" (most: {self.most_lost})" if self.most_lost else ""
+        if self.n_extra:
+            line += f"; {self.n_extra:,} genes unknown to the model are left out"
+        if self.n_summed:
+            line += f"; {self.n_summed:,} duplicated genes were summed"
+        return "; ".join([line, *self.repaired])
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """A map from the genes of a query to those of a model.
+
+    Parameters
+    ----------
+    columns
+        For every query gene its position in the model, or -1; int64 of shape (n_query,).
+    n_features
+        Number of genes of the model.
+    report
+        What was found.
+    """
+
+    columns: NDArray[np.int64]
+    n_features: int
+    report: AlignmentReport
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the query has the model's genes in the model's order."""
+        return len(self.columns) == self.n_features and bool(
+            (self.columns == np.arange(self.n_features)).all()
+        )
+
+    def apply(self, block: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Return ``block`` with the model's genes in the model's order; missing genes are zero.
+
+        Parameters
+        ----------
+        block
+            CSR of shape (n, n_query); not modified.
+
+        Returns
+        -------
+        CSR of shape (n, n_features), columns sorted, duplicates summed.
+        """
+        if self.is_identity:
+            return block
+        target = self.columns[block.indices]
+        keep = target >= 0
+        kept = np.zeros(len(target) + 1, dtype=np.int64)
+        np.cumsum(keep, out=kept[1:])
+        out = sparse.csr_matrix(
+            (block.data[keep], target[keep], kept[block.indptr]),
+            shape=(block.shape[0], self.n_features),
+        )
+        out.sum_duplicates()
+        return out
+
+
+def missing_genes(report: AlignmentReport) -> Problem | None:
+    """Return the warning for a query that lacks many genes, or those that weigh most."""
+    weight = 1.0 if report.weight is None else report.weight
+    if report.n_model == 0 or min(report.overlap, weight) >= FULL_OVERLAP:
+        return None
+    left = f"{report.overlap:.0%} of the model's genes"
+    if report.weight is not None:
+        left += f" with {report.weight:.0%} of its weight"
+    most = f"; most is lost for {report.most_lost}" if report.most_lost else ""
+    return Problem(
+        "E-G04",
+        "genes of the model are missing",
+        report.where,
+        report.n_model - report.n_matched,
+        report.n_model,
+        report.missing,
+        f"they count as zero, and {left} are left to call by{most}",
+        "pass all genes that were measured, or train on the genes that the data have",
+        {"lost": dict(report.lost or {})},
+    )
