@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import subprocess
 import sys
 
 import anndata
 import jsonschema
+import mudata
 import pandas as pd
 import pytest
+import scipy.io
 from click.testing import CliRunner
 
 from episome import settings
@@ -433,6 +436,94 @@ def test_check_of_no_file_of_cells_is_an_error(run, files):
 
     assert result.exit_code == 3
     assert "Git LFS pointer" in result.output
+
+
+@pytest.fixture(scope="module")
+def modalities(files):
+    cells = simulate_cells(150, 40, n_types=3, n_donors=5)
+    prot = simulate_cells(120, 4, n_types=2, seed=1)
+    prot.var_names = ["CD3_TotalSeqB", "CD4_TotalSeqB", "CD19_TotalSeqB", "IgG1_TotalSeqB"]
+    path = files / "cite.h5mu"
+    mudata.MuData({"rna": cells, "prot": prot}).write(path)
+    return path
+
+
+def test_check_looks_at_every_modality_of_a_file(run, modalities, tmp_path):
+    before = modalities.read_bytes()
+
+    said = run("check", modalities)
+    found = the_object(run("check", modalities, "--json"))
+
+    assert said.exit_code == 0, said.output
+    assert (
+        "cite.h5mu: 120 cells in all modalities: rna (40 genes), prot (4 proteins)" in said.stdout
+    )
+    assert "controls: IgG1" in said.stdout
+    assert found["warnings"] == []
+    assert list(found["inspection"]["modalities"]) == ["rna", "prot"]
+    assert found["inspection"]["modalities"]["prot"]["proteins"]["controls"] == ["IgG1"]
+    assert modalities.read_bytes() == before
+    words = found["next"][0].replace("METHOD", "centroid").replace("my-model", str(tmp_path / "m"))
+    assert run(*shlex.split(words)[1:]).exit_code == 0
+
+
+def test_check_compares_a_model_with_the_genes_of_several_modalities(run, modalities, model):
+    found = the_object(run("check", modalities, "-m", model, "--json"))
+
+    assert "40 of the model's 40 genes" in found["inspection"]["modalities"]["rna"]["repairs"][0]
+    assert found["next"][0].startswith("episome annotate")
+
+
+def test_check_says_which_modality_must_be_mended(run, modalities, tmp_path):
+    mdata = mudata.read_h5mu(modalities)
+    mdata.mod["prot"].X.data[0] = float("nan")
+    mdata.mod["prot"].X.data[1] = -1
+    mdata.write(tmp_path / "bad.h5mu")
+
+    bad = run("check", tmp_path / "bad.h5mu", "--json")
+
+    found = the_object(bad)
+    assert bad.exit_code == 3
+    assert found["error"]["code"] == "E-D01"
+    assert "bad.h5mu['prot'].X" in found["error"]["message"]
+    assert [w["code"] for w in found["warnings"]] == ["E-D46"]
+    assert found["next"] == []
+
+
+def test_check_opens_files_of_10x_with_several_kinds_of_features(run, tmp_path):
+    cells = simulate_cells(60, 40, n_types=3)
+    kinds = ["Gene Expression"] * 30 + ["Antibody Capture"] * 6 + ["Peaks"] * 4
+    names = [*cells.var_names[:36], *(f"chr1:{i}-{i + 9}" for i in range(4))]
+    folder = tmp_path / "filtered"
+    folder.mkdir()
+    scipy.io.mmwrite(folder / "matrix.mtx", cells.X.T.astype(int))
+    rows = [f"{n}\t{n}\t{k}" for n, k in zip(names, kinds, strict=True)]
+    (folder / "features.tsv").write_text("\n".join(rows) + "\n")
+    (folder / "barcodes.tsv").write_text("\n".join(cells.obs_names) + "\n")
+
+    found = the_object(run("check", folder, "--json"))["inspection"]
+
+    kinds = {m: p["kind"] for m, p in found["modalities"].items()}
+    assert kinds == {"rna": "rna", "prot": "protein", "atac": "atac"}
+    assert found["name"] == "filtered"
+    assert found["ok"] is True
+
+
+@pytest.mark.parametrize("form", ["cells.zarr", "cells.h5ad", "."])
+@pytest.mark.filterwarnings("ignore:.*zarr.*")
+def test_check_names_the_file_that_it_read(run, files, form, tmp_path, monkeypatch):
+    bad = anndata.read_h5ad(files / "nan.h5ad")
+    inside = tmp_path / "cells.zarr"
+    bad.write_zarr(inside)
+    bad.write_h5ad(tmp_path / "cells.h5ad")
+    monkeypatch.chdir(inside if form == "." else tmp_path)
+
+    found = the_object(run("check", form, "--json"))
+
+    name = "cells.zarr" if form == "." else form
+    assert found["inspection"]["name"] == name
+    assert f"in {name}.X" in found["error"]["message"]
+    assert "adata" not in json.dumps(found["inspection"])
 
 
 @pytest.mark.parametrize("command", ["check", "train", "annotate"])

@@ -7,13 +7,17 @@ import os
 from pathlib import Path
 
 import anndata
+import mudata
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
 
-from episome.data import inspect
+from episome.data import MuInspection, inspect
 from episome.data._gene_names import describe_gene_names, look_like_barcodes, species_named
+from episome.errors import InputDataError
+from episome.jobs import CheckRequest, check
+from episome.testing import fingerprint
 
 HUMAN = ["CD4", "CD8A", "MS4A1", "LYZ", "C1orf112", "NKG7", "HLA-A", "MT-CO1", "B2M", "ACTB"]
 MOUSE = ["Cd4", "Cd8a", "Ms4a1", "Lyz2", "4933402J10Rik", "Nkg7", "Gm1234", "mt-Co1", "B2m"]
@@ -246,6 +250,211 @@ def test_the_report_is_text_and_json():
     assert plain["values"]["X"]["form"] == "counts"
 
 
+# -- several modalities --------------------------------------------------------------------------
+
+PANEL = ["CD4_TotalSeqB", "CD19_TotalSeqB", "IgG1_control_TotalSeqB", "HTO1_TotalSeqB"]
+PEAKS = ["chr1:100-200", "chr1:300-400", "chrX:5-9"]
+
+
+def three(**obs):
+    parts = {"rna": cells(**obs), "prot": cells(PANEL, seed=1), "atac": cells(PEAKS, seed=2)}
+    parts["atac"].X.data[:] = 1
+    return parts
+
+
+def test_every_modality_is_looked_at_on_its_own():
+    mdata = mudata.MuData(
+        three(cell_type=["B cell", "T cell"] * 15, donor_id=["a", "b", "c"] * 10)
+    )
+
+    found = inspect(mdata, name="cite.h5mu")
+
+    assert isinstance(found, MuInspection)
+    assert found.ok
+    assert found.findings == ()
+    assert found.notes == ()
+    assert {m: p.kind for m, p in found.modalities.items()} == {
+        "rna": "rna",
+        "prot": "protein",
+        "atac": "atac",
+    }
+    assert (found.n_obs, found.n_vars, found.used) == (30, 17, "rna")
+    assert found.arguments == {"labels_key": "cell_type", "donor_key": "donor_id"}
+    assert found.modalities["rna"].genes.kind == "symbols"
+    assert found.modalities["prot"].proteins.names == ("CD4", "CD19", "IgG1_control", "HTO1")
+    assert found.modalities["prot"].proteins.controls == ("IgG1_control",)
+    assert found.modalities["prot"].proteins.hashtags == ("HTO1",)
+    assert found.modalities["atac"].values["X"].form == "binary"
+
+
+def test_the_report_of_several_modalities_is_text_and_json():
+    mdata = mudata.MuData({**three(), "prot": cells(PANEL, n_cells=20, seed=1)[::-1].copy()})
+
+    found = inspect(mdata, name="cite.h5mu")
+
+    lines = found.text.splitlines()
+    assert lines[0] == (
+        "cite.h5mu: 20 cells in all modalities: rna (10 genes), prot (4 proteins), atac (3 peaks)"
+    )
+    assert "  paired   cite.h5mu: 20 cells are in all modalities (rna 30, prot 20" in found.text
+    assert "the cells of prot are in another order than those of rna" in found.text
+    assert "cite.h5mu['prot']: 20 cells, 4 proteins" in lines
+    assert "  proteins CD4, CD19, IgG1_control, ...; 4 names lose" in found.text
+    assert "1 isotype or negative controls: IgG1_control" in found.text
+    assert "100% of the names are places in a genome" in found.text
+    plain = json.loads(json.dumps(found.to_json(), default=str))
+    assert plain["ok"] is True
+    assert plain["used"] == "rna"
+    assert plain["notes"] == list(found.notes)
+    assert plain["modalities"]["prot"]["kind"] == "protein"
+    assert plain["modalities"]["prot"]["proteins"]["hashtags"] == ["HTO1"]
+    assert plain["modalities"]["rna"]["values"]["X"]["form"] == "counts"
+
+
+@pytest.mark.parametrize(("modality", "noun"), [("prot", "proteins"), ("atac", "peaks")])
+def test_negative_values_are_refused_of_genes_only(modality, noun):
+    parts = three()
+    for m in ("rna", modality):
+        parts[m].X = parts[m].X.toarray()
+        parts[m].X[:3, 0] = -0.5
+
+    found = inspect(parts)
+
+    assert codes(found, "must mend") == ["E-D04"]
+    (said,) = [f.problem for f in found.modalities[modality].findings]
+    assert said.code == "E-D46"
+    assert f"values of {noun} that are negative" in said.text
+    assert "some negative (" in found.modalities[modality].text
+
+
+def test_proteins_and_peaks_have_none_of_the_doubts_of_genes():
+    parts = {"prot": cells(["gene_1", "gene_2", "gene_3"]), "atac": cells(PEAKS)}
+    parts["prot"].X.data[:] = 1
+    parts["atac"].X = sparse.csr_matrix(np.log1p(np.log1p(parts["atac"].X.toarray())))
+
+    found = inspect(parts)
+
+    assert codes(found, "doubtful") == ["E-D46"]
+    assert "of peaks that are no integers" in found.findings[0].problem.text
+    assert found.modalities["prot"].species == ""
+    assert "species" not in found.modalities["prot"].text
+
+
+def test_what_no_model_can_use_is_refused_in_every_modality():
+    parts = three()
+    for m in ("prot", "atac"):
+        parts[m].X = parts[m].X.toarray()
+    parts["prot"].X[0, 0], parts["prot"].X[0, 1] = np.nan, -1
+    parts["prot"].X[5] = 0
+    parts["atac"].X[:] = 0
+
+    found = inspect(parts)
+
+    assert codes(found.modalities["prot"], "must mend") == ["E-D01"]
+    assert codes(found.modalities["prot"], "doubtful") == ["E-D46", "E-D12"]
+    assert codes(found.modalities["atac"], "must mend") == ["E-D13"]
+    assert "type" not in found.modalities["prot"].findings[-1].problem.text
+    assert not found.ok
+
+
+def test_names_of_proteins_must_tell_them_apart():
+    parts = three()
+    parts["prot"].var_names = ["CD4", "CD19", "CD4", "CD8"]
+    parts["atac"].var_names = ["0", "1", "2"]
+
+    found = inspect(parts)
+
+    assert codes(found, "must mend") == ["E-G11", "E-G13"]
+    assert "duplicated names of proteins in mdata['prot'].X: 1 of 4, first: CD4" in found.text
+    assert "names of peaks that are row numbers" in found.text
+
+
+def test_cells_that_cannot_be_paired_must_be_mended():
+    parts = three()
+    parts["prot"].obs_names = [f"other{i}" for i in range(30)]
+    apart = inspect(parts)
+    parts["prot"].obs_names = ["cell0", *parts["rna"].obs_names[:-1]]
+    twice = inspect(parts)
+
+    assert codes(apart, "must mend") == ["E-D45"]
+    assert apart.n_obs == 0
+    assert codes(twice, "must mend") == ["E-L15"]
+
+
+def test_a_modality_without_a_matrix_is_said_and_left_out():
+    parts = {**three(), "airr": anndata.AnnData(obs=cells().obs)}
+
+    found = inspect(parts)
+
+    assert list(found.modalities) == ["rna", "prot", "atac"]
+    assert found.ok
+    assert [(f.severity, f.problem.code) for f in found.pairing] == [("doubtful", "E-D27")]
+    assert "mdata['airr']" in found.pairing[0].problem.text
+
+
+def test_a_layer_is_of_the_genes():
+    parts = three()
+    parts["rna"].layers["mine"] = parts["rna"].X.copy()
+
+    found = inspect(parts, layer="mine")
+
+    assert found.modalities["rna"].slot == "layers['mine']"
+    assert found.modalities["prot"].slot == "X"
+    assert found.arguments["layer"] == "mine"
+    with pytest.raises(InputDataError, match=r"'other' is missing in mdata\['rna'\]"):
+        inspect(parts, layer="other")
+
+
+def test_genes_of_another_name_are_known_but_not_used():
+    parts = three()
+    parts["transcripts"] = cells([*HUMAN, "GAPDH", "MALAT1", "CD74"])
+    del parts["rna"]
+
+    found = inspect(parts)
+
+    assert found.modalities["transcripts"].kind == "rna"
+    assert found.used == ""
+    assert found.arguments == {}
+    alone = inspect({"transcripts": parts["transcripts"]})
+    assert alone.used == "transcripts"
+
+
+def test_a_model_of_genes_is_compared_with_the_genes(toy):
+    model = toy.trained(max_epochs=1)
+    meant = {"features": model.features, "rule": model.input_rule}
+    parts = {"prot": cells(PANEL, n_cells=50), "rna": toy.query()[:, :30].copy()}
+    parts["prot"].obs_names = parts["rna"].obs_names[:50]
+
+    good = inspect(parts, **meant)
+    without = inspect({"prot": parts["prot"], "atac": cells(PEAKS)}, **meant)
+
+    assert good.ok
+    assert any("30 of the model's 40 genes" in text for text in good.modalities["rna"].repairs)
+    assert good.modalities["prot"].repairs == ()
+    assert good.repairs == tuple(f"rna: {text}" for text in good.modalities["rna"].repairs)
+    assert "E-U60" in codes(without, "must mend")
+
+
+def test_the_modalities_are_not_changed():
+    mdata = mudata.MuData(three())
+    mdata.mod["rna"] = mdata.mod["rna"][5:9].copy()
+    before = {m: fingerprint(p) for m, p in mdata.mod.items()}
+
+    found = inspect(mdata)
+
+    assert "mdata.obs is older than the modalities" in found.notes[0]
+    assert {m: fingerprint(p) for m, p in mdata.mod.items()} == before
+    assert mdata.n_obs == 30
+
+
+def test_a_backed_object_is_named_by_its_file(tmp_path):
+    cells().write_h5ad(tmp_path / "two.dots.h5ad")
+    adata = anndata.read_h5ad(tmp_path / "two.dots.h5ad", backed="r")
+
+    assert inspect(adata).name == "two.dots.h5ad"
+    adata.file.close()
+
+
 # -- real data -----------------------------------------------------------------------------------
 
 #: File -> species, identifiers in var_names, labels (the best guess first), donors.
@@ -296,3 +505,41 @@ def test_real_files_are_named_correctly(name):
     assert [g.name for g in found.labels] == labels
     assert found.arguments.get("donor_key") == donors
     assert found.ok
+
+
+#: File -> name and key of its second modality, its kind, the form of its values, features.
+SECOND = {
+    "citeseq_pbmc10k": ("prot", "protein_counts", "protein", "counts", 14),
+    "citeseq_bm_triana": ("adt", "protein_lognorm", "protein", "log1p", 197),
+    "multiome_mop_snare": ("atac", "atac", "atac", "counts", 25_734),
+}
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_real_modalities_are_named_correctly(name, tmp_path):
+    folder = os.environ.get("EPISOME_TEST_DATA")
+    if not folder:
+        pytest.skip("EPISOME_TEST_DATA is not set: the real files are elsewhere")
+    second, key, kind, form, n = SECOND[name]
+    rna = anndata.read_h5ad(Path(folder) / "data" / f"{name}.h5ad")
+    names = rna.uns["atac_names" if kind == "atac" else "protein_names"]
+    part = anndata.AnnData(rna.obsm[key], obs=rna.obs[[]], var=pd.DataFrame(index=list(names)))
+    mudata.MuData({"rna": rna, second: part[::-1].copy()}).write(tmp_path / "cells.h5mu")
+
+    found = check(CheckRequest(tmp_path / "cells.h5mu")).inspection
+
+    assert found.name == "cells.h5mu"
+    assert found.ok
+    assert found.n_obs == rna.n_obs
+    assert list(found.modalities) == ["rna", second]
+    assert "another order" in found.notes[0]
+    species, ids, labels, _ = EXPECTED[name]
+    genes, other = found.modalities.values()
+    assert (genes.kind, genes.species, genes.genes.kind) == ("rna", species, ids)
+    assert [g.name for g in genes.labels] == labels
+    assert (other.kind, other.values["X"].form, other.n_vars) == (kind, form, n)
+    assert codes(found, "doubtful") == ([] if form == "counts" else ["E-D46"])
+    if kind == "protein":
+        assert not any(text.endswith("TotalSeqB") for text in other.proteins.names)
+        assert other.proteins.controls == ()
+        assert "CD19" in {text.removesuffix("-AB") for text in other.proteins.names}

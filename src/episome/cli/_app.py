@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from episome.cli._command import global_options
 from episome.cli._errors import guarded, pipe_noticed
 
 __all__ = ["COMMANDS", "App", "app"]
+
+#: Columns below which click no longer wraps its help by itself.
+CLICK_MINIMUM = 52
 
 #: Name of a command -> where it is, and its line in ``episome --help``.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -57,6 +61,9 @@ class App(click.Group):
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Read the arguments; help and version are printed here."""
+        columns = shutil.get_terminal_size().columns
+        if columns < CLICK_MINIMUM:
+            kwargs.setdefault("terminal_width", max(columns - 2, 20))
         with pipe_noticed():
             return super().make_context(*args, **kwargs)
 

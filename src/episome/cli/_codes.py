@@ -410,6 +410,28 @@ CODES: dict[str, str] = {
         "Members of the ensemble came out the same: the method does not depend on the seed, so "
         "their mean is the model."
     ),
+    "E-D45": (
+        "Cells of several modalities are paired by their names, and no name is in all of them. "
+        "Often one program writes an ending such as -1 behind the barcode and another does not."
+    ),
+    "E-D46": (
+        "Values of proteins, peaks or other features are negative or no integers, as after CLR, "
+        "TF-IDF or log1p. That is usual; only a model of counts wants the raw ones."
+    ),
+    "E-U60": "There is no modality of this name or kind; the message lists those that there are.",
+    "E-U70": (
+        "The name of a plugin is part of the names of its distribution, its module and its class: "
+        "lower-case letters, digits and single hyphens, a letter first."
+    ),
+    "E-U71": (
+        "The name of a plugin is also that of its model and of its command, so it may not be one "
+        "of the host's commands, a word of Python, or the name of a base class."
+    ),
+    "E-U72": (
+        "An installed plugin has this name, for itself, a model or a class. On a clash neither "
+        "gets it, so a new plugin takes another."
+    ),
+    "E-U73": "There is a template for each of the four tasks, and for no other.",
     "E-X01": (
         "A bug in episome. The crash report holds versions, the command and the place; no data."
     ),

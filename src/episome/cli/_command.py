@@ -11,14 +11,18 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from episome.errors import EpisomeError, EpisomeWarning, InputFileError
+from episome.errors import EpisomeError, EpisomeWarning, InputFileError, UsageError
 from episome.log import configure, get_logger
 
+if TYPE_CHECKING:
+    from episome.jobs import Run
+
 __all__ = [
+    "NO_DIFFERENCE",
     "Outcome",
     "State",
     "answer",
@@ -28,11 +32,16 @@ __all__ = [
     "file_options",
     "gene_options",
     "machine_options",
+    "made_before",
+    "remembered",
     "run_command",
     "running",
     "state_of",
     "value_options",
 ]
+
+#: Options that change nothing in a result.
+NO_DIFFERENCE = frozenset({"overwrite", "threads", "max_memory", "trust"})
 
 #: State of the command that runs, for the message about whatever ends it.
 running: list[State] = []
@@ -123,6 +132,35 @@ class Outcome:
             extra = {k: v for k, v in value.items() if k not in names}
             return cls(**known, data=extra)
         return cls(text="" if value is None else str(value))
+
+
+def made_before(run: Run, *, overwrite: bool) -> Outcome | None:
+    """Return the answer of the same command, where it made the output from the same inputs.
+
+    Parameters
+    ----------
+    run
+        The command and its inputs.
+    overwrite
+        The output is to be made again.
+    """
+    answer = None if overwrite else run.answer()
+    if answer is None:
+        return None
+    text = "%s was made by this command from these inputs: nothing is done, see --overwrite"
+    get_logger("cli").info(text, run.output)
+    kept = {k: answer[k] for k in ("text", "outputs", "metrics", "data") if k in answer}
+    outcome = Outcome(**kept)
+    outcome.data["repeated"] = True
+    return outcome
+
+
+def remembered(run: Run | None, outcome: Outcome) -> Outcome:
+    """Keep the answer for the same command again, and return it."""
+    if run is not None:
+        fields = ("text", "outputs", "metrics", "data")
+        run.remember(json.loads(dumps({k: getattr(outcome, k) for k in fields})))
+    return outcome
 
 
 def state_of(ctx: click.Context) -> State:
@@ -240,7 +278,21 @@ def value_options(function: F) -> F:
 
 
 def raw_choice(options: Mapping[str, Any]) -> bool | Literal["auto"]:
-    """Return what ``--use-raw`` and ``--auto-raw`` say."""
+    """Return what ``--use-raw`` and ``--auto-raw`` say.
+
+    Raises
+    ------
+    UsageError
+        Two of them and ``--layer`` are given (E-U27).
+    """
+    given = [f"--{n.replace('_', '-')}" for n in ("layer", "use_raw", "auto_raw") if options[n]]
+    if len(given) > 1:
+        raise UsageError(
+            "E-U27",
+            f"{' and '.join(given)} are given",
+            why="each says where the values are",
+            fix=f"give one of {', '.join(given)}",
+        )
     return "auto" if options["auto_raw"] and not options["use_raw"] else bool(options["use_raw"])
 
 

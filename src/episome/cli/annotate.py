@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from episome.cli._command import (
+    NO_DIFFERENCE,
     Outcome,
     command_options,
     examples,
     file_options,
     gene_options,
     machine_options,
+    made_before,
     raw_choice,
+    remembered,
     run_command,
     state_of,
     value_options,
 )
+
+if TYPE_CHECKING:
+    from episome.jobs import Run
 
 __all__ = ["command"]
 
@@ -61,10 +67,14 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     from episome.data import check_readable
     from episome.io import check_output, read_manifest
 
+    use_raw = raw_choice(options)
     to_stdout = options["output"] == Path("-")
     output = None if to_stdout else options["output"] or Path("calls.csv")
     check_readable(options["input"])
     read_manifest(options["model"])
+    run = None if output is None else _run(output, options)
+    if run is not None and (before := made_before(run, overwrite=options["overwrite"])):
+        return before
     if output is not None:
         check_output(output, overwrite=options["overwrite"], source=options["input"])
 
@@ -73,7 +83,7 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     from episome.resources import set_threads
 
     taken = {k: v for k, v in options.items() if k not in {"output", "threads", "auto_raw"}}
-    taken["use_raw"] = raw_choice(options)
+    taken["use_raw"] = use_raw
     request = AnnotateRequest(output=output, **taken)
     set_threads(options["threads"])
     state = state_of(ctx)
@@ -89,7 +99,7 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     counts = result.calls["label"].value_counts()
     text = [str(output)] if output else []
     text += [f"  {count:>8,}  {label}" for label, count in counts.items()]
-    return Outcome(
+    outcome = Outcome(
         text="\n".join(text),
         outputs=[{"path": str(output)}] if output else [],
         data={
@@ -99,3 +109,12 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
             "notes": list(result.notes),
         },
     )
+    return remembered(run, outcome)
+
+
+def _run(output: Path, options: dict[str, Any]) -> Run:
+    from episome.jobs import Run
+
+    read = ("input", "model", "gene_map")
+    other = {k: v for k, v in options.items() if k not in {*read, "output", *NO_DIFFERENCE}}
+    return Run("annotate", output, other, [options[k] for k in read])

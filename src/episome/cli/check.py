@@ -39,8 +39,9 @@ __all__ = ["command"]
 def command(ctx: click.Context, /, **options: Any) -> None:
     """Say what INPUT, a file of cells, holds: values, genes, species, labels, donors.
 
-    All values are read once. Exit code 3 means that something must be mended before a model can
-    use it. INPUT is never changed.
+    Of several modalities (h5mu, 10x files with antibodies or peaks) each is looked at, and how
+    their cells are paired; --layer and --use-raw are of the genes. All values are read once. Exit
+    code 3 means that something must be mended before a model can use it. INPUT is never changed.
     """
     run_command(ctx, "check", lambda: _check(ctx, options))
 

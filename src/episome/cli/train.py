@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from episome.cli._command import (
+    NO_DIFFERENCE,
     Outcome,
     command_options,
     examples,
     file_options,
     machine_options,
+    made_before,
     raw_choice,
+    remembered,
     run_command,
     state_of,
     value_options,
 )
 from episome.errors import UsageError
+
+if TYPE_CHECKING:
+    from episome.jobs import Run
 
 __all__ = ["command"]
 
@@ -116,7 +122,11 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     from episome.io import check_model_output
 
     plugins.get_spec(options["method"])
+    raw_choice(options)
     check_readable(options["input"])
+    run = _run(options)
+    if before := made_before(run, overwrite=options["overwrite"]):
+        return before
     check_model_output(options["output"], overwrite=options["overwrite"])
     model = _model_arguments(options)
 
@@ -150,7 +160,7 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     with progress(None, "training", unit="epochs", enabled=_visible(ctx)) as bar:
         result = train(request, progress=lambda done, total, m: bar.update(done, _shown(m, total)))
     metrics = {k: v for k, v in result.fit.items() if str(k).startswith("validation")}
-    return Outcome(
+    outcome = Outcome(
         text=_text(result),
         outputs=[{"path": str(result.output)}],
         metrics=metrics,
@@ -164,6 +174,15 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
             "fit": dict(result.fit),
         },
     )
+    return remembered(run, outcome)
+
+
+def _run(options: dict[str, Any]) -> Run:
+    from episome.jobs import Run
+
+    read = ("input", "labels_file", "own_terms")
+    other = {k: v for k, v in options.items() if k not in {*read, "output", *NO_DIFFERENCE}}
+    return Run("train", options["output"], other, [options[k] for k in read])
 
 
 def _setup_arguments(options: dict[str, Any]) -> dict[str, object]:

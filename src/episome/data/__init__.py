@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from episome.data._augment import DonorShifts, donor_shifts
     from episome.data._alignment import Alignment, AlignmentReport
+    from episome.data._augment import DonorShifts, donor_shifts
     from episome.data._features import FeatureSpace
     from episome.data._gene_names import transposed
     from episome.data._genes import variable_genes
     from episome.data._importance import GeneImportance
-    from episome.data._inspect import Finding, Inspection, inspect
+    from episome.data._inspect import Finding, Inspection, MuInspection, inspect
     from episome.data._labels import (
         Labels,
         check_classes,
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
         term_column,
     )
     from episome.data._loader import CellLoader
+    from episome.data._modalities import (
+        PairedCells,
+        ProteinNames,
+        modality_kind,
+        pair_modalities,
+        protein_names,
+    )
     from episome.data._query import Query, open_source, prepare_query, require_choice, scan_values
     from episome.data._read import read_any, read_cells
     from episome.data._read_kind import FileKind, check_readable, kind_of
@@ -38,6 +45,7 @@ if TYPE_CHECKING:
         check_values,
         doubtful_values,
         inspect_values,
+        unusable_values,
     )
 
 _HOME = {
@@ -54,6 +62,9 @@ _HOME = {
     "InputRule": "_rule",
     "Inspection": "_inspect",
     "Labels": "_labels",
+    "MuInspection": "_inspect",
+    "PairedCells": "_modalities",
+    "ProteinNames": "_modalities",
     "Query": "_query",
     "QueryKind": "_rule",
     "SchemaChoice": "_schema",
@@ -75,10 +86,13 @@ _HOME = {
     "kind_of": "_read_kind",
     "labels_with_terms": "_labels",
     "modalities_of": "_query",
+    "modality_kind": "_modalities",
     "not_cells": "_query",
     "obs_column": "_source",
     "open_source": "_query",
+    "pair_modalities": "_modalities",
     "prepare_query": "_query",
+    "protein_names": "_modalities",
     "read_any": "_read",
     "read_cells": "_read",
     "require_all_classes": "_labels",
@@ -89,6 +103,7 @@ _HOME = {
     "stratified_halves": "_splits",
     "term_column": "_labels",
     "transposed": "_gene_names",
+    "unusable_values": "_values",
     "variable_genes": "_genes",
 }
 __all__ = sorted(_HOME)

@@ -28,7 +28,7 @@ from episome.data._gene_repairs import (
     repairs,
 )
 from episome.data._keys import GENE_ID_COLUMNS, SYMBOL_COLUMNS
-from episome.errors import GeneMatchError, InputDataError, Problem, raise_problems, warn
+from episome.errors import Collector, GeneMatchError, InputDataError, Problem, raise_problems, warn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,6 +79,7 @@ class FeatureSpace:
         *,
         where: str = "adata.var",
         duplicates: Literal["error", "sum"] = "error",
+        modality: str = "rna",
     ) -> FeatureSpace:
         """Read the features of training data.
 
@@ -91,6 +92,8 @@ class FeatureSpace:
         duplicates
             ``"sum"`` keeps one feature for equal names (their values are added), ``"error"``
             refuses.
+        modality
+            Of what; names of proteins and peaks are not judged as those of genes are.
 
         Raises
         ------
@@ -103,12 +106,13 @@ class FeatureSpace:
         names = clean_names(var.index)
         ids, _ = strip_versions(names)
         first = pd.Index(ids).duplicated(keep="first")
-        problems = [*unnamed(var.index, names, where), *mixtures(var, where)]
+        genes = modality == "rna"
+        problems = [*unnamed(var.index, names, where), *(mixtures(var, where) if genes else ())]
         if first.any() and duplicates == "error":
             repeated = pd.Index(ids)[first & (ids != "")].unique()
             problems += [repeated_genes(repeated, len(ids), where)] if len(repeated) else []
         raise_problems(InputDataError, problems)
-        if placeholders(ids):
+        if genes and placeholders(ids):
             warn(
                 Problem(
                     "E-G14",
@@ -125,7 +129,7 @@ class FeatureSpace:
         other = {
             str(c): tuple(clean_names(var[c])[keep]) for c in GENE_ID_COLUMNS if c in var.columns
         }
-        return cls(tuple(ids[keep]), other)
+        return cls(tuple(ids[keep]), other, modality)
 
     def align(
         self,
@@ -219,22 +223,17 @@ class FeatureSpace:
                     fix="train on data with gene symbols or Ensembl identifiers",
                 )
             )
-        if report.overlap < min_gene_overlap:
-            self._refuse_overlap(var, report, min_gene_overlap)
-        if report.weight is not None and report.weight < min_gene_overlap:
-            raise GeneMatchError(_too_light(report, min_gene_overlap))
-        if report.n_summed and duplicates == "error":
-            repeated = [self.ids[i] for i in np.flatnonzero(counts > 1)]
-            raise InputDataError(
-                "E-G11",
-                "duplicated gene names",
-                where=where,
-                count=len(repeated),
-                total=len(var),
-                examples=repeated,
-                why="their columns cannot be told apart",
-                fix='pass duplicates="sum" or "first", or make the names unique',
-            )
+        found = Collector()
+        with found.collecting():
+            if report.overlap < min_gene_overlap:
+                self._refuse_overlap(var, report, min_gene_overlap)
+            if report.weight is not None and report.weight < min_gene_overlap:
+                raise GeneMatchError(_too_light(report, min_gene_overlap))
+        with found.collecting():
+            if report.n_summed and duplicates == "error":
+                repeated = [self.ids[i] for i in np.flatnonzero(counts > 1)]
+                raise InputDataError(_repeated_in_query(repeated, report))
+        found.raise_all()
         if few := missing_genes(report):
             warn(few)
         self._warn_names(best, var, where)
@@ -393,4 +392,17 @@ def _too_light(report: AlignmentReport, limit: float) -> Problem:
         fix="pass all genes that were measured, train on the genes that the data have, or lower "
         f"min_gene_overlap (now {limit:g})",
         details={"lost": dict(report.lost or {})},
+    )
+
+
+def _repeated_in_query(repeated: list[str], report: AlignmentReport) -> Problem:
+    return Problem(
+        "E-G11",
+        "duplicated gene names",
+        where=report.where,
+        count=len(repeated),
+        total=report.n_query,
+        examples=repeated,
+        why="their columns cannot be told apart",
+        fix='pass duplicates="sum" or "first", or make the names unique',
     )

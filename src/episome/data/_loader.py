@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -51,6 +51,9 @@ class CellLoader:
         Leave out a last batch that is smaller than ``batch_size``, unless it is the only one.
     seed
         Default ``episome.settings.seed``.
+    others
+        The same cells in other modalities, by name: their values, CSR float32, are in every batch
+        under it.
 
     Raises
     ------
@@ -71,6 +74,7 @@ class CellLoader:
         shuffle: bool = False,
         drop_last: bool = False,
         seed: int | None = None,
+        others: Mapping[str, CellSource] | None = None,
     ) -> None:
         self.source, self.alignment, self.rule, self.kind = source, alignment, rule, kind
         self.rows = np.arange(source.n_obs) if rows is None else np.asarray(rows, dtype=np.int64)
@@ -82,6 +86,7 @@ class CellLoader:
         self.shuffle = shuffle
         self.drop_last = drop_last and len(self.rows) >= self.batch_size
         self.seed = settings.seed if seed is None else seed
+        self.others = dict(others or {})
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -113,6 +118,8 @@ class CellLoader:
             batch[SIZE_FACTOR_KEY] = self._library(block, aligned)
         if self.labels is not None:
             batch[LABELS_KEY] = self.labels[rows]
+        for name, other in self.others.items():
+            batch[name] = other.read(wanted)
         return batch
 
     def _library(

@@ -84,12 +84,14 @@ def open_source(
     UsageError
         The data is of another type (E-U07).
     """
+    name = None
     if isinstance(data, str | Path):
+        name = Path(data).name or str(data)
         data = read_cells(data, backed=backed)
     if modalities_of(data):
         raise not_cells(data)
     if hasattr(data, "n_obs") and hasattr(data, "layers"):
-        return AnnDataSource(data, layer=layer, use_raw=use_raw)
+        return AnnDataSource(data, layer=layer, use_raw=use_raw, name=name)
     if isinstance(data, CellSource):
         return data
     raise not_cells(data)

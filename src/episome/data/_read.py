@@ -122,6 +122,12 @@ def read_any(
     kind = kind_of(path)
     files = _matrix_files(path, kind)
     stamped = _files_of(path, files)
+    if kind is FileKind.HDF5:
+        from episome.data._read_hdf5 import open_hdf5
+
+        # A program that still writes may change the file up to the end of its lock.
+        with open_hdf5(path if files is None else files.matrix):
+            pass
     with unchanged(*stamped, name=name_of(path)), _quiet():
         if files is not None and kind is FileKind.MTX:
             found = _mtx(files, limits)

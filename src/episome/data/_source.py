@@ -146,6 +146,12 @@ class AnnDataSource:
 
     def _row_access(self, matrix: Matrix) -> Matrix:
         """Column-major stores are turned once: row slices of them cost a full scan each."""
+        self._dtype = str(getattr(matrix, "dtype", "float32"))
+        if sparse.issparse(matrix) and matrix.dtype == np.float16:
+            # scipy slices no float16: it gets the bits, of another type and without a copy.
+            check_structure(matrix)
+            bits = (matrix.data.view(np.uint16), matrix.indices, matrix.indptr)
+            matrix = type(matrix)(bits, shape=matrix.shape)
         if getattr(matrix, "format", None) != "csc":
             return matrix
         if hasattr(matrix, "to_memory"):
@@ -167,7 +173,7 @@ class AnnDataSource:
     @property
     def dtype(self) -> str:
         """Type of the stored values."""
-        return str(getattr(self._matrix, "dtype", "float32"))
+        return self._dtype
 
     @property
     def obs_names(self) -> pd.Index:
@@ -195,12 +201,19 @@ class AnnDataSource:
         if not isinstance(rows, slice):
             rows = np.asarray(rows, dtype=np.int64)
         if _in_memory(self._matrix):
-            return to_csr_block(self._matrix[rows])
+            return to_csr_block(self._in_memory_rows(rows))
         if isinstance(rows, slice) or len(rows) < 2:
             return to_csr_block(self._from_disk(rows))
         # Stores on disk want increasing unique rows; the wanted order is restored in memory.
         unique, inverse = np.unique(rows, return_inverse=True)
         return to_csr_block(self._from_disk(unique))[inverse]
+
+    def _in_memory_rows(self, rows: Rows) -> object:
+        block = self._matrix[rows]
+        if self._dtype != "float16" or not sparse.issparse(block):
+            return block
+        values = block.data.view(np.float16).astype(np.float32)
+        return sparse.csr_matrix((values, block.indices, block.indptr), shape=block.shape)
 
     def _from_disk(self, rows: Rows) -> object:
         """Rows of a matrix in a file, which may turn out to be broken only now."""

@@ -384,6 +384,11 @@ def _is_at_the_limit(report: ValueReport) -> bool:
     return kind.kind in "iu" and kind.itemsize < 4 and report.maximum == np.iinfo(kind).max
 
 
+def unusable_values(report: ValueReport) -> list[Problem]:
+    """Return the problems of values that no scale can hold: NaN and infinite ones."""
+    return [p for p in _value_problems(report) if p.code in {"E-D01", "E-D03"}]
+
+
 def _value_problems(report: ValueReport) -> list[Problem]:
     found = (
         (

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from episome.data import check_readable, inspect, read_cells
+from episome.data import check_readable, inspect, read_any
 
 if TYPE_CHECKING:
-    from episome.data import Inspection
+    from episome.data import Inspection, MuInspection
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,12 @@ class CheckRequest:
     model
         Folder of a model that the cells are meant for.
     layer, use_raw
-        Where the values are; default the first slot with counts.
+        Where the values are, of several modalities those of RNA; default the first slot with
+        counts.
     min_gene_overlap, duplicates, gene_map, gene_case
         As for ``episome annotate``.
     max_memory, trust
-        Of ``episome.data.read_cells``.
+        Of ``episome.data.read_any``.
     """
 
     input: Path
@@ -47,12 +48,14 @@ class CheckRequest:
 class CheckResult:
     """What ``episome check`` found, and the commands that follow from it."""
 
-    inspection: Inspection
+    inspection: Inspection | MuInspection
     next: tuple[str, ...]
 
 
 def check(request: CheckRequest) -> CheckResult:
-    """Inspect a file of cells, alone or for a model; the matrix stays on disk.
+    """Inspect a file of cells with all its modalities, alone or for a model.
+
+    The matrix of h5ad and zarr stays on disk.
 
     Raises
     ------
@@ -66,15 +69,15 @@ def check(request: CheckRequest) -> CheckResult:
 
         predictor = Predictor.from_folder(request.model, device="cpu")
         meant = {"features": predictor.features, "rule": predictor.rule}
-    adata = read_cells(
+    cells = read_any(
         request.input, backed=True, max_memory=request.max_memory, trust=request.trust
     )
     try:
-        found = inspect(
-            adata,
+        found: Inspection | MuInspection = inspect(
+            cells,
             layer=request.layer,
             use_raw=request.use_raw,
-            name=request.input.name,
+            name=_name(request.input),
             min_gene_overlap=request.min_gene_overlap,
             duplicates=request.duplicates,
             gene_map=request.gene_map,
@@ -82,17 +85,23 @@ def check(request: CheckRequest) -> CheckResult:
             **meant,
         )
     finally:
-        if adata.isbacked:
-            adata.file.close()
+        if cells.isbacked:
+            cells.file.close()
     return CheckResult(found, _next(request, found))
 
 
-def _next(request: CheckRequest, found: Inspection) -> tuple[str, ...]:
+def _name(path: Path) -> str:
+    """Name of a file or folder, also where the path is ``.`` or ends in ``..``."""
+    return path.resolve().name if path.name in {"", ".."} else path.name
+
+
+def _next(request: CheckRequest, found: Inspection | MuInspection) -> tuple[str, ...]:
     """Commands that use the file as it was found; none where it cannot be used.
 
     ``METHOD`` stands for a name that ``episome plugins`` lists.
     """
-    if not found.ok:
+    # The commands read one modality.
+    if not found.ok or not getattr(found, "used", True):
         return ()
     values = []
     if "layer" in found.arguments:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -156,7 +156,11 @@ def classification_scores(
 
 
 def class_table(
-    y_true: ArrayLike, y_pred: ArrayLike, *, hierarchy: ClassHierarchy | None = None
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    hierarchy: ClassHierarchy | None = None,
+    known: Iterable[object] | None = None,
 ) -> pd.DataFrame:
     """Return counts, precision, recall and F1 of every class.
 
@@ -166,6 +170,11 @@ def class_table(
         Labels, shape (n_cells,).
     hierarchy
         See :func:`accuracy`. Adds the scores after the correction.
+    known
+        Classes that the model was trained on, such as ``model.labels.names``. Adds the column
+        ``in_training``: a class without it can only be missed. Its F1 is 0, and
+        :func:`macro_f1` counts it like any other true class, so a model pays for the types that
+        it was never shown; a table without its rows says how the model does on what it knows.
 
     Returns
     -------
@@ -181,7 +190,10 @@ def class_table(
     columns |= _rates(total, "")
     if hierarchy is not None:
         columns |= _rates(_total(corrected(pairs, hierarchy, y_true, y_pred)), "_ontology")
-    return pd.DataFrame(columns, index=pd.Index(pairs.classes, name="class"))
+    table = pd.DataFrame(columns, index=pd.Index(pairs.classes, name="class"))
+    if known is not None:
+        table["in_training"] = table.index.isin(list(known))
+    return table
 
 
 def by_group(
