@@ -8,11 +8,18 @@ import torch
 from torch import nn
 
 from episome.data import simulate_cells
-from episome.models import ClassifierModel
+from episome.models import (
+    ClassifierModel,
+    EmbeddingMixin,
+    NetworkModel,
+    ReconstructionMixin,
+    TranslationMixin,
+)
 from episome.nn import TorchCore
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from mudata import MuData
 
 
 class ToyCore(TorchCore):
@@ -32,7 +39,7 @@ class ToyCore(TorchCore):
 
 
 class ToyModel(ClassifierModel):
-    """Annotator with a :class:`ToyCore`."""
+    """Annotator with a :class:`ToyCore` of some ``width``."""
 
     _core_cls = ToyCore
 
@@ -52,6 +59,96 @@ class ToyModel(ClassifierModel):
 
 class OtherModel(ToyModel):
     """The same under another name."""
+
+
+class ToyEncoderCore(TorchCore):
+    """An autoencoder of one hidden layer."""
+
+    mean_scale = "log1p"
+
+    def __init__(self, n_features: int, *, n_latent: int = 4) -> None:
+        super().__init__()
+        self.config = {"n_features": n_features, "n_latent": n_latent}
+        self.encoder = nn.Linear(n_features, n_latent)
+        self.decoder = nn.Linear(n_latent, n_features)
+
+    def forward(self, batch: dict[str, object]) -> dict[str, torch.Tensor]:
+        latent = self.encoder(batch["X"])
+        return {"latent": latent, "mean": self.decoder(latent)}
+
+    def loss(self, batch: dict[str, object]) -> torch.Tensor:
+        return ((self(batch)["mean"] - batch["X"]) ** 2).mean()
+
+
+class ToyEncoder(EmbeddingMixin, ReconstructionMixin, NetworkModel):
+    """Embedding of ``n_latent`` dimensions, and reconstruction, without labels."""
+
+    capabilities = ("embedding", "reconstruction")
+    _core_cls = ToyEncoderCore
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict[str, object] | None = None,
+        *,
+        n_latent: int = 4,
+    ) -> None:
+        super().__init__(adata, registry)
+        core = self._build_core(n_latent=n_latent)
+        self._finish_init(core, locals(), f"ToyEncoder with n_latent={n_latent}")
+
+    def _training_defaults(self) -> dict[str, object]:
+        return {"max_epochs": 30, "batch_size": 32, "plan_kwargs": {"lr": 0.02}}
+
+
+class ToyTranslatorCore(TorchCore):
+    """A linear map from genes to proteins."""
+
+    def __init__(self, n_features: int, *, n_targets: dict[str, int]) -> None:
+        super().__init__()
+        self.config = {"n_features": n_features, "n_targets": n_targets}
+        self.map = nn.Linear(n_features, n_targets["protein"])
+
+    def forward(self, batch: dict[str, object]) -> dict[str, torch.Tensor]:
+        return {"target": self.map(batch["X"])}
+
+    def loss(self, batch: dict[str, object]) -> dict[str, torch.Tensor]:
+        error = self(batch)["target"] - torch.log1p(batch["protein"])
+        return {"loss": (error**2).mean(), "absolute_error": error.abs().mean()}
+
+
+class ToyTranslator(TranslationMixin, NetworkModel):
+    """Proteins from RNA."""
+
+    _core_cls = ToyTranslatorCore
+
+    def __init__(
+        self, mdata: MuData | None = None, registry: dict[str, object] | None = None
+    ) -> None:
+        super().__init__(mdata, registry)
+        core = self._build_core(**self._target_config())
+        self._finish_init(core, locals(), "ToyTranslator")
+
+    def _training_defaults(self) -> dict[str, object]:
+        return {"max_epochs": 20, "batch_size": 32, "plan_kwargs": {"lr": 0.02}}
+
+
+def pairs(n_cells: int = 120, start: int = 0) -> MuData:
+    """Cells with RNA and six proteins, of which every type has its own two."""
+    import anndata
+    import mudata
+    import numpy as np
+    import pandas as pd
+
+    rna = cells(320)[start : start + n_cells].copy()
+    types = rna.obs["cell_type"].astype("category").cat.codes.to_numpy()
+    mean = np.where(types[:, None] == np.arange(6) % 3, 20.0, 2.0)
+    counts = np.random.default_rng(start).poisson(mean).astype(np.float32)
+    names = [f"CD{i}" for i in range(6)]
+    protein = anndata.AnnData(
+        counts, obs=pd.DataFrame(index=rna.obs_names), var=pd.DataFrame(index=names)
+    )
+    return mudata.MuData({"rna": rna, "prot": protein})
 
 
 def cells(n_cells: int = 200, seed: int = 0, **kwargs: object) -> AnnData:

@@ -53,9 +53,9 @@ def quick(model, **kwargs):
     ],
 )
 def test_impossible_arguments_raise_before_training(fresh, kwargs, text, monkeypatch):
-    from episome.models import _classifier
+    from episome.models import _network
 
-    monkeypatch.setattr(_classifier, "fit", lambda *a, **k: pytest.fail("training began"))
+    monkeypatch.setattr(_network, "fit", lambda *a, **k: pytest.fail("training began"))
     model = fresh()
 
     with pytest.raises(UsageError, match=text):

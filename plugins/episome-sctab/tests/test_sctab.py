@@ -35,7 +35,7 @@ def loss_of(core: SCTabCore, weights: np.ndarray | None) -> tuple[torch.Tensor, 
     plan = ClassifierPlan(core, class_weights=weights)
     plan.log = lambda *args, **kwargs: None
     cells = batch(core)
-    return plan.training_step(cells, 0), core(cells)
+    return plan.batch_loss(cells), core(cells)
 
 
 def test_loss_without_sparsity_weight_is_weighted_cross_entropy() -> None:

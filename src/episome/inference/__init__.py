@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     )
     from episome.inference._importance import gene_importance, mean_importance
     from episome.inference._outputs import as_csr
-    from episome.inference._predictor import Predictor, calls_frame
+    from episome.inference._predictor import CALL_COLUMNS, Predictor, calls_frame
 
 _HOME = {
+    "CALL_COLUMNS": "_predictor",
     "IMPORTANCE": "_folders",
     "INDEX_PREFIX": "_folders",
     "ArrayCore": "_array_core",

@@ -40,3 +40,10 @@ def as_csr(values: Any, n_columns: int) -> sparse.csr_matrix:
         indptr, columns, data = values.numpy()
         return sparse.csr_matrix((data, columns, indptr), shape=(len(indptr) - 1, n_columns))
     return sparse.csr_matrix(values.cpu().numpy())
+
+
+def without(block: sparse.csr_matrix, hidden: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Return a block whose entries are zero where ``hidden`` is set; the block stays."""
+    kept = block - block.multiply(hidden)
+    kept.eliminate_zeros()
+    return sparse.csr_matrix(kept)

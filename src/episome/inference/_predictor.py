@@ -21,7 +21,7 @@ from episome.inference._folders import (
     folder_labels,
 )
 from episome.inference._importance import mean_importance
-from episome.inference._outputs import class_probabilities, to_numpy
+from episome.inference._outputs import class_probabilities, to_numpy, without
 from episome.io import is_ensemble, read_ensemble_folder, read_manifest, read_model_folder
 from episome.log import get_logger
 from episome.nn import host_batch, normalized_batch
@@ -29,6 +29,7 @@ from episome.nn import host_batch, normalized_batch
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from episome.data import CellSource
     from episome.inference._cores import BatchSource, Core, RunningCore
@@ -133,15 +134,20 @@ class Predictor:
         return prepare_query(data, self.features, self.rule, **kwargs)
 
     def stream(
-        self, query: Query, *, rows: NDArray[np.int64] | None = None, batch_size: int | None = None
+        self,
+        query: Query,
+        *,
+        rows: NDArray[np.int64] | None = None,
+        batch_size: int | None = None,
+        hidden: sparse.csr_matrix | None = None,
     ) -> Iterator[dict[str, NDArray[Any]]]:
         """Yield outputs batch by batch, in the order of the query.
 
         Each is a dictionary with ``ind_x`` (row numbers), ``empty`` (cells with none of the
         model's genes) and what the core gives: ``probabilities`` (from logits by softmax),
-        ``latent``, ...
+        ``latent``, ... ``hidden``: see :meth:`batches`.
         """
-        for batch in self.batches(query, rows=rows, batch_size=batch_size):
+        for batch in self.batches(query, rows=rows, batch_size=batch_size, hidden=hidden):
             out = {k: to_numpy(v) for k, v in self._run(batch).items()}
             if "logits" in out:
                 out["probabilities"] = class_probabilities(out)
@@ -153,17 +159,23 @@ class Predictor:
         *,
         rows: NDArray[np.int64] | None = None,
         batch_size: int | None = None,
+        hidden: sparse.csr_matrix | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Yield normalised batches on the device, in the form that the core's prediction reads.
 
         Beside the keys of the loader each holds ``empty``: a boolean array of the cells with none
-        of the model's genes.
+        of the model's genes. Entries of ``hidden``, boolean CSR (n_rows, n_genes) in the order of
+        ``rows``, are zero; sizes of cells stay what they are.
         """
+        start = 0
         loader = query.loader(
             rows, batch_size=DEFAULT_BATCH_SIZE if batch_size is None else batch_size
         )
         with torch.no_grad():
             for batch in loader:
+                if hidden is not None:
+                    batch["X"] = without(batch["X"], hidden[start : start + batch["X"].shape[0]])
+                    start += batch["X"].shape[0]
                 held: dict[str, Any] = host_batch(batch)
                 moved = {k: v.to(self._device) for k, v in held.items()}
                 ready = normalized_batch(

@@ -9,8 +9,16 @@ from episome._lazy import lazy_names
 if TYPE_CHECKING:
     from episome.jobs._annotate import AnnotateRequest, AnnotateResult, annotate, describe_input
     from episome.jobs._check import CheckRequest, CheckResult, check
+    from episome.jobs._check_plugin import (
+        Checked,
+        PluginCheckRequest,
+        PluginCheckResult,
+        check_plugin,
+    )
     from episome.jobs._demo import DemoResult, DemoScore, demo
     from episome.jobs._labels_file import LabelJoin, join_labels
+    from episome.jobs._new_plugin import NewPluginRequest, NewPluginResult, new_plugin
+    from episome.jobs._runs import Run
     from episome.jobs._train import TrainRequest, TrainResult, device_arguments, train
 
 _HOME = {
@@ -18,17 +26,25 @@ _HOME = {
     "AnnotateResult": "_annotate",
     "CheckRequest": "_check",
     "CheckResult": "_check",
+    "Checked": "_check_plugin",
     "DemoResult": "_demo",
     "DemoScore": "_demo",
     "LabelJoin": "_labels_file",
+    "NewPluginRequest": "_new_plugin",
+    "NewPluginResult": "_new_plugin",
+    "PluginCheckRequest": "_check_plugin",
+    "PluginCheckResult": "_check_plugin",
+    "Run": "_runs",
     "TrainRequest": "_train",
     "TrainResult": "_train",
     "annotate": "_annotate",
     "check": "_check",
+    "check_plugin": "_check_plugin",
     "demo": "_demo",
     "describe_input": "_annotate",
     "device_arguments": "_train",
     "join_labels": "_labels_file",
+    "new_plugin": "_new_plugin",
     "train": "_train",
 }
 __all__ = sorted(_HOME)

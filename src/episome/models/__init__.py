@@ -12,22 +12,47 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from episome.models._annotation import AnnotationMixin
-    from episome.models._array_classifier import ArrayClassifierModel, TrainingCells
-    from episome.models._base import EpisomeModel, as_rows
+    from episome.models._arguments import as_rows
+    from episome.models._array import ArrayModel, TrainingCells
+    from episome.models._array_classifier import ArrayClassifierModel
+    from episome.models._base import EpisomeModel
+    from episome.models._capabilities import (
+        CAPABILITIES,
+        SupportsAnnotation,
+        SupportsEmbedding,
+        SupportsExplanation,
+        SupportsReconstruction,
+        SupportsTranslation,
+    )
     from episome.models._classifier import ClassifierModel
+    from episome.models._embedding import EmbeddingMixin
     from episome.models._ensemble import Ensemble
     from episome.models._explanation import ExplanationMixin
+    from episome.models._network import NetworkModel
+    from episome.models._reconstruction import ReconstructionMixin
     from episome.models._registry import registry_from_parts
+    from episome.models._translation import TranslationMixin
 
 _HOME = {
     "AnnotationMixin": "_annotation",
     "ArrayClassifierModel": "_array_classifier",
+    "ArrayModel": "_array",
+    "CAPABILITIES": "_capabilities",
+    "EmbeddingMixin": "_embedding",
+    "NetworkModel": "_network",
+    "ReconstructionMixin": "_reconstruction",
+    "SupportsAnnotation": "_capabilities",
+    "SupportsEmbedding": "_capabilities",
+    "SupportsExplanation": "_capabilities",
+    "SupportsReconstruction": "_capabilities",
+    "SupportsTranslation": "_capabilities",
+    "TranslationMixin": "_translation",
     "ClassifierModel": "_classifier",
     "Ensemble": "_ensemble",
     "EpisomeModel": "_base",
     "ExplanationMixin": "_explanation",
-    "TrainingCells": "_array_classifier",
-    "as_rows": "_base",
+    "TrainingCells": "_array",
+    "as_rows": "_arguments",
     "registry_from_parts": "_registry",
 }
 __all__ = [*sorted(_HOME), "load"]

@@ -3,46 +3,39 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import anndata
 import numpy as np
 from scvi.data import AnnDataManager
 
 from episome import settings
 from episome.data import (
     AnnDataSource,
-    FeatureSpace,
-    InputRule,
     Labels,
     check_classes,
-    check_values,
     class_terms,
     clean_labels,
     combined_column,
     definite_donors,
-    doubtful_values,
     labels_with_terms,
-    not_cells,
     obs_column,
-    require_choice,
-    scan_values,
     term_column,
-    transposed,
 )
-from episome.errors import Collector, InputDataError, UsageError, warn
+from episome.errors import Collector, UsageError
 from episome.inference import gene_importance
 from episome.log import get_logger
 from episome.models._calls import CallsMixin
 from episome.models._fields import ExpressionField, LabelsField, labels_from_state
+from episome.models._setup import registered_input, require_cells, require_words
 from episome.ontology import CellOntology, ClassHierarchy, cell_ontology, releases
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from episome.data import Query
+    from episome.data import SchemaChoice
     from episome.inference import BatchSource
     from episome.models._base import EpisomeModel as _Base
     from episome.models._ensemble import Ensemble
@@ -51,7 +44,6 @@ else:
 
 logger = get_logger(__name__)
 
-MIN_TRAINING_CELLS = 4
 #: Arguments of every model's constructor.
 _BASICS = frozenset({"self", "adata", "registry", "args", "kwargs"})
 
@@ -67,7 +59,11 @@ class AnnotationMixin(CallsMixin, _Base):
         return labels_from_state(self._state_registry("labels"))
 
     @classmethod
-    def setup_anndata(
+    def _labels_of_schema(cls, choice: SchemaChoice) -> dict[str, Any]:
+        return {"labels_key": choice.labels_key, "unlabeled": "keep"}
+
+    @classmethod
+    def setup_anndata(  # type: ignore[override]  # an annotator needs labels
         cls,
         adata: AnnData,
         labels_key: str,
@@ -133,22 +129,15 @@ class AnnotationMixin(CallsMixin, _Base):
             The data cannot be used; all reasons are named.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        _require_known(kwargs)
-        if not isinstance(adata, anndata.AnnData):
-            raise not_cells(adata)
-        require_choice("unlabeled", unlabeled, ("error", "keep", "drop"))
-        require_choice("input_kind", input_kind, ("auto", "counts", "log1p"))
-        require_choice("size_factor", size_factor, ("model_genes", "all_genes"))
-        require_choice("duplicates", duplicates, ("error", "sum"))
-        require_choice("nan", nan, ("error", "zero"))
-        if adata.is_view:
-            raise UsageError(
-                "E-U29",
-                "the object is a view",
-                where="adata",
-                why="set-up has to leave its bookkeeping in the object",
-                fix="adata = adata.copy()",
-            )
+        require_cells(adata)
+        require_words(
+            kwargs,
+            unlabeled=unlabeled,
+            input_kind=input_kind,
+            size_factor=size_factor,
+            duplicates=duplicates,
+            nan=nan,
+        )
         if kwargs.get("source_registry") is not None:
             fields = [
                 ExpressionField("X", layer, use_raw=bool(use_raw)),
@@ -160,7 +149,7 @@ class AnnotationMixin(CallsMixin, _Base):
             setup_method_args["setup_args"]["use_raw"] = source.use_raw
             found = Collector()
             with found.collecting():
-                features, rule = _registered_input(
+                features, rule = registered_input(
                     source,
                     input_kind,
                     size_factor,
@@ -251,15 +240,6 @@ class AnnotationMixin(CallsMixin, _Base):
         codes = np.asarray(self.adata.obs["_scvi_labels"], dtype=np.int64)
         return np.where(codes >= len(self.labels), -1, codes)
 
-    def training_donors(self) -> NDArray[np.object_] | None:
-        """Donor of every training cell (``None`` where it is not definite), or ``None``."""
-        key = self.setup_args.get("donor_key")
-        return None if key is None else definite_donors(combined_column(self.adata, key))
-
-    def training_query(self) -> Query:
-        """Training cells, aligned and ready to be read."""
-        return self.prepare(None)
-
     def _weigh_genes(
         self, cells: BatchSource, codes: NDArray[np.int64], rows: NDArray[np.int64]
     ) -> None:
@@ -270,21 +250,6 @@ class AnnotationMixin(CallsMixin, _Base):
         self.gene_weights_ = None if found is None else found.weights
 
 
-# What scvi-tools hands to a set-up method when it transfers one.
-_TRANSFER = frozenset({"source_registry", "extend_categories", "allow_missing_labels"})
-
-
-def _require_known(kwargs: Mapping[str, object]) -> None:
-    if unknown := sorted(set(kwargs) - _TRANSFER):
-        raise UsageError(
-            "E-U24",
-            f"unknown arguments {', '.join(unknown)}",
-            where="setup_anndata()",
-            why="the model has no use for them",
-            fix="leave them out",
-        )
-
-
 def _ontology_of(release: str) -> CellOntology:
     if release in releases():
         return cell_ontology(release)
@@ -293,43 +258,6 @@ def _ontology_of(release: str) -> CellOntology:
         "release %r of the Cell Ontology is not installed: %s is used", release, newest.release
     )
     return newest
-
-
-def _registered_input(
-    source: AnnDataSource,
-    input_kind: Literal["auto", "counts", "log1p"],
-    size_factor: Literal["model_genes", "all_genes"],
-    duplicates: Literal["error", "sum"],
-    *,
-    allow_fractional: bool,
-    nan: Literal["error", "zero"],
-) -> tuple[FeatureSpace, InputRule]:
-    if source.n_obs < MIN_TRAINING_CELLS:
-        raise InputDataError(
-            "E-D31" if source.n_obs == 0 else "E-D32",
-            "too few cells to train on",
-            where=source.where,
-            count=source.n_obs,
-            why=f"at least {MIN_TRAINING_CELLS} are needed",
-            fix="pass more cells",
-        )
-    if turned := transposed(source.obs_names, source.var.index, source.where):
-        raise InputDataError(turned)
-    found = Collector()
-    with found.collecting():
-        features = FeatureSpace.from_var(source.var, where=source.where, duplicates=duplicates)
-    _, report, zeroed = scan_values(source, nan)
-    with found.collecting():
-        kind = check_values(report, input_kind)
-    found.raise_all()
-    for problem in doubtful_values(report, allow_fractional=allow_fractional):
-        warn(problem)
-    target = report.expm1_row_sum if kind == "log1p" else None
-    rule = InputRule(kind, size_factor, float(np.round(target, 3)) if target else 1e4)
-    for note in (*source.notes, *zeroed):
-        logger.info("%s", note)
-    logger.info("%s holds %s (%s)", source.where, kind, report.evidence)
-    return features, rule
 
 
 def _check_donors(adata: AnnData, donor_key: str | list[str], labels_key: str) -> None:
@@ -359,9 +287,16 @@ def _registered_labels(
     own_terms: Mapping[str, Mapping[str, Any]] | None,
 ) -> Labels:
     column = obs_column(adata, labels_key)
-    keep: Literal["error", "keep"] = "error" if unlabeled == "error" else "keep"
-    values = clean_labels(column, unlabeled_category=unlabeled_category, unlabeled=keep)
-    classes = check_classes(values, unlabeled_category, f"adata.obs[{labels_key!r}]")
+    found, where = Collector(), f"adata.obs[{labels_key!r}]"
+    if unlabeled == "error":
+        with found.collecting():
+            clean_labels(column, unlabeled_category=unlabeled_category)
+    values = clean_labels(column, unlabeled_category=unlabeled_category, unlabeled="keep")
+    with found.collecting(), warnings.catch_warnings():
+        if found.problems:
+            warnings.simplefilter("ignore")  # what would be done with the labels does not matter
+        classes = check_classes(values, unlabeled_category, where)
+    found.raise_all()
     given = class_terms(values, term_column(adata, labels_key, ontology_term_key), classes)
     if ontology_term_key is not None and not any(given):
         raise UsageError(

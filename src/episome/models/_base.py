@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import anndata
-import numpy as np
 import pandas as pd
 import rich.pretty  # noqa: F401 - scvi-tools 1.4 uses it in view_anndata_setup without importing it
+from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 
 from episome import plugins
@@ -22,6 +21,8 @@ from episome.data import (
     Labels,
     Query,
     cellxgene_choice,
+    combined_column,
+    definite_donors,
     modalities_of,
     not_cells,
     prepare_query,
@@ -36,15 +37,17 @@ from episome.inference import (
 )
 from episome.io import decode, read_model_folder, write_model_folder
 from episome.log import get_logger
+from episome.models._arguments import require_known_query
 from episome.models._fields import ExpressionField, features_from_state, labels_from_state
 from episome.models._folder import model_folder, saved_history, saved_indices
+from episome.models._setup import registered_input, require_cells, require_words
 
 if TYPE_CHECKING:
+    import numpy as np
     from anndata import AnnData
     from numpy.typing import NDArray
-    from scvi.data import AnnDataManager
 
-    from episome.data import CellSource
+    from episome.data import CellSource, SchemaChoice
     from episome.inference import Core
     from episome.io import ModelFolder
 
@@ -108,12 +111,89 @@ class EpisomeModel(BaseModelClass):
         logger.info("set up by the CELLxGENE columns: %s", choice.text)
         cls.setup_anndata(
             adata,
-            labels_key=choice.labels_key,
             donor_key=list(choice.donor_key) if choice.donor_key else None,
             layer=choice.layer,
             use_raw=choice.use_raw,
-            unlabeled="keep",
+            **cls._labels_of_schema(choice),
         )
+
+    @classmethod
+    def _labels_of_schema(cls, choice: SchemaChoice) -> dict[str, Any]:
+        """Arguments of the set-up beside where values and donors are."""
+        return {}
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        use_raw: bool | Literal["auto"] = False,
+        donor_key: str | list[str] | None = None,
+        input_kind: Literal["auto", "counts", "log1p"] = "auto",
+        size_factor: Literal["model_genes", "all_genes"] = "model_genes",
+        duplicates: Literal["error", "sum"] = "error",
+        allow_fractional: bool = False,
+        nan: Literal["error", "zero"] = "error",
+        **kwargs: object,
+    ) -> None:
+        """Register training data that need no labels.
+
+        Reads the chosen matrix, ``var`` and the donor columns; writes only scvi-tools' bookkeeping
+        (``uns["_scvi_uuid"]``, ``uns["_scvi_manager_uuid"]``).
+
+        Parameters
+        ----------
+        adata
+            Training cells.
+        layer, use_raw
+            Where the values are; default ``X``. ``use_raw="auto"`` takes ``raw`` where ``X``
+            holds no counts and ``raw`` does, and records which.
+        donor_key
+            Column or columns that name the donor; whole donors are held out for validation.
+        input_kind
+            What the values are; ``"auto"`` decides by a scan of all of them and records it.
+        size_factor
+            Genes that make up the library size of counts.
+        duplicates
+            ``"sum"`` adds up genes of one name.
+        allow_fractional
+            Say nothing about counts that are not integers.
+        nan
+            ``"zero"`` reads NaN in training cells as zero, and says how many.
+
+        Raises
+        ------
+        InputDataError, UsageError
+            The data cannot be used; all reasons are named.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        require_cells(adata)
+        require_words(
+            kwargs, input_kind=input_kind, size_factor=size_factor, duplicates=duplicates, nan=nan
+        )
+        if kwargs.get("source_registry") is not None:
+            fields = [ExpressionField("X", layer, use_raw=bool(use_raw))]
+        else:
+            source = AnnDataSource(adata, layer=layer, use_raw=use_raw)
+            # What "auto" found here is what is read from now on.
+            setup_method_args["setup_args"]["use_raw"] = source.use_raw
+            features, rule = registered_input(
+                source,
+                input_kind,
+                size_factor,
+                duplicates,
+                allow_fractional=allow_fractional,
+                nan=nan,
+            )
+            if donor_key is not None:
+                definite_donors(combined_column(adata, donor_key))
+            fields = [
+                ExpressionField("X", layer, use_raw=source.use_raw, features=features, rule=rule)
+            ]
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
 
     # --- what the registry holds ------------------------------------------------------------
 
@@ -172,6 +252,15 @@ class EpisomeModel(BaseModelClass):
             self.adata, layer=args.get("layer"), use_raw=bool(args.get("use_raw"))
         )
 
+    def training_donors(self) -> NDArray[np.object_] | None:
+        """Donor of every training cell (``None`` where it is not definite), or ``None``."""
+        key = self.setup_args.get("donor_key")
+        return None if key is None else definite_donors(combined_column(self.adata, key))
+
+    def training_query(self) -> Query:
+        """Training cells, aligned and ready to be read."""
+        return self.prepare(None)
+
     def prepare(
         self,
         adata: AnnData | str | Path | CellSource | None = None,
@@ -213,7 +302,7 @@ class EpisomeModel(BaseModelClass):
         **kwargs
             Of :meth:`prepare`.
         """
-        _require_known(kwargs)
+        require_known_query(kwargs)
         if adata is None or adata is self.adata:
             source: AnnData | str | Path | CellSource = self.training_source()
             kwargs.setdefault("input_kind", self.input_rule.input_kind)
@@ -459,49 +548,3 @@ class EpisomeModel(BaseModelClass):
             return plugins.spec_of_class(cls)
         except PluginError:
             return None
-
-
-_NOT_OF_A_CALL = frozenset({"layer", "use_raw", "backed", "importance"})
-_QUERY_WORDS = ("layer", "use_raw") + tuple(
-    name
-    for name, parameter in inspect.signature(prepare_query).parameters.items()
-    if parameter.kind is parameter.KEYWORD_ONLY and name not in _NOT_OF_A_CALL
-)
-
-
-def _require_known(query: Mapping[str, object]) -> None:
-    """Refuse keywords that no method takes, with near ones."""
-    import difflib
-
-    unknown = [k for k in query if k not in {*_QUERY_WORDS, "backed"}]
-    if unknown:
-        words = [*_QUERY_WORDS, "batch_size", "indices", "groupby", "normalize", "method"]
-        near = difflib.get_close_matches(unknown[0], words, n=2)
-        raise UsageError(
-            "E-U24",
-            f"unknown arguments {', '.join(unknown)}",
-            why=f"near: {', '.join(near)}" if near else f"a query takes {', '.join(_QUERY_WORDS)}",
-            fix="leave them out, or use one of these",
-        )
-
-
-def as_rows(indices: Sequence[int] | NDArray[Any] | None) -> NDArray[np.int64] | None:
-    """Row numbers as int64, or ``None`` for all; boolean masks are turned into numbers."""
-    return None if indices is None else row_numbers(indices)
-
-
-def row_numbers(indices: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
-    """Row numbers as int64; boolean masks are turned into numbers."""
-    rows = np.asarray(indices)
-    if rows.dtype == bool:
-        return np.flatnonzero(rows)
-    if rows.size and (rows.ndim != 1 or rows.dtype.kind not in "iu"):
-        raise UsageError(
-            "E-U39",
-            f"rows are given as {rows.dtype} of {rows.ndim} axes",
-            where="indices",
-            examples=rows.ravel()[:3].tolist(),
-            fix="pass row numbers, or one True or False for every cell; "
-            "adata.obs_names.get_indexer(names) makes numbers of names",
-        )
-    return rows.astype(np.int64)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from episome.data import require_choice
 from episome.metrics import uncertainty
-from episome.models._base import as_rows
+from episome.models._arguments import as_rows
 
 if TYPE_CHECKING:
     from anndata import AnnData

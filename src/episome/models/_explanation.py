@@ -20,7 +20,7 @@ from scipy import sparse
 from episome.data import clean_labels, require_choice
 from episome.errors import Problem, UsageError, warn
 from episome.inference import Attribution, as_csr, attribution
-from episome.models._base import as_rows
+from episome.models._arguments import as_rows
 from episome.models._calls import Answering
 
 if TYPE_CHECKING:

@@ -31,6 +31,8 @@ class TorchCore(nn.Module):
     input_format: ClassVar[str] = "dense"
     inference_format: ClassVar[str] = "dense"
     needs: ClassVar[tuple[str, ...]] = ()
+    #: Whether the loss reads ``batch["counts"]``, what the data hold before normalisation.
+    wants_counts: ClassVar[bool] = False
 
     config: dict[str, object]
 
@@ -66,6 +68,15 @@ class TorchCore(nn.Module):
         """
         check_tensors({k: tuple(v.shape) for k, v in self.state_dict().items()}, tensors)
         self.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in tensors.items()})
+
+    def loss(self, batch: dict[str, object]) -> torch.Tensor | Mapping[str, torch.Tensor]:
+        """Return the loss of a normalised batch, for models that are trained without labels.
+
+        A scalar, or a mapping with ``"loss"`` and further scalars that are logged. Annotators
+        need none: the host compares their logits with the labels.
+        """
+        msg = f"{type(self).__name__} has no loss of its own"
+        raise NotImplementedError(msg)
 
     def inference(self) -> Callable[[dict[str, object]], Outputs]:
         """Return what the ``Predictor`` calls; override to return a faster equal function."""

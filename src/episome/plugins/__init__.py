@@ -7,6 +7,7 @@ object is used.
 
 from __future__ import annotations
 
+from episome.plugins._discovery import SLOW_IMPORT
 from episome.plugins._hookspecs import hookimpl
 from episome.plugins._manager import (
     API_VERSION,
@@ -50,6 +51,7 @@ __all__ = [
     "PluginManager",
     "PluginStatus",
     "PretextSpec",
+    "SLOW_IMPORT",
     "SourceSpec",
     "StudySpec",
     "TaskSpec",

@@ -3,24 +3,58 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from episome import plugins, settings
 from episome.data import simulate_cells
+from episome.testing._process import process_state
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
+    from mudata import MuData
 
     from episome.models import EpisomeModel
+    from episome.plugins import ModelSpec
+
+#: Cells and genes of the small data.
+N_CELLS, N_GENES, N_QUERY = 150, 60, 40
 
 
 def synthetic_adata(
-    n_cells: int = 150, n_genes: int = 60, *, n_types: int = 3, seed: int = 0
+    n_cells: int = N_CELLS, n_genes: int = N_GENES, *, n_types: int = 3, seed: int = 0
 ) -> AnnData:
     """Simulate a few separable types with labels, donors, batches; see ``simulate_cells``."""
     return simulate_cells(n_cells, n_genes, n_types=n_types, n_donors=5, seed=seed)
+
+
+def synthetic_mudata(
+    n_cells: int = N_CELLS, n_genes: int = N_GENES, *, n_types: int = 3, seed: int = 0
+) -> MuData:
+    """Simulate RNA and eight surface proteins, of which every type has its own.
+
+    Returns
+    -------
+    MuData with the modalities ``"rna"`` (as :func:`synthetic_adata`) and ``"prot"`` (counts).
+    """
+    import anndata
+    import mudata
+    import pandas as pd
+
+    rna = synthetic_adata(n_cells, n_genes, n_types=n_types, seed=seed)
+    codes = rna.obs["cell_type"].astype("category").cat.codes.to_numpy()
+    mean = np.where(codes[:, None] == np.arange(8) % n_types, 20.0, 2.0)
+    counts = np.random.default_rng(seed).poisson(mean).astype(np.float32)
+    protein = anndata.AnnData(
+        counts,
+        obs=pd.DataFrame(index=rna.obs_names),
+        var=pd.DataFrame(index=[f"PROT{i}" for i in range(8)]),
+    )
+    with mudata.set_options(pull_on_update=False):
+        return mudata.MuData({"rna": rna, "prot": protein})
 
 
 class Subject:
@@ -33,6 +67,8 @@ class Subject:
     """
 
     def __init__(self, model: type[EpisomeModel] | str) -> None:
+        #: What belongs to the process, before the model does anything.
+        self.process = process_state()
         self.cls: type[EpisomeModel] = (
             plugins.load_class(plugins.get_spec(model)) if isinstance(model, str) else model
         )
@@ -42,36 +78,127 @@ class Subject:
         """Class name."""
         return self.cls.__name__
 
+    @property
+    def spec(self) -> ModelSpec | None:
+        """What the plugin registered; ``None`` for a class of no plugin."""
+        return self.cls.spec()
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """Capabilities of the class whose methods it has; see ``check_capabilities_are_kept``."""
+        from episome.models import CAPABILITIES
+
+        return tuple(
+            c
+            for c in self.cls.capabilities
+            if c not in CAPABILITIES or issubclass(self.cls, CAPABILITIES[c])
+        )
+
+    @property
+    def is_network(self) -> bool:
+        """Whether Lightning trains it."""
+        from episome.models import NetworkModel
+
+        parameters = inspect.signature(self.cls.train).parameters
+        return issubclass(self.cls, NetworkModel) or "max_epochs" in parameters
+
+    @property
+    def annotates(self) -> bool:
+        """Whether it needs labels."""
+        return "annotation" in self.capabilities
+
+    @property
+    def translates(self) -> bool:
+        """Whether it is trained on two modalities."""
+        return "translation" in self.capabilities
+
+    # -- data --------------------------------------------------------------------------------
+
+    def data(self, n_cells: int = N_CELLS, **kwargs: Any) -> Any:
+        """Training data: AnnData, or MuData for a model of two modalities."""
+        make = synthetic_mudata if self.translates else synthetic_adata
+        return make(n_cells, **kwargs)
+
+    def rna(self, data: Any) -> AnnData:
+        """Return the RNA of training data."""
+        found: AnnData = data.mod["rna"] if self.translates else data
+        return found
+
+    def parts(self, data: Any) -> list[AnnData]:
+        """Return every modality of training data."""
+        return list(data.mod.values()) if self.translates else [data]
+
     @cached_property
     def query(self) -> AnnData:
         """Unlabelled cells in the genes and order of the training data."""
-        query = synthetic_adata(40, seed=1)
+        return self.fresh_query()
+
+    def fresh_query(self) -> AnnData:
+        """Return the cells of :attr:`query` as an object that no model has seen."""
+        query = synthetic_adata(N_QUERY, seed=1)
         return type(query)(query.X, obs=query.obs[[]], var=query.var)
+
+    # -- models ------------------------------------------------------------------------------
 
     @cached_property
     def trained(self) -> EpisomeModel:
         """A model trained once; checks must not change it."""
-        return self.train(synthetic_adata())
+        return self.train(self.data())
 
     @cached_property
-    def probabilities(self) -> np.ndarray:
-        """Class probabilities of :attr:`query`."""
-        found: np.ndarray = self.trained.predict_proba(self.query).to_numpy()
-        return found
+    def answers(self) -> dict[str, np.ndarray]:
+        """What :attr:`trained` says about :attr:`query`."""
+        return self.ask(self.trained, self.query)
 
-    def set_up(self, adata: AnnData, **kwargs: object) -> EpisomeModel:
+    def set_up(self, data: Any, **kwargs: Any) -> EpisomeModel:
         """Register the data and build a model."""
-        self.cls.setup_anndata(adata, labels_key="cell_type", **kwargs)
-        return self.cls(adata)
+        if self.translates:
+            self.cls.setup_mudata(data, rna_modality="rna", target_modality="prot", **kwargs)
+        elif self.annotates:
+            self.cls.setup_anndata(data, labels_key="cell_type", **kwargs)
+        else:
+            self.cls.setup_anndata(data, **kwargs)
+        return self.cls(data)
 
-    def train(self, adata: AnnData, **kwargs: object) -> EpisomeModel:
+    def train(self, data: Any, **kwargs: Any) -> EpisomeModel:
         """Set up, build and train with few epochs, from the same seed."""
         with settings.using_seed(0):
-            model = self.set_up(adata)
+            model: Any = self.set_up(data)
             model.train(**{**self.quick(), **kwargs})
-        return model
+        trained: EpisomeModel = model
+        return trained
 
-    def quick(self) -> dict[str, object]:
+    def quick(self) -> dict[str, Any]:
         """Arguments that make training short, for models that have epochs."""
-        parameters = inspect.signature(self.cls.train).parameters
-        return {"max_epochs": 2, "batch_size": 32} if "max_epochs" in parameters else {}
+        return {"max_epochs": 2, "batch_size": 32} if self.is_network else {}
+
+    # -- answers -----------------------------------------------------------------------------
+
+    def ask(self, model: Any, query: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        """Return what a model says about a query, an array by what it is, rows cells."""
+        return {
+            name: ask(model, query, **kwargs)
+            for capability, (name, ask) in _ANSWERS.items()
+            if capability in self.capabilities
+        }
+
+    def rows(
+        self, answers: Mapping[str, np.ndarray], rows: np.ndarray | list[int]
+    ) -> dict[str, np.ndarray]:
+        """Return chosen rows of answers."""
+        return {name: values[rows] for name, values in answers.items()}
+
+
+#: Name of the answer and how it is asked for, by capability.
+_ANSWERS: dict[str, tuple[str, Callable[..., np.ndarray]]] = {
+    "annotation": ("probabilities", lambda m, q, **k: m.predict_proba(q, **k).to_numpy()),
+    "embedding": ("embedding", lambda m, q, **k: m.get_latent_representation(q, **k)),
+    "reconstruction": (
+        "expected expression",
+        lambda m, q, **k: m.get_normalized_expression(q, return_numpy=True, **k),
+    ),
+    "translation": (
+        "predicted modality",
+        lambda m, q, **k: np.asarray(m.predict_modality(q, **k).X),
+    ),
+}

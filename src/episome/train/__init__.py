@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from episome.train._datamodule import Batches, CellDataModule
     from episome.train._fit import Fit, ProgressReport, check_trainer_kwargs, fit
     from episome.train._plan import (
+        LOSS_MONITOR,
         MONITOR,
         ONTOLOGY_MONITOR,
         ClassifierPlan,
+        CorePlan,
+        LossPlan,
         balanced_weights,
         check_plan_kwargs,
     )
@@ -34,6 +37,9 @@ _HOME = {
     "BestWeights": "_callbacks",
     "CellDataModule": "_datamodule",
     "ClassifierPlan": "_plan",
+    "CorePlan": "_plan",
+    "LOSS_MONITOR": "_plan",
+    "LossPlan": "_plan",
     "EpochProgress": "_callbacks",
     "Fit": "_fit",
     "History": "_callbacks",

@@ -13,7 +13,7 @@ from episome.nn import host_batch, normalized_batch, reestimate_batch_norm
 
 if TYPE_CHECKING:
     from episome.train._datamodule import CellDataModule
-    from episome.train._plan import ClassifierPlan
+    from episome.train._plan import CorePlan
 
 # Below this many updates the running statistics of stacked batch norms lag behind the weights
 # (scTab card, point 15): accuracy 0.29 against 0.62 after re-estimation at 48 updates.
@@ -125,7 +125,7 @@ class ReestimateBatchNorm(pl.Callback):
         if not trainer.sanity_checking and trainer.global_step < self.few_updates:
             self.run(pl_module)
 
-    def run(self, plan: ClassifierPlan) -> None:
+    def run(self, plan: CorePlan) -> None:
         """Recompute the statistics of every batch norm with the weights as they are."""
         core = plan.core
         rows = self.datamodule.split.train

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
@@ -51,6 +51,8 @@ class CellDataModule(pl.LightningDataModule):
         Of the order of cells.
     donors
         Donor (or ``None``) of every cell of the source, where donors are known.
+    others
+        The same cells in other modalities, by name; their values are in every batch under it.
     """
 
     def __init__(
@@ -66,11 +68,13 @@ class CellDataModule(pl.LightningDataModule):
         drop_last: bool = True,
         seed: int | None = None,
         donors: NDArray[np.object_] | None = None,
+        others: Mapping[str, CellSource] | None = None,
     ) -> None:
         super().__init__()
         self.source, self.alignment, self.rule, self.kind = source, alignment, rule, kind
         self.labels, self.split, self.donors = labels, split, donors
         self.batch_size, self.drop_last, self.seed = batch_size, drop_last, seed
+        self.others = dict(others or {})
 
     def on_training_and_validation(self) -> CellDataModule:
         """Return a data module that trains on both parts and validates on nothing."""
@@ -88,6 +92,7 @@ class CellDataModule(pl.LightningDataModule):
             drop_last=self.drop_last,
             seed=self.seed,
             donors=self.donors,
+            others=self.others,
         )
 
     def loader(
@@ -110,6 +115,7 @@ class CellDataModule(pl.LightningDataModule):
             shuffle=shuffle,
             drop_last=drop_last,
             seed=self.seed,
+            others=self.others,
         )
 
     def train_dataloader(self) -> Batches:

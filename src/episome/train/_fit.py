@@ -26,13 +26,13 @@ from episome.train._callbacks import (
     History,
     ReestimateBatchNorm,
 )
-from episome.train._plan import MONITOR, ONTOLOGY_MONITOR
+from episome.train._plan import ONTOLOGY_MONITOR
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from episome.train._datamodule import CellDataModule
-    from episome.train._plan import ClassifierPlan
+    from episome.train._plan import CorePlan
 
 ProgressReport = Callable[[int, int, dict[str, float]], None]
 
@@ -41,7 +41,7 @@ ProgressReport = Callable[[int, int, dict[str, float]], None]
 SMALL_BATCH = 8_000_000
 
 _EARLY: dict[str, Any] = {
-    "early_stopping_monitor": MONITOR,
+    "early_stopping_monitor": None,
     "early_stopping_mode": None,
     "early_stopping_patience": 10,
     "early_stopping_min_delta": 0.0,
@@ -95,7 +95,7 @@ def check_trainer_kwargs(trainer_kwargs: Mapping[str, object]) -> None:
 
 
 def fit(
-    plan: ClassifierPlan,
+    plan: CorePlan,
     datamodule: CellDataModule,
     *,
     max_epochs: int,
@@ -117,8 +117,8 @@ def fit(
     accelerator, devices
         Of Lightning.
     early_stopping
-        Stop after ``early_stopping_patience`` (10) validations without a better
-        ``validation_f1_macro``. Needs validation cells.
+        Stop after ``early_stopping_patience`` (10) validations without a better value of the
+        plan's metric (``validation_f1_macro``, ``validation_loss``). Needs validation cells.
     seed
         Of everything random in training; the user's global random state is left as it was.
     progress
@@ -184,9 +184,9 @@ def fit(
     )
 
 
-def _early(plan: ClassifierPlan, given: dict[str, Any]) -> dict[str, Any]:
+def _early(plan: CorePlan, given: dict[str, Any]) -> dict[str, Any]:
     """Check what is monitored, before anything is computed; losses are to be small."""
-    monitor = given["early_stopping_monitor"]
+    monitor = given["early_stopping_monitor"] or plan.monitor
     if monitor not in plan.metric_names:
         raise UsageError(
             "E-U36",
@@ -195,7 +195,7 @@ def _early(plan: ClassifierPlan, given: dict[str, Any]) -> dict[str, Any]:
             fix=f"use one of them; {ONTOLOGY_MONITOR} needs classes with Cell Ontology terms",
         )
     mode = given["early_stopping_mode"] or ("min" if "loss" in monitor else "max")
-    return {**given, "early_stopping_mode": mode}
+    return {**given, "early_stopping_monitor": monitor, "early_stopping_mode": mode}
 
 
 def _trainer(
@@ -239,7 +239,7 @@ def _trainer(
         ) from error
 
 
-def _run(trainer: pl.Trainer, plan: ClassifierPlan, datamodule: CellDataModule) -> None:
+def _run(trainer: pl.Trainer, plan: CorePlan, datamodule: CellDataModule) -> None:
     try:
         trainer.fit(plan, datamodule=datamodule)
     except SystemExit as stop:
@@ -248,7 +248,7 @@ def _run(trainer: pl.Trainer, plan: ClassifierPlan, datamodule: CellDataModule) 
 
 
 @contextlib.contextmanager
-def _fitting_threads(plan: ClassifierPlan, datamodule: CellDataModule) -> Iterator[None]:
+def _fitting_threads(plan: CorePlan, datamodule: CellDataModule) -> Iterator[None]:
     """Use one thread for small batches: more gain nothing there, and wait for each other."""
     before = torch.get_num_threads()
     config: dict[str, Any] = plan.core.config

@@ -1,9 +1,11 @@
-"""`ClassifierPlan`: how a classifier is trained."""
+"""Plans: how networks are trained. One base for the optimiser, one plan for every kind of loss."""
 
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 import lightning.pytorch as pl
 import numpy as np
@@ -12,7 +14,7 @@ import torch.nn.functional as F
 from torchmetrics.classification import MulticlassF1Score
 
 from episome.errors import TrainingError, UsageError
-from episome.nn import CSRParts, normalized_batch
+from episome.nn import CSRParts, normalized_batch, with_format
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,17 +24,16 @@ if TYPE_CHECKING:
 
 MONITOR = "validation_f1_macro"
 ONTOLOGY_MONITOR = "validation_f1_macro_ontology"
+LOSS_MONITOR = "validation_loss"
 
 
-class ClassifierPlan(pl.LightningModule):
-    """Weighted cross-entropy, AdamW, a schedule per epoch, metrics over whole epochs.
+class CorePlan(pl.LightningModule):
+    """AdamW, a schedule per epoch, normalisation on the device; subclasses add the loss.
 
     Parameters
     ----------
     core
-        The network; its output ``penalty`` is added to the loss.
-    class_weights
-        Weight of each class in the training loss, (C,); ``None`` weighs cells alike.
+        The network.
     target_sum
         Library size to which counts are scaled.
     lr, weight_decay
@@ -43,89 +44,63 @@ class ClassifierPlan(pl.LightningModule):
         loss; ``None``: constant.
     lr_decay, lr_patience
         See ``lr_schedule``.
-    label_smoothing
-        Share of the target spread over all classes, in training only.
     weight_average
         Decay of an exponential average of the weights, which is validated and kept; ``None``: off.
     n_epochs
         For the cosine schedule.
-    augmentation
-        Applied to normalised training batches, never to validation.
-    children
-        Reflexive child matrix of the classes, boolean (C, C): a call of a descendant of the truth
-        is right in ``validation_f1_macro_ontology``. ``None`` leaves that metric out.
     """
+
+    #: Metric by which the best epoch is chosen unless the caller names another.
+    monitor: ClassVar[str] = LOSS_MONITOR
 
     def __init__(
         self,
         core: TorchCore,
         *,
-        class_weights: NDArray[np.float32] | None = None,
         target_sum: float = 1e4,
         lr: float = 5e-3,
         weight_decay: float = 0.05,
         lr_schedule: Literal["step", "cosine", "plateau"] | None = "step",
         lr_decay: float = 0.9,
         lr_patience: int = 10,
-        label_smoothing: float = 0.0,
         weight_average: float | None = None,
         n_epochs: int = 50,
-        augmentation: DonorAugmentation | None = None,
-        children: NDArray[np.bool_] | None = None,
     ) -> None:
         super().__init__()
-        self.core, self.augmentation = core, augmentation
+        self.core = core
         config: dict[str, Any] = core.config
-        self.n_features, n_classes = int(config["n_features"]), int(config["n_classes"])
-        weights = None if class_weights is None else torch.as_tensor(class_weights)
-        self.register_buffer("class_weights", weights, persistent=False)
-        self.target_sum, self.label_smoothing = target_sum, label_smoothing
-        self.lr, self.weight_decay = lr, weight_decay
+        self.n_features = int(config["n_features"])
+        self.target_sum, self.lr, self.weight_decay = target_sum, lr, weight_decay
         self.lr_schedule, self.lr_decay, self.lr_patience = lr_schedule, lr_decay, lr_patience
         self.n_epochs, self.weight_average = n_epochs, weight_average
-        self.validation_f1 = MulticlassF1Score(num_classes=n_classes, average="macro")
-        known = None if children is None else torch.tensor(children)
-        self.register_buffer("children_of", known, persistent=False)
-        self.validation_f1_ontology = MulticlassF1Score(num_classes=n_classes, average="macro")
         self.n_obs_training = self.n_obs_validation = 0
 
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of what a run with validation logs."""
-        names = ("train_loss", "validation_loss", MONITOR)
-        return names if self.children_of is None else (*names, ONTOLOGY_MONITOR)
+        return ("train_loss", LOSS_MONITOR)
 
     def on_after_batch_transfer(
         self, batch: dict[str, object], dataloader_idx: int
     ) -> dict[str, object]:
-        """Normalise, densify and, in training, augment on the device."""
-        augmentation = self.augmentation if self.training else None
-        wanted = self.core.input_format
-        ready = normalized_batch(
+        """Normalise on the device, and give the values the form that the core reads."""
+        return normalized_batch(
             batch,
             target_sum=self.target_sum,
             n_features=self.n_features,
-            input_format=wanted if augmentation is None else "dense",
+            input_format=self.core.input_format,
         )
-        if augmentation is not None:
-            x = augmentation(ready["X"])
-            ready["X"] = x if wanted == "dense" else CSRParts.from_dense(x)
-        return ready
+
+    @abstractmethod
+    def batch_loss(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Return the training loss of a normalised batch, a scalar."""
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         """Return the loss of one batch; stop at once when it is not finite."""
-        out = self.core(batch)
-        loss = F.cross_entropy(
-            out["logits"].float(),
-            batch["labels"],
-            weight=self.class_weights,
-            label_smoothing=self.label_smoothing,
-        )
-        if "penalty" in out:
-            loss = loss + out["penalty"]
+        loss = self.batch_loss(batch)
         if loss.device.type == "cpu" and not torch.isfinite(loss):
             self.raise_diverged(batch, batch_idx)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["labels"]))
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["ind_x"]))
         return loss
 
     def raise_diverged(self, batch: dict[str, Any] | None = None, batch_idx: int = 0) -> NoReturn:
@@ -142,20 +117,6 @@ class ClassifierPlan(pl.LightningModule):
             why=f"lr={self.lr:g}, precision={self.trainer.precision}",
             fix='lower the rate with plan_kwargs={"lr": ...}, or use precision="32-true"',
         )
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Add one batch to the validation loss (unweighted) and the macro F1."""
-        logits = self.core(batch)["logits"].float()
-        loss = F.cross_entropy(logits, batch["labels"])
-        self.validation_f1.update(logits, batch["labels"])
-        size = len(batch["labels"])
-        self.log("validation_loss", loss, on_epoch=True, batch_size=size, sync_dist=True)
-        self.log(MONITOR, self.validation_f1, on_epoch=True, batch_size=size)
-        if self.children_of is not None:
-            truth, called = batch["labels"], logits.argmax(dim=1)
-            corrected = torch.where(self.children_of[truth, called], truth, called)
-            self.validation_f1_ontology.update(corrected, truth)
-            self.log(ONTOLOGY_MONITOR, self.validation_f1_ontology, on_epoch=True, batch_size=size)
 
     def on_train_epoch_end(self) -> None:
         """Record the learning rate; off the CPU the loss is looked at here, not at every step."""
@@ -187,6 +148,147 @@ class ClassifierPlan(pl.LightningModule):
         return None
 
 
+class LossPlan(CorePlan):
+    """Training by the core's own loss, for models that need no labels.
+
+    The core gives ``loss(batch)``: a scalar, or a mapping with ``"loss"`` and further scalars,
+    which are logged as ``train_<name>`` and ``validation_<name>``. In validation the core is in
+    evaluation mode and the same function is asked. ``batch["X"]`` holds normalised values; with
+    ``core.wants_counts`` ``batch["counts"]`` holds what the data hold, in the same form. Values of
+    another modality are dense, under its name.
+    """
+
+    def on_after_batch_transfer(
+        self, batch: dict[str, Any], dataloader_idx: int
+    ) -> dict[str, object]:
+        """Normalise; keep the counts where the core wants them; densify other modalities."""
+        ready: dict[str, object] = super().on_after_batch_transfer(batch, dataloader_idx)
+        if self.core.wants_counts:
+            ready["counts"] = with_format(
+                batch["X"], "csr", self.core.input_format, n_features=self.n_features
+            )
+        widths: dict[str, int] = self.core.config.get("n_targets") or {}  # type: ignore[assignment]
+        for name, width in widths.items():
+            ready[name] = with_format(batch[name], "csr", "dense", n_features=width)
+        return ready
+
+    def _parts(self, batch: dict[str, Any], part: str) -> torch.Tensor:
+        """Ask the core, log what it gives beside the loss, and return the loss."""
+        given = self.core.loss(batch)
+        parts = dict(given) if isinstance(given, Mapping) else {"loss": given}
+        loss: torch.Tensor = parts.pop("loss")
+        for name, value in parts.items():
+            self.log(
+                f"{part}_{name}",
+                value,
+                on_step=False,
+                on_epoch=True,
+                batch_size=len(batch["ind_x"]),
+                sync_dist=part == "validation",
+            )
+        return loss
+
+    def batch_loss(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Return the core's loss."""
+        return self._parts(batch, "train")
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Add one batch to the validation loss."""
+        loss = self._parts(batch, "validation")
+        self.log(LOSS_MONITOR, loss, on_epoch=True, batch_size=len(batch["ind_x"]), sync_dist=True)
+
+
+class ClassifierPlan(CorePlan):
+    """Weighted cross-entropy, metrics over whole epochs.
+
+    Parameters
+    ----------
+    core
+        The network; its output ``penalty`` is added to the loss.
+    class_weights
+        Weight of each class in the training loss, (C,); ``None`` weighs cells alike.
+    label_smoothing
+        Share of the target spread over all classes, in training only.
+    augmentation
+        Applied to normalised training batches, never to validation.
+    children
+        Reflexive child matrix of the classes, boolean (C, C): a call of a descendant of the truth
+        is right in ``validation_f1_macro_ontology``. ``None`` leaves that metric out.
+    **kwargs
+        Of :class:`CorePlan`.
+    """
+
+    monitor = MONITOR
+
+    def __init__(
+        self,
+        core: TorchCore,
+        *,
+        class_weights: NDArray[np.float32] | None = None,
+        label_smoothing: float = 0.0,
+        augmentation: DonorAugmentation | None = None,
+        children: NDArray[np.bool_] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(core, **kwargs)
+        self.augmentation, self.label_smoothing = augmentation, label_smoothing
+        n_classes = int(core.config["n_classes"])  # type: ignore[call-overload]  # plain JSON
+        weights = None if class_weights is None else torch.as_tensor(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.validation_f1 = MulticlassF1Score(num_classes=n_classes, average="macro")
+        known = None if children is None else torch.tensor(children)
+        self.register_buffer("children_of", known, persistent=False)
+        self.validation_f1_ontology = MulticlassF1Score(num_classes=n_classes, average="macro")
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of what a run with validation logs."""
+        names = (*super().metric_names, MONITOR)
+        return names if self.children_of is None else (*names, ONTOLOGY_MONITOR)
+
+    def on_after_batch_transfer(
+        self, batch: dict[str, object], dataloader_idx: int
+    ) -> dict[str, object]:
+        """Normalise, densify and, in training, augment on the device."""
+        augmentation = self.augmentation if self.training else None
+        wanted = self.core.input_format
+        ready = normalized_batch(
+            batch,
+            target_sum=self.target_sum,
+            n_features=self.n_features,
+            input_format=wanted if augmentation is None else "dense",
+        )
+        if augmentation is not None:
+            x = augmentation(ready["X"])
+            ready["X"] = x if wanted == "dense" else CSRParts.from_dense(x)
+        return ready
+
+    def batch_loss(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Return the cross-entropy of one batch, and the penalty of the core."""
+        out = self.core(batch)
+        loss = F.cross_entropy(
+            out["logits"].float(),
+            batch["labels"],
+            weight=self.class_weights,
+            label_smoothing=self.label_smoothing,
+        )
+        return loss + out["penalty"] if "penalty" in out else loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Add one batch to the validation loss (unweighted) and the macro F1."""
+        logits = self.core(batch)["logits"].float()
+        loss = F.cross_entropy(logits, batch["labels"])
+        self.validation_f1.update(logits, batch["labels"])
+        size = len(batch["labels"])
+        self.log(LOSS_MONITOR, loss, on_epoch=True, batch_size=size, sync_dist=True)
+        self.log(MONITOR, self.validation_f1, on_epoch=True, batch_size=size)
+        if self.children_of is not None:
+            truth, called = batch["labels"], logits.argmax(dim=1)
+            corrected = torch.where(self.children_of[truth, called], truth, called)
+            self.validation_f1_ontology.update(corrected, truth)
+            self.log(ONTOLOGY_MONITOR, self.validation_f1_ontology, on_epoch=True, batch_size=size)
+
+
 _OF_THE_HOST = {
     "self",
     "core",
@@ -195,13 +297,19 @@ _OF_THE_HOST = {
     "n_epochs",
     "augmentation",
     "children",
+    "kwargs",
 }
-PLAN_KEYS = tuple(
-    k for k in inspect.signature(ClassifierPlan.__init__).parameters if k not in _OF_THE_HOST
-)
 
 
-def check_plan_kwargs(plan_kwargs: dict[str, Any]) -> None:
+def plan_keys(plan: type[CorePlan]) -> tuple[str, ...]:
+    """Return the settings of a plan that are the caller's."""
+    of_the_plan = [*inspect.signature(plan.__init__).parameters]
+    shared = [*inspect.signature(CorePlan.__init__).parameters]
+    known = [k for k in dict.fromkeys((*shared, *of_the_plan)) if k not in _OF_THE_HOST]
+    return (*known, "class_weight") if issubclass(plan, ClassifierPlan) else tuple(known)
+
+
+def check_plan_kwargs(plan_kwargs: dict[str, Any], plan: type[CorePlan] = ClassifierPlan) -> None:
     """Refuse unknown keys and impossible values before any training.
 
     Raises
@@ -209,13 +317,14 @@ def check_plan_kwargs(plan_kwargs: dict[str, Any]) -> None:
     UsageError
         Unknown key (E-U14) or value (E-U15).
     """
-    unknown = sorted(set(plan_kwargs) - {*PLAN_KEYS, "class_weight"})
+    known = plan_keys(plan)
+    unknown = sorted(set(plan_kwargs) - set(known))
     if unknown:
         raise UsageError(
             "E-U14",
             f"unknown keys {unknown}",
             where="plan_kwargs",
-            fix=f"use some of {', '.join(('class_weight', *PLAN_KEYS))}",
+            fix=f"use some of {', '.join(known)}",
         )
     if plan_kwargs.get("lr_schedule", "step") not in {"step", "cosine", "plateau", None}:
         raise UsageError(

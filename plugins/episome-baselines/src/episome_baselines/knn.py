@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from episome.data import variable_genes
-from episome.models import ArrayClassifierModel, TrainingCells
+from episome.models import ArrayClassifierModel, EmbeddingMixin, TrainingCells
 from episome_baselines.cores import KNNClassifierCore, project
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
-class KNNClassifier(ArrayClassifierModel):
+class KNNClassifier(EmbeddingMixin, ArrayClassifierModel):
     """Vote of the nearest training cells on principal components.
 
     Parameters

@@ -1,0 +1,360 @@
+"""`NetworkModel`: a `TorchCore` that the host trains, with labels or without."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+
+from episome import plugins, settings
+from episome.data import given_split, split_cells, variable_genes
+from episome.errors import UsageError
+from episome.models._arguments import row_numbers
+from episome.models._base import EpisomeModel
+from episome.models._training import (
+    append_history,
+    checked_splitter,
+    given,
+    normalized_rows,
+    part_of,
+    require_positive,
+)
+from episome.train import (
+    CellDataModule,
+    CorePlan,
+    Fit,
+    LossPlan,
+    check_plan_kwargs,
+    check_trainer_kwargs,
+    fit,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from episome.data import CellSource, Query, Split
+    from episome.nn import TorchCore
+    from episome.train import ProgressReport
+
+
+class NetworkModel(EpisomeModel):
+    """A network under the host's contract, trained by its own loss.
+
+    Subclasses set ``_core_cls``, a ``TorchCore`` with ``loss(batch)``, and build the core in their
+    constructor with :meth:`_build_core`; ``_training_defaults`` returns the defaults of ``train``
+    for the data at hand (``max_epochs``, ``batch_size``, ``plan_kwargs``, trainer keywords).
+    """
+
+    _core_cls: ClassVar[type[TorchCore]]
+    _plan_cls: ClassVar[type[CorePlan]] = LossPlan
+    module: TorchCore
+
+    def _build_core(self, **config: object) -> TorchCore:
+        """Build the core with weights from the initialisation stream of ``settings.seed``."""
+        classes = {} if self.labels is None else {"n_classes": len(self.labels)}
+        full = {"n_features": len(self.features), **classes, **config}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.stream_seed("init"))
+            try:
+                return self._core_cls.from_config(full)
+            except (TypeError, ValueError) as error:
+                raise UsageError(
+                    "E-U31",
+                    f"{type(self).__name__} cannot be built with {config}",
+                    why=str(error),
+                    fix="pass numbers and words that its documentation names",
+                ) from error
+
+    def _training_defaults(self) -> dict[str, Any]:
+        return {"max_epochs": 50, "batch_size": 256, "plan_kwargs": {}}
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        load_sparse_tensor: bool = False,
+        batch_size: int | None = None,
+        early_stopping: bool | None = None,
+        datasplitter_kwargs: Mapping[str, Any] | None = None,
+        plan_kwargs: Mapping[str, Any] | None = None,
+        datamodule: CellDataModule | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the model; the weights of the best epoch by validation loss are kept.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the training cells; default by the model and the size of the data.
+        accelerator, devices
+            Of Lightning; ``"auto"`` takes a GPU when there is one.
+        train_size, validation_size
+            Shares of the cells, by default 0.9 and the rest. With a ``donor_key`` of at least four
+            donors whole donors are held out.
+        shuffle_set_split
+            Only ``True``: splits are seeded and by donor.
+        load_sparse_tensor
+            Accepted for scvi-tools' sake: batches are always sparse until the device.
+        batch_size
+            Cells per update.
+        early_stopping
+            Stop when the validation loss has not improved for ``early_stopping_patience`` epochs.
+        datasplitter_kwargs
+            ``external_indexing=[train, validation, test]`` gives the split, ``drop_last`` leaves
+            out a smaller last batch (default true).
+        plan_kwargs
+            ``lr``, ``weight_decay``, ``lr_schedule``, ``lr_decay``, ``lr_patience``,
+            ``weight_average``.
+        datamodule
+            Batches made by the caller instead of the model's own data.
+        **trainer_kwargs
+            Of ``lightning.Trainer`` (``precision``, ``logger``, ``strategy``, ``callbacks`` ...),
+            ``early_stopping_patience`` and its siblings, and ``progress``: a function
+            ``(done, total, metrics)`` called after every epoch.
+
+        Raises
+        ------
+        UsageError
+            Unknown or impossible arguments, before anything is computed.
+        TrainingError
+            The loss is not finite (E-T01).
+        """
+        self._train(
+            max_epochs=max_epochs,
+            train_size=train_size,
+            validation_size=validation_size,
+            shuffle_set_split=shuffle_set_split,
+            batch_size=batch_size,
+            early_stopping=early_stopping,
+            refit=False,
+            datasplitter_kwargs=datasplitter_kwargs,
+            plan_kwargs=plan_kwargs,
+            datamodule=datamodule,
+            trainer_kwargs={"accelerator": accelerator, "devices": devices, **trainer_kwargs},
+        )
+
+    def _train(
+        self,
+        *,
+        max_epochs: int | None,
+        train_size: float | None,
+        validation_size: float | None,
+        shuffle_set_split: bool,
+        batch_size: int | None,
+        early_stopping: bool | None,
+        refit: bool | None,
+        datasplitter_kwargs: Mapping[str, Any] | None,
+        plan_kwargs: Mapping[str, Any] | None,
+        datamodule: CellDataModule | None,
+        trainer_kwargs: dict[str, Any],
+        **of_the_plan: Any,
+    ) -> None:
+        """Check all arguments, split, fit; ``of_the_plan`` goes to :meth:`_make_plan`."""
+        defaults = self._training_defaults()
+        plan_args = {**defaults.pop("plan_kwargs", {}), **(plan_kwargs or {})}
+        progress = trainer_kwargs.pop("progress", None)
+        check_plan_kwargs(plan_args, self._plan_cls)
+        check_trainer_kwargs(
+            {k: v for k, v in trainer_kwargs.items() if k not in {"accelerator", "devices"}}
+        )
+        splitter = checked_splitter(datasplitter_kwargs, shuffle_set_split=shuffle_set_split)
+        max_epochs = int(given(max_epochs, defaults.pop("max_epochs")))
+        batch_size = int(given(batch_size, defaults.pop("batch_size")))
+        early = bool(given(early_stopping, defaults.pop("early_stopping", True)))
+        refit = bool(given(refit, defaults.pop("refit", False)))
+        require_positive(max_epochs=max_epochs, batch_size=batch_size)
+        if datamodule is None:
+            split = self._split(splitter.get("external_indexing"), train_size, validation_size)
+            datamodule = self._cells_for(
+                self.training_query(),
+                split,
+                batch_size,
+                drop_last=bool(splitter.get("drop_last", True)),
+            )
+        self._fit(
+            datamodule,
+            plan_args,
+            of_the_plan,
+            refit=refit,
+            max_epochs=max_epochs,
+            early_stopping=early,
+            progress=progress,
+            **{**defaults, **trainer_kwargs},
+        )
+
+    # --- cells ------------------------------------------------------------------------------
+
+    def training_codes(self) -> NDArray[np.int64]:
+        """Class code of every training cell, -1 for cells that take no part; zeros here."""
+        return np.zeros(self.training_source().n_obs, dtype=np.int64)
+
+    def _other_sources(self) -> dict[str, CellSource]:
+        """Values of the training cells in other modalities, by the name of the modality."""
+        return {}
+
+    def _split(
+        self,
+        given: Sequence[Sequence[int]] | None,
+        train_size: float | None,
+        validation_size: float | None,
+    ) -> Split:
+        codes = self.training_codes()
+        if given is not None:
+            return given_split([row_numbers(p) for p in given], len(codes), settings.seed)
+        return split_cells(
+            codes,
+            donors=self.training_donors(),
+            train_size=train_size,
+            validation_size=validation_size,
+        )
+
+    def _cells_for(
+        self,
+        query: Query,
+        split: Split,
+        batch_size: int,
+        *,
+        drop_last: bool = True,
+        codes: NDArray[np.int64] | None = None,
+        donors: NDArray[np.object_] | None = None,
+    ) -> CellDataModule:
+        if codes is None:
+            codes, donors = self.training_codes(), self.training_donors()
+        usable = [
+            np.asarray(p)[codes[p] >= 0] for p in (split.train, split.validation, split.test)
+        ]
+        split = given_split(usable, len(codes), split.seed) if split.by == "given" else split
+        if len(split.train) < 2:
+            labelled = "" if self.labels is None else "labelled "
+            raise UsageError(
+                "E-U19",
+                f"fewer than two {labelled}cells are left for training",
+                count=len(split.train),
+                total=len(codes),
+                fix="pass a larger train_size",
+            )
+        return CellDataModule(
+            query.source,
+            query.alignment,
+            rule=query.rule,
+            kind=query.kind,
+            labels=codes,
+            split=split,
+            batch_size=min(batch_size, len(split.train)),
+            drop_last=drop_last,
+            seed=settings.seed,
+            donors=donors,
+            others=self._other_sources(),
+        )
+
+    # --- the fit ----------------------------------------------------------------------------
+
+    def _fit(
+        self,
+        datamodule: CellDataModule,
+        plan_args: dict[str, Any],
+        of_the_plan: dict[str, Any],
+        *,
+        refit: bool,
+        progress: ProgressReport | None,
+        **fit_kwargs: Any,
+    ) -> None:
+        before = {k: v.clone() for k, v in self.module.state_dict().items()}
+        fresh = not self.is_trained_
+        self._notify("before_train")
+        try:
+            refit = refit and len(datamodule.split.validation) > 0
+            n_runs = 2 if refit else 1
+            result, facts = self._run_plan(
+                datamodule,
+                plan_args,
+                of_the_plan,
+                choose_genes=fresh,
+                progress=part_of(progress, 0, n_runs),
+                **fit_kwargs,
+            )
+            if refit:
+                self.module.load_state_dict(before)
+                _, facts = self._run_plan(
+                    datamodule.on_training_and_validation(),
+                    plan_args,
+                    of_the_plan,
+                    choose_genes=fresh,
+                    progress=part_of(progress, 1, n_runs),
+                    **fit_kwargs,
+                )
+        except BaseException:
+            # A model that raised answers the next good call as if nothing had happened.
+            self.module.load_state_dict(before)
+            self.module.to("cpu").eval()
+            raise
+        self._remember(result, datamodule, {"refit": refit, "plan": plan_args, **facts})
+        self._notify("after_train")
+
+    def _run_plan(
+        self,
+        datamodule: CellDataModule,
+        plan_args: dict[str, Any],
+        of_the_plan: dict[str, Any],
+        *,
+        choose_genes: bool,
+        max_epochs: int,
+        **fit_kwargs: Any,
+    ) -> tuple[Fit, dict[str, object]]:
+        core: Any = self.module
+        n_top = core.config.get("n_top_genes")
+        if n_top and choose_genes:
+            values = normalized_rows(datamodule, datamodule.split.train)
+            core.select_genes(variable_genes(values, int(n_top)))
+        plan, facts = self._make_plan(
+            datamodule,
+            {**plan_args, "target_sum": self.input_rule.target_sum, "n_epochs": max_epochs},
+            **of_the_plan,
+        )
+        plan.n_obs_training = len(datamodule.split.train)
+        plan.n_obs_validation = len(datamodule.split.validation)
+        run = fit(plan, datamodule, max_epochs=max_epochs, seed=settings.seed, **fit_kwargs)
+        return run, facts
+
+    def _make_plan(
+        self, datamodule: CellDataModule, plan_args: dict[str, Any], **kwargs: Any
+    ) -> tuple[CorePlan, dict[str, object]]:
+        """Return the plan of one run, and what the manifest should record of it."""
+        return self._plan_cls(self.module, **plan_args), {}
+
+    def _notify(self, notice: Literal["before_train", "after_train"]) -> None:
+        getattr(plugins, notice)(model=self, run={"seed": settings.seed})
+
+    def _remember(self, result: Fit, data: CellDataModule, facts: dict[str, Any]) -> None:
+        self.is_trained_ = True
+        self.history_ = append_history(self.history_, result.history)
+        split = data.split
+        self.train_indices_, self.validation_indices_ = split.train, split.validation
+        self.test_indices_ = split.test
+        best = {}
+        if result.best_epoch is not None:
+            for name, values in result.history.items():
+                if name.startswith("validation_"):
+                    best[name] = float(values.loc[result.best_epoch].iloc[0])
+        self.fit_ = {
+            "n_epochs": result.n_epochs,
+            "best_epoch": result.best_epoch,
+            "n_updates": result.n_updates,
+            "seconds": round(result.seconds, 2),
+            "batch_size": data.batch_size,
+            "n_train": len(split.train),
+            "n_validation": len(split.validation),
+            "split_by": split.by,
+            "split_sha256": split.digest,
+            "seed": split.seed,
+            "n_cells": len(split.train) + (len(split.validation) if facts["refit"] else 0),
+            **facts,
+            **best,
+        }
