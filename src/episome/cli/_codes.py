@@ -295,6 +295,11 @@ CODES: dict[str, str] = {
     "E-P06": (
         "A hook of the plugin has a wrong name, signature or result. Its authors have to mend it."
     ),
+    "E-P09": (
+        "The plugin does not keep the host's contract: a check of `episome plugins check` failed. "
+        "Every check says what it tried, what came out, and what users would get. Its authors "
+        "have to mend it."
+    ),
     "E-P14": (
         "No plugin is installed that could do this, or the metadata of a distribution is damaged."
     ),
@@ -419,6 +424,18 @@ CODES: dict[str, str] = {
         "TF-IDF or log1p. That is usual; only a model of counts wants the raw ones."
     ),
     "E-U60": "There is no modality of this name or kind; the message lists those that there are.",
+    "E-U61": (
+        "The list of genes names some that the model was not trained on, so there is nothing to "
+        "give back for them. Identifiers are those of model.features.ids."
+    ),
+    "E-U62": (
+        "The mask says which values to hide, one row per cell asked for and one column per gene "
+        "of the model. Of another shape it would hide the wrong ones."
+    ),
+    "E-U63": (
+        "A model that predicts one modality from another is trained on MuData with both, and has "
+        "to know which is which. It predicts from the AnnData object of the RNA alone."
+    ),
     "E-U70": (
         "The name of a plugin is part of the names of its distribution, its module and its class: "
         "lower-case letters, digits and single hyphens, a letter first."

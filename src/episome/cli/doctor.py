@@ -54,6 +54,7 @@ def _diagnosis() -> Outcome:
         "system": {"python": platform.python_version(), "platform": platform.platform()},
         "packages": _versions(),
         "plugins": _plugins(),
+        "damaged": _damaged(),
         "resources": _resources(),
         "folders": _folders(),
         "environment": _environment(),
@@ -72,6 +73,12 @@ def _plugins() -> list[dict[str, Any]]:
     from episome.plugins import plugin_status
 
     return [asdict(status) for status in plugin_status()]
+
+
+def _damaged() -> list[str]:
+    from episome.plugins import get_manager
+
+    return list(get_manager().damaged)
 
 
 def _resources() -> dict[str, int]:
@@ -104,14 +111,27 @@ def _environment() -> dict[str, str]:
     return {name: os.environ[name] for name in sorted(names)}
 
 
+def _about(plugin: dict[str, Any]) -> list[str]:
+    """Return what became of a plugin, why, and where to read on."""
+    from episome.plugins import SLOW_IMPORT
+
+    lines = [f"  {plugin['id']} ({plugin['distribution']} {plugin['version']}) {plugin['status']}"]
+    if plugin["reason"]:
+        code = plugin["code"]
+        lines[0] += f": {plugin['reason']}" + (f" [{code}]" if code else "")
+        lines += [f"    see: episome doctor --explain {code}"] if code else []
+    if plugin["seconds"] > SLOW_IMPORT:
+        lines.append(f"    its import took {plugin['seconds']:.1f} s")
+    return [*lines, *(f"    {note} [E-P03]" for note in plugin["notes"])]
+
+
 def _text(data: dict[str, Any]) -> str:
     lines = [f"python {data['system']['python']}, {data['system']['platform']}", "", "packages"]
     lines += [f"  {name} {version}" for name, version in data["packages"].items()]
     lines += ["", "plugins"]
     for plugin in data["plugins"]:
-        state = plugin["status"] + (f": {plugin['reason']}" if plugin["reason"] else "")
-        lines.append(f"  {plugin['id']} ({plugin['distribution']} {plugin['version']}) {state}")
-        lines += [f"    {note}" for note in plugin["notes"]]
+        lines += _about(plugin)
+    lines += [f"  damaged metadata, skipped: {line} [E-P14]" for line in data["damaged"]]
     if not data["plugins"]:
         lines.append("  none")
     resources, folders = data["resources"], data["folders"]

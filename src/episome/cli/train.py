@@ -39,7 +39,7 @@ __all__ = ["command"]
 )
 @click.argument("method")
 @click.argument("input", type=click.Path(path_type=Path))
-@click.option("--labels-key", required=True, help="Column of obs with the cell types.")
+@click.option("--labels-key", help="Column of obs with the cell types; for annotators.")
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the model."
 )
@@ -55,6 +55,8 @@ __all__ = ["command"]
     '{"LAB:1": {"label": "my T cell", "parents": ["CL:0000084"]}}.',
 )
 @click.option("--donor-key", multiple=True, help="Column of the donor; may be given twice.")
+@click.option("--rna-modality", help="Name of the RNA in a file of several modalities.")
+@click.option("--target-modality", help="Name of the modality that is to be predicted.")
 @click.option("--batch-key", help="Column of a covariate that the model conditions on.")
 @value_options
 @click.option(
@@ -121,7 +123,9 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     from episome.data import check_readable
     from episome.io import check_model_output
 
-    plugins.get_spec(options["method"])
+    spec = plugins.get_spec(options["method"])
+    if "annotation" in spec.capabilities and not options["labels_key"]:
+        raise click.MissingParameter(ctx=ctx, param_hint="'--labels-key'", param_type="option")
     raw_choice(options)
     check_readable(options["input"])
     run = _run(options)
@@ -187,14 +191,15 @@ def _run(options: dict[str, Any]) -> Run:
 
 def _setup_arguments(options: dict[str, Any]) -> dict[str, object]:
     setup: dict[str, object] = {
-        "labels_key": options["labels_key"],
         "input_kind": options["input_kind"],
-        "unlabeled": options["unlabeled"],
         "duplicates": options["duplicates"],
         "allow_fractional": options["allow_fractional"],
     }
-    if options["layer"]:
-        setup["layer"] = options["layer"]
+    # What was not asked for is left to the set-up of the model, which may not know it.
+    names = ("labels_key", "layer", "rna_modality", "target_modality", "ontology_term_key")
+    setup |= {name: options[name] for name in (*names, "batch_key") if options[name]}
+    if options["unlabeled"] != "error":
+        setup["unlabeled"] = options["unlabeled"]
     if raw := raw_choice(options):
         setup["use_raw"] = raw
     if options["nan"] != "error":
@@ -202,12 +207,8 @@ def _setup_arguments(options: dict[str, Any]) -> dict[str, object]:
     if options["donor_key"]:
         keys = list(options["donor_key"])
         setup["donor_key"] = keys if len(keys) > 1 else keys[0]
-    if options["ontology_term_key"]:
-        setup["ontology_term_key"] = options["ontology_term_key"]
     if options["own_terms"]:
         setup["own_terms"] = _json_file(options["own_terms"])
-    if options["batch_key"]:
-        setup["batch_key"] = options["batch_key"]
     return setup
 
 
@@ -254,6 +255,8 @@ def _visible(ctx: click.Context) -> bool:
 def _shown(metrics: dict[str, float], total: int) -> str:
     parts = [f"of at most {total}"]
     names = {"train_loss": "loss", "validation_f1_macro": "validation macro F1"}
+    if "validation_f1_macro" not in metrics:
+        names["validation_loss"] = "validation loss"
     parts += [f"{label} {metrics[k]:.3f}" for k, label in names.items() if k in metrics]
     return ", ".join(parts)
 
@@ -261,20 +264,33 @@ def _shown(metrics: dict[str, float], total: int) -> str:
 def _text(result: Any) -> str:
     n_models = int(result.fit.get("n_models", 1))
     what = result.model if n_models == 1 else f"{n_models} models of {result.model}"
+    classes = f", {result.n_classes} classes" if result.n_classes else ""
     lines = [
         str(result.output),
         f"  {what} trained on {result.n_cells:,} cells, {result.n_genes:,} genes "
-        f"({result.input_kind}), {result.n_classes} classes",
+        f"({result.input_kind}){classes}",
+        *_held_out(result.fit),
+        *(f"  {note}" for note in result.notes),
     ]
-    if "validation_f1_macro" in result.fit:
-        lines.append(
-            f"  validation macro F1 {result.fit['validation_f1_macro']:.3f} on "
-            f"{result.fit['n_validation']:,} cells, held out by {result.fit['split_by']}"
-        )
-        if result.fit.get("refit"):
-            lines.append(
-                "  the saved model was then trained once more, on these cells too (see --refit)"
-            )
-    lines += [f"  {note}" for note in result.notes]
-    lines.append(f"  next: episome annotate query.h5ad -m {result.output} -o calls.csv")
+    if result.n_classes:
+        lines.append(f"  next: episome annotate query.h5ad -m {result.output} -o calls.csv")
+    else:
+        lines.append(f'  next, in Python: model = episome.models.load("{result.output}")')
     return "\n".join(lines)
+
+
+def _held_out(fit: Any) -> list[str]:
+    """Return what held-out cells say of the fit."""
+    name = "validation_f1_macro" if "validation_f1_macro" in fit else "validation_loss"
+    if name not in fit:
+        return []
+    label = "macro F1" if name == "validation_f1_macro" else "loss"
+    lines = [
+        f"  validation {label} {fit[name]:.3f} on {fit['n_validation']:,} cells, held out by "
+        f"{fit['split_by']}"
+    ]
+    if fit.get("refit"):
+        lines.append(
+            "  the saved model was then trained once more, on these cells too (see --refit)"
+        )
+    return lines

@@ -9,8 +9,12 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from episome.errors import PluginError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from episome.data import Labels
 
 
 def to_numpy(value: object) -> NDArray[Any]:
@@ -47,3 +51,42 @@ def without(block: sparse.csr_matrix, hidden: sparse.csr_matrix) -> sparse.csr_m
     kept = block - block.multiply(hidden)
     kept.eliminate_zeros()
     return sparse.csr_matrix(kept)
+
+
+def require_outputs(
+    outputs: Mapping[str, NDArray[Any]], n_cells: int, labels: Labels | None, core: object
+) -> None:
+    """Refuse what no core may give: rows that are not the cells, probabilities that are none.
+
+    Raises
+    ------
+    PluginError
+        E-P06, naming the class of the core and the package that it comes from.
+    """
+    wrong = [f"{k} of shape {v.shape}" for k, v in outputs.items() if v.shape[:1] != (n_cells,)]
+    if wrong:
+        raise _broken(
+            core, f"gives {wrong[0]} for {n_cells} cells", "every output has a row a cell"
+        )
+    found = outputs.get("probabilities")
+    if found is None or labels is None:
+        return
+    if found.shape[1:] != (len(labels),):
+        what = f"gives probabilities of shape {found.shape} for {len(labels)} classes"
+        raise _broken(core, what, "every class has a column, in the order of the labels")
+    sums = found.sum(axis=1)
+    bad = ~np.isfinite(sums) | (np.abs(sums - 1) > 1e-3) | (found < -1e-6).any(axis=1)
+    if bad.any():
+        what = f"gives probabilities that do not sum to one, or are no numbers, for {bad.sum()} "
+        raise _broken(core, what + f"of {n_cells} cells of a batch", "no call can be made of them")
+
+
+def _broken(core: object, what: str, why: str) -> PluginError:
+    module = type(core).__module__.partition(".")[0]
+    return PluginError(
+        "E-P06",
+        f"{type(core).__name__} {what}",
+        where=f"package {module.replace('_', '-')}",
+        why=why,
+        fix="update the plugin, or train the model again where its weights are not finite",
+    )

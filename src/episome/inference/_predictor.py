@@ -21,7 +21,7 @@ from episome.inference._folders import (
     folder_labels,
 )
 from episome.inference._importance import mean_importance
-from episome.inference._outputs import class_probabilities, to_numpy, without
+from episome.inference._outputs import class_probabilities, require_outputs, to_numpy, without
 from episome.io import is_ensemble, read_ensemble_folder, read_manifest, read_model_folder
 from episome.log import get_logger
 from episome.nn import host_batch, normalized_batch
@@ -151,6 +151,7 @@ class Predictor:
             out = {k: to_numpy(v) for k, v in self._run(batch).items()}
             if "logits" in out:
                 out["probabilities"] = class_probabilities(out)
+            require_outputs(out, len(batch["empty"]), self.labels, self.core)
             yield {**out, "ind_x": batch["ind_x"].cpu().numpy(), "empty": batch["empty"]}
 
     def batches(

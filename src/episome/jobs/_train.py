@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from episome import plugins, settings
-from episome.data import check_readable, read_cells
+from episome.data import check_readable, read_any, read_cells
 from episome.errors import UsageError
 from episome.inference import pick_device
 from episome.io import check_model_output
@@ -35,7 +35,7 @@ class TrainRequest:
     method
         Name of an installed model.
     input
-        Labelled ``h5ad``.
+        File of cells, with labels for annotators; of two modalities for translators.
     output
         Folder of the model.
     setup
@@ -85,7 +85,7 @@ class TrainResult:
 
 
 def train(request: TrainRequest, *, progress: ProgressReport | None = None) -> TrainResult:
-    """Train a model on a file and save its folder.
+    """Train a model on a file of cells and save its folder.
 
     Parameters
     ----------
@@ -106,18 +106,27 @@ def train(request: TrainRequest, *, progress: ProgressReport | None = None) -> T
         settings.seed = request.seed
     cls = plugins.load_class(spec)
     model_args = known_arguments(cls.__init__, request.model, f"{spec.name} (--set)")
-    setup = known_arguments(
-        cls.setup_anndata, request.setup, f"{spec.name} (set-up)", exactly=True
-    )
+    # Models of two modalities are set up with MuData.
+    translates = "translation" in spec.capabilities
+    set_up = cls.setup_mudata if translates else cls.setup_anndata
+    setup = known_arguments(set_up, request.setup, f"{spec.name} (set-up)", exactly=True)
     train_args = known_arguments(cls.train, request.train, f"{spec.name} (train)")
-    adata = read_cells(request.input, max_memory=request.max_memory, trust=request.trust)
-    notes = _join(adata, request, setup)
-    cls.setup_anndata(adata, **setup)
+    read = read_any if translates else read_cells
+    data = read(request.input, max_memory=request.max_memory, trust=request.trust)
+    notes = _join(data, request, setup)
+    set_up(data, **setup)
     model: EpisomeModel | Ensemble
     if request.n_models == 1:
-        model = cls(adata, **model_args)
+        model = cls(data, **model_args)
+    elif "annotation" in spec.capabilities:
+        model = cls.ensemble(data, n_models=request.n_models, **model_args)
     else:
-        model = cls.ensemble(adata, n_models=request.n_models, **model_args)
+        raise UsageError(
+            "E-U12",
+            f"there is no ensemble of {spec.name}",
+            why="probabilities are averaged, and it gives none",
+            fix="leave n_models (--ensemble) out",
+        )
     if progress is not None:
         train_args["progress"] = progress
     model.train(**train_args)

@@ -50,7 +50,7 @@ class SupportsExplanation(Protocol):
     def explain(self, adata: Any = None, **kwargs: Any) -> Any: ...
 
 
-#: The type that a model with a capability has; pretraining comes with the pretext tasks.
+#: The type that a model with a capability has, by its name.
 CAPABILITIES: dict[str, type] = {
     "annotation": SupportsAnnotation,
     "embedding": SupportsEmbedding,

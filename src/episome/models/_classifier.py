@@ -116,6 +116,9 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
             augment=augment,
         )
 
+    def _training_defaults(self) -> dict[str, Any]:
+        return {"max_epochs": 50, "batch_size": 256, "plan_kwargs": {}}
+
     def _make_plan(
         self,
         datamodule: CellDataModule,

@@ -68,7 +68,9 @@ class NetworkModel(EpisomeModel):
                 ) from error
 
     def _training_defaults(self) -> dict[str, Any]:
-        return {"max_epochs": 50, "batch_size": 256, "plan_kwargs": {}}
+        # Losses of their own go on falling where a rate that shrinks by the epoch has stopped.
+        plan = {"lr_schedule": "cosine"}
+        return {"max_epochs": 50, "batch_size": 256, "plan_kwargs": plan}
 
     def train(
         self,

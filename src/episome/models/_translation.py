@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -321,11 +322,14 @@ class TranslationMixin(_Base):
         if not len(values):
             values = np.empty((0, len(self.target_features)), dtype=np.float32)
         values[out["empty"]] = np.nan
-        return anndata.AnnData(
-            values,
-            obs=pd.DataFrame(index=names.astype(str)),
-            var=pd.DataFrame(index=list(self.target_features.ids)),
-        )
+        with warnings.catch_warnings():
+            # Rows that are asked for twice are there twice.
+            warnings.filterwarnings("ignore", message="Observation names are not unique")
+            return anndata.AnnData(
+                values,
+                obs=pd.DataFrame(index=names.astype(str)),
+                var=pd.DataFrame(index=list(self.target_features.ids)),
+            )
 
 
 def modality_named(mod: Mapping[str, AnnData], name: str) -> AnnData:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, Literal, TypeAlias, TypeVar, cast
@@ -65,6 +67,9 @@ _REGISTER: dict[str, type[Spec]] = {
 
 # what importing a plugin can raise, also when a module calls exit()
 _ANY = (Exception, SystemExit, KeyboardInterrupt)
+
+#: Seconds after which the import of an object is said to go on.
+LONG_IMPORT = 5.0
 
 _log = get_logger("plugins")
 
@@ -581,7 +586,7 @@ def load_object(target: str, *, plugin: str = "") -> Any:
     """
     module, _, path = target.partition(":")
     try:
-        with quiet(plugin or module):
+        with quiet(plugin or module), _announced(module):
             value: Any = importlib.import_module(module)
             for name in path.split("."):
                 value = getattr(value, name)
@@ -602,6 +607,19 @@ def load_object(target: str, *, plugin: str = "") -> Any:
     return value
 
 
+@contextlib.contextmanager
+def _announced(module: str) -> Iterator[None]:
+    """Say that an import goes on when it takes long, so that nobody takes it for a hang."""
+    text = "importing %s takes more than %g s"
+    timer = threading.Timer(LONG_IMPORT, _log.warning, (text, module, LONG_IMPORT))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _broken(target: str, plugin: str, error: BaseException) -> PluginError:
     return PluginError(
         "E-P02",
@@ -613,8 +631,30 @@ def _broken(target: str, plugin: str, error: BaseException) -> PluginError:
 
 
 def load_class(spec: ModelSpec) -> Any:
-    """Import the class of a model."""
-    return load_object(spec.target, plugin=spec.plugin)
+    """Import the class of a model.
+
+    Raises
+    ------
+    MissingDependencyError, PluginError
+        See :func:`load_object`; also when it is no model of scvi-tools (E-P06).
+    """
+    cls = load_object(spec.target, plugin=spec.plugin)
+    # By name: only a module of a model has imported scvi-tools, and this one must not.
+    bases = {(b.__module__.partition(".")[0], b.__name__) for b in getattr(cls, "__mro__", ())}
+    if ("scvi", "BaseModelClass") not in bases:
+        raise PluginError(
+            "E-P06",
+            f"{spec.target} is no model class",
+            where=_where(spec),
+            why=f"it is a {type(cls).__name__}, and models derive from scvi-tools' "
+            "BaseModelClass by way of episome.models",
+            fix="derive it from a base of episome.models, or correct the target in the ModelSpec",
+        )
+    return cls
+
+
+def _where(spec: Spec) -> str:
+    return f"{spec.distribution} {spec.version} (plugin {spec.plugin})".strip()
 
 
 def load_core(spec: ModelSpec) -> Any:

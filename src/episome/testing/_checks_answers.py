@@ -9,6 +9,7 @@ import pandas as pd
 
 from episome import settings
 from episome.testing._check import check, require, same
+from episome.testing._subject import as_mudata
 
 if TYPE_CHECKING:
     from episome.testing._subject import Subject
@@ -172,12 +173,9 @@ def check_predicted_modality_has_the_shape(subject: Subject) -> None:
 @check("translation", advice="take the cells from the host's data module, which pairs by name")
 def check_modalities_are_paired_by_name(subject: Subject) -> None:
     """Modalities in other orders of the cells give the same model."""
-    import mudata
-
     data = subject.data()
     order = np.random.default_rng(0).permutation(data.n_obs)
-    with mudata.set_options(pull_on_update=False):
-        turned = mudata.MuData({"rna": data.mod["rna"], "prot": data.mod["prot"][order].copy()})
+    turned = as_mudata({"rna": data.mod["rna"], "prot": data.mod["prot"][order].copy()})
     got = subject.ask(subject.train(turned), subject.query)
     same(got, subject.answers, "modalities in other orders", exact=True)
 
@@ -185,12 +183,9 @@ def check_modalities_are_paired_by_name(subject: Subject) -> None:
 @check("translation", advice="use predict_modality() of the host, which reads the RNA of MuData")
 def check_mudata_is_read_as_its_rna(subject: Subject) -> None:
     """MuData as a query gives what its RNA gives."""
-    import mudata
-
     data = subject.data(30, seed=1)
     model: Any = subject.trained
     wanted = model.predict_modality(data.mod["rna"]).X
-    with mudata.set_options(pull_on_update=False):
-        alone = mudata.MuData({"rna": data.mod["rna"]})
+    alone = as_mudata({"rna": data.mod["rna"]})
     for query in (data, alone):
         same({"m": model.predict_modality(query).X}, {"m": wanted}, "MuData", exact=True)

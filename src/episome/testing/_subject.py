@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -41,7 +42,6 @@ def synthetic_mudata(
     MuData with the modalities ``"rna"`` (as :func:`synthetic_adata`) and ``"prot"`` (counts).
     """
     import anndata
-    import mudata
     import pandas as pd
 
     rna = synthetic_adata(n_cells, n_genes, n_types=n_types, seed=seed)
@@ -53,8 +53,16 @@ def synthetic_mudata(
         obs=pd.DataFrame(index=rna.obs_names),
         var=pd.DataFrame(index=[f"PROT{i}" for i in range(8)]),
     )
-    with mudata.set_options(pull_on_update=False):
-        return mudata.MuData({"rna": rna, "prot": protein})
+    return as_mudata({"rna": rna, "prot": protein})
+
+
+def as_mudata(parts: Mapping[str, AnnData]) -> MuData:
+    """Make MuData without the warning of mudata 0.3 about what 0.4 does."""
+    import mudata
+
+    options = getattr(mudata, "set_options", None)
+    with options(pull_on_update=False) if options else contextlib.nullcontext():
+        return mudata.MuData(dict(parts))
 
 
 class Subject:
