@@ -1,0 +1,221 @@
+"""Maps from what a model says to probabilities that are right as often as they say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+from scipy.special import log_softmax, softmax
+
+from episome.confidence._temperature import fit_temperature, scaled
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MapKind: TypeAlias = Literal["none", "temperature", "isotonic", "dirichlet"]
+
+#: Cells from which on a richer map than one temperature is tried.
+MIN_RICH = 1000
+#: Share of the negative log-likelihood by which a richer map must be better.
+MIN_GAIN = 0.01
+#: Knots that an isotonic map keeps for every class.
+MAX_KNOTS = 200
+#: Smallest probability of a class after an isotonic map.
+FLOOR = 1e-4
+FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CalibrationMap:
+    """How logits become calibrated probabilities.
+
+    Parameters
+    ----------
+    kind
+        ``"temperature"``; ``"isotonic"``: a monotone map of every class's probability at that
+        temperature, rows scaled to one; ``"dirichlet"``: a linear map of its logarithms;
+        ``"none"``: nobody fitted one.
+    temperature
+        Above zero.
+    arrays
+        What the richer maps hold, by name.
+    """
+
+    kind: MapKind = "none"
+    temperature: float = 1.0
+    arrays: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    def probabilities(self, logits: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return calibrated probabilities.
+
+        Parameters
+        ----------
+        logits
+            Of the model, (n_cells, n_classes).
+
+        Returns
+        -------
+        float32 of the same shape, rows sum to one.
+        """
+        found = scaled(logits, self.temperature)
+        if self.kind == "isotonic":
+            return _isotonic(found, self.arrays)
+        if self.kind == "dirichlet":
+            logs = np.log(np.maximum(found, FLOOR))
+            mapped = logs @ self.arrays["weights"].T + self.arrays["bias"]
+            shares: NDArray[np.float32] = softmax(mapped, axis=1).astype(np.float32)
+            return shares
+        return found
+
+
+def fit_map(
+    logits: NDArray[np.floating],
+    codes: NDArray[np.int64],
+    *,
+    groups: NDArray[Any] | None = None,
+    seed: int = 0,
+) -> tuple[CalibrationMap, dict[str, float]]:
+    """Choose and fit the map of a model on calibration cells.
+
+    One temperature always; an isotonic or a Dirichlet map only from 1,000 cells on, and where
+    its negative log-likelihood on cells that it was not fitted on is at least 1 % better.
+
+    Parameters
+    ----------
+    logits, codes
+        Of cells that neither trained nor chose the model: (n_cells, n_classes), (n_cells,).
+    groups
+        Donor of every cell: folds keep donors together where there are at least five.
+    seed
+        Of the folds.
+
+    Returns
+    -------
+    The map, and the cross-fitted negative log-likelihood of every kind that was tried.
+    """
+    simple = CalibrationMap("temperature", fit_temperature(logits, codes))
+    tried: dict[str, float] = {
+        "temperature": _cross_fitted("temperature", logits, codes, groups, seed)
+    }
+    if len(codes) < MIN_RICH or len(np.unique(codes)) < logits.shape[1]:
+        return simple, tried
+    kinds: tuple[MapKind, ...] = ("isotonic", "dirichlet")
+    for kind in kinds:
+        tried[kind] = _cross_fitted(kind, logits, codes, groups, seed)
+    best = min(kinds, key=lambda k: tried[k])
+    if tried[best] < tried["temperature"] * (1.0 - MIN_GAIN):
+        return _fit(best, logits, codes), tried
+    return simple, tried
+
+
+def _fit(kind: str, logits: NDArray[np.floating], codes: NDArray[np.int64]) -> CalibrationMap:
+    temperature = fit_temperature(logits, codes)
+    if kind == "temperature":
+        return CalibrationMap("temperature", temperature)
+    found = scaled(logits, temperature)
+    if kind == "isotonic":
+        return CalibrationMap("isotonic", temperature, _fit_isotonic(found, codes))
+    return CalibrationMap("dirichlet", temperature, _fit_dirichlet(found, codes))
+
+
+def _cross_fitted(
+    kind: str,
+    logits: NDArray[np.floating],
+    codes: NDArray[np.int64],
+    groups: NDArray[Any] | None,
+    seed: int,
+) -> float:
+    """Mean negative log-likelihood of cells by maps that were fitted on the others."""
+    total, n = 0.0, 0
+    for fitted, held in _folds(codes, groups, seed):
+        shares = _fit(kind, logits[fitted], codes[fitted]).probabilities(logits[held])
+        of_truth = shares[np.arange(len(held)), codes[held]].astype(np.float64)
+        total += float(-np.log(np.maximum(of_truth, 1e-12)).sum())
+        n += len(held)
+    return total / max(n, 1)
+
+
+def _folds(
+    codes: NDArray[np.int64], groups: NDArray[Any] | None, seed: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    from sklearn.model_selection import GroupKFold, KFold
+
+    rows = np.arange(len(codes))
+    if groups is not None and len(set(groups)) >= FOLDS:
+        names, which = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+        return [(a, b) for a, b in GroupKFold(FOLDS).split(rows, groups=which) if len(names)]
+    n = min(FOLDS, len(rows))
+    if n < 2:
+        return [(rows, rows)]
+    return list(KFold(n, shuffle=True, random_state=seed % (1 << 32)).split(rows))
+
+
+def _fit_isotonic(
+    shares: NDArray[np.float32], codes: NDArray[np.int64]
+) -> dict[str, NDArray[np.float32]]:
+    """Monotone maps of every class's probability, as knots of straight pieces."""
+    from sklearn.isotonic import IsotonicRegression
+
+    n_classes = shares.shape[1]
+    x = np.zeros((n_classes, MAX_KNOTS), dtype=np.float32)
+    y = np.zeros((n_classes, MAX_KNOTS), dtype=np.float32)
+    for c in range(n_classes):
+        fit = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
+        fit.fit(shares[:, c].astype(np.float64), codes == c)
+        known, value = fit.X_thresholds_, fit.y_thresholds_
+        at = np.linspace(0, len(known) - 1, min(MAX_KNOTS, len(known))).round().astype(int)
+        x[c] = np.pad(known[at], (0, MAX_KNOTS - len(at)), mode="edge")
+        y[c] = np.pad(value[at], (0, MAX_KNOTS - len(at)), mode="edge")
+    return {"x": x, "y": y}
+
+
+def _isotonic(
+    shares: NDArray[np.float32], knots: Mapping[str, NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    mapped = np.stack(
+        [np.interp(shares[:, c], knots["x"][c], knots["y"][c]) for c in range(shares.shape[1])],
+        axis=1,
+    )
+    # A map is flat where cells were few: the order of what it was given breaks its ties.
+    mapped = np.maximum(mapped, FLOOR) + 1e-6 * shares
+    found: NDArray[np.float32] = (mapped / mapped.sum(axis=1, keepdims=True)).astype(np.float32)
+    return found
+
+
+def _fit_dirichlet(
+    shares: NDArray[np.float32], codes: NDArray[np.int64]
+) -> dict[str, NDArray[np.float32]]:
+    """Fit a linear map of the logarithms that starts at the identity and stays near it.
+
+    References
+    ----------
+    Kull et al. (2019), Beyond temperature scaling.
+    """
+    from scipy.optimize import minimize
+
+    logs = np.log(np.maximum(shares.astype(np.float64), FLOOR))
+    n, n_classes = logs.shape
+    truth = np.zeros((n, n_classes))
+    truth[np.arange(n), codes] = 1.0
+    penalty = 1e-2
+
+    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        change, bias = flat[:-n_classes].reshape(n_classes, n_classes), flat[-n_classes:]
+        logits = logs + logs @ change.T + bias
+        log_shares = log_softmax(logits, axis=1)
+        error = (np.exp(log_shares) - truth) / n
+        value = -(truth * log_shares).sum() / n + penalty * (change**2).sum()
+        slope = np.concatenate(
+            [(error.T @ logs + 2 * penalty * change).ravel(), error.sum(axis=0)]
+        )
+        return float(value), slope
+
+    start = np.zeros(n_classes * n_classes + n_classes)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
+    change = found[:-n_classes].reshape(n_classes, n_classes)
+    return {
+        "weights": (np.eye(n_classes) + change).astype(np.float32),
+        "bias": found[-n_classes:].astype(np.float32),
+    }
