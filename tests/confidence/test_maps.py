@@ -7,6 +7,7 @@ import pytest
 from scipy.special import softmax
 
 from episome.confidence import CalibrationMap, fit_map
+from episome.confidence._maps import _folds
 from episome.metrics import expected_calibration_error, negative_log_likelihood
 
 
@@ -29,22 +30,22 @@ def one_class_is_too_sure(logits):
 
 
 def test_a_model_that_is_right_keeps_one_temperature():
-    found, tried = fit_map(*cells())
+    found = fit_map(*cells())
 
-    assert found.kind == "temperature"
-    assert found.temperature == pytest.approx(1.0, abs=0.05)
-    assert set(tried) == {"temperature", "isotonic", "dirichlet"}
+    assert found.map.kind == "temperature"
+    assert found.map.temperature == pytest.approx(1.0, abs=0.05)
+    assert set(found.losses) == {"temperature", "isotonic", "dirichlet"}
 
 
 def test_a_richer_map_is_taken_where_one_temperature_cannot_help():
     logits, codes = cells(twist=one_class_is_too_sure)
     new, truth = cells(seed=1, twist=one_class_is_too_sure)
 
-    found, tried = fit_map(logits, codes)
-    plain = CalibrationMap("temperature", found.temperature)
+    fitted = fit_map(logits, codes)
+    found, plain = fitted.map, CalibrationMap("temperature", fitted.map.temperature)
 
     assert found.kind in {"isotonic", "dirichlet"}
-    assert tried[found.kind] < tried["temperature"]
+    assert fitted.losses[found.kind] < fitted.losses["temperature"]
     rich, poor = found.probabilities(new), plain.probabilities(new)
     assert negative_log_likelihood(rich, truth) < negative_log_likelihood(poor, truth)
     right = rich.argmax(axis=1) == truth
@@ -54,17 +55,17 @@ def test_a_richer_map_is_taken_where_one_temperature_cannot_help():
 def test_few_cells_get_one_temperature():
     logits, codes = cells(999, twist=one_class_is_too_sure)
 
-    found, tried = fit_map(logits, codes)
+    found = fit_map(logits, codes)
 
-    assert found.kind == "temperature"
-    assert set(tried) == {"temperature"}
+    assert found.map.kind == "temperature"
+    assert set(found.losses) == {"temperature"}
 
 
 def test_a_class_without_calibration_cells_gets_one_temperature():
     logits, codes = cells(4000, twist=one_class_is_too_sure)
     codes[codes == 3] = 2
 
-    assert fit_map(logits, codes)[0].kind == "temperature"
+    assert fit_map(logits, codes).map.kind == "temperature"
 
 
 @pytest.mark.parametrize("kind", ["temperature", "isotonic", "dirichlet"])
@@ -82,8 +83,6 @@ def test_every_map_gives_probabilities(kind):
 
 
 def test_folds_keep_donors_together():
-    from episome.confidence._maps import _folds
-
     donors = np.repeat(np.arange(10), 30)
     codes = np.zeros(300, dtype=int)
 
@@ -94,7 +93,22 @@ def test_folds_keep_donors_together():
 def test_the_same_seed_gives_the_same_map():
     data = cells(twist=one_class_is_too_sure)
 
-    first, second = fit_map(*data, seed=3)[0], fit_map(*data, seed=3)[0]
+    first, second = fit_map(*data, seed=3).map, fit_map(*data, seed=3).map
 
     assert first.kind == second.kind
     assert all(np.array_equal(first.arrays[k], second.arrays[k]) for k in first.arrays)
+
+
+def test_held_out_probabilities_come_from_the_other_folds():
+    logits, codes = cells(500)
+    _, held = _folds(codes, None, 0)[0]
+    moved = codes.copy()
+    moved[held] = (moved[held] + 1) % 4
+
+    found, other = fit_map(logits, codes), fit_map(logits, moved)
+
+    # Labels of a fold change the maps of the others, not its own.
+    rest = np.setdiff1d(np.arange(500), held)
+    assert np.array_equal(found.held_out[held], other.held_out[held])
+    assert not np.array_equal(found.held_out[rest], other.held_out[rest])
+    assert np.allclose(found.held_out.sum(axis=1), 1, atol=1e-5)

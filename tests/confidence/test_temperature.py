@@ -97,9 +97,7 @@ def test_the_recorded_cases_are_calibrated_on_raw_logits(golden, part):
     found = fit_temperature(logits, codes)
 
     assert nll(logits, codes, 1.0) == pytest.approx(float(case[f"{part}/nll_before"]), abs=1e-5)
-    assert nll(logits, codes, found) == pytest.approx(
-        float(case[f"{part}/nll_optimal"]), abs=1e-5
-    )
+    assert nll(logits, codes, found) == pytest.approx(float(case[f"{part}/nll_optimal"]), abs=1e-5)
     assert found == pytest.approx(float(case[f"{part}/T_optimal"]), rel=1e-3)
     # The reference divides by its first guess when it collects logits, and then fits another.
     assert nll(logits, codes, found) <= float(case[f"{part}/nll_reference"])

@@ -7,19 +7,30 @@ from typing import TYPE_CHECKING
 from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from episome.confidence._confidence import (
+        CalibrationSource,
+        Confidence,
+        fit_confidence,
+        reliability,
+    )
     from episome.confidence._conformal import ConformalScores
-    from episome.confidence._maps import CalibrationMap, fit_map
+    from episome.confidence._maps import CalibrationMap, Fitted, fit_map
     from episome.confidence._novelty import Novelty, TypeSpace
     from episome.confidence._temperature import as_logits, fit_temperature, scaled
 
 _HOME = {
     "CalibrationMap": "_maps",
+    "CalibrationSource": "_confidence",
+    "Confidence": "_confidence",
     "ConformalScores": "_conformal",
+    "Fitted": "_maps",
     "Novelty": "_novelty",
     "TypeSpace": "_novelty",
     "as_logits": "_temperature",
+    "fit_confidence": "_confidence",
     "fit_map": "_maps",
     "fit_temperature": "_temperature",
+    "reliability": "_confidence",
     "scaled": "_temperature",
 }
 __all__ = sorted(_HOME)

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import log_softmax, softmax
 
 from episome.confidence._temperature import fit_temperature, scaled
+from episome.metrics import negative_log_likelihood
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,13 +71,33 @@ class CalibrationMap:
         return found
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """A map, and what it does to cells that it was not fitted on.
+
+    Parameters
+    ----------
+    map
+        The chosen map, fitted on all calibration cells.
+    held_out
+        Probabilities of the calibration cells, each by a map fitted on the others, float32
+        (n_cells, n_classes).
+    losses
+        Their negative log-likelihood by every kind of map that was tried.
+    """
+
+    map: CalibrationMap
+    held_out: NDArray[np.float32]
+    losses: Mapping[str, float]
+
+
 def fit_map(
     logits: NDArray[np.floating],
     codes: NDArray[np.int64],
     *,
     groups: NDArray[Any] | None = None,
     seed: int = 0,
-) -> tuple[CalibrationMap, dict[str, float]]:
+) -> Fitted:
     """Choose and fit the map of a model on calibration cells.
 
     One temperature always; an isotonic or a Dirichlet map only from 1,000 cells on, and where
@@ -93,21 +114,17 @@ def fit_map(
 
     Returns
     -------
-    The map, and the cross-fitted negative log-likelihood of every kind that was tried.
+    A :class:`Fitted`.
     """
-    simple = CalibrationMap("temperature", fit_temperature(logits, codes))
-    tried: dict[str, float] = {
-        "temperature": _cross_fitted("temperature", logits, codes, groups, seed)
-    }
-    if len(codes) < MIN_RICH or len(np.unique(codes)) < logits.shape[1]:
-        return simple, tried
-    kinds: tuple[MapKind, ...] = ("isotonic", "dirichlet")
-    for kind in kinds:
-        tried[kind] = _cross_fitted(kind, logits, codes, groups, seed)
-    best = min(kinds, key=lambda k: tried[k])
-    if tried[best] < tried["temperature"] * (1.0 - MIN_GAIN):
-        return _fit(best, logits, codes), tried
-    return simple, tried
+    tried = {"temperature": cross_fitted("temperature", logits, codes, groups, seed)}
+    if len(codes) >= MIN_RICH and len(np.unique(codes)) == logits.shape[1]:
+        for kind in ("isotonic", "dirichlet"):
+            tried[kind] = cross_fitted(kind, logits, codes, groups, seed)
+    losses = {kind: negative_log_likelihood(shares, codes) for kind, shares in tried.items()}
+    best = min(losses, key=lambda k: losses[k])
+    if losses[best] >= losses["temperature"] * (1.0 - MIN_GAIN):
+        best = "temperature"
+    return Fitted(_fit(best, logits, codes), tried[best], losses)
 
 
 def _fit(kind: str, logits: NDArray[np.floating], codes: NDArray[np.int64]) -> CalibrationMap:
@@ -120,21 +137,18 @@ def _fit(kind: str, logits: NDArray[np.floating], codes: NDArray[np.int64]) -> C
     return CalibrationMap("dirichlet", temperature, _fit_dirichlet(found, codes))
 
 
-def _cross_fitted(
+def cross_fitted(
     kind: str,
     logits: NDArray[np.floating],
     codes: NDArray[np.int64],
     groups: NDArray[Any] | None,
     seed: int,
-) -> float:
-    """Mean negative log-likelihood of cells by maps that were fitted on the others."""
-    total, n = 0.0, 0
+) -> NDArray[np.float32]:
+    """Return probabilities of every cell by a map that was fitted on the others."""
+    found = np.zeros(logits.shape, dtype=np.float32)
     for fitted, held in _folds(codes, groups, seed):
-        shares = _fit(kind, logits[fitted], codes[fitted]).probabilities(logits[held])
-        of_truth = shares[np.arange(len(held)), codes[held]].astype(np.float64)
-        total += float(-np.log(np.maximum(of_truth, 1e-12)).sum())
-        n += len(held)
-    return total / max(n, 1)
+        found[held] = _fit(kind, logits[fitted], codes[fitted]).probabilities(logits[held])
+    return found
 
 
 def _folds(
