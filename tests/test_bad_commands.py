@@ -84,7 +84,8 @@ GOOD = {"annotate": ANNOTATE, "check": ("check", "query.h5ad"), "train": TRAIN}
 
 @row("C01", "a command or an option that does not exist", "refused; like names are shown")
 def unknown(folder):
-    for wrong, near in (("anotate", "annotate"), ("trian", "train"), ("plugin", "plugins")):
+    typos = (("anotate", "annotate"), ("trian", "train"))  # codespell:ignore anotate,trian
+    for wrong, near in (*typos, ("plugin", "plugins")):
         refused(2, "E-U01", wrong, match=f"Usage: episome.*Did you mean {near}")
     for arguments, near in ((ANNOTATE, "--batch-size"), (TRAIN, "--max-epochs")):
         refused(2, "E-U01", *arguments, near[:-1] + "x", "3", match=near)

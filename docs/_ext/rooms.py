@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 if TYPE_CHECKING:
@@ -53,7 +54,15 @@ def _entry(module: str, name: str, value: object) -> list[str]:
         return [f".. autoclass:: {module}.{name}", "   :members:", ""]
     if inspect.isroutine(value):
         return [f".. autofunction:: {module}.{name}", ""]
-    return [f".. autodata:: {module}.{name}", "   :no-value:", ""]
+    said = [f"   {line}" for line in _comment(module, name)]
+    return [f".. py:data:: {name}", f"   :module: {module}", "", *said, ""]
+
+
+def _comment(module: str, name: str) -> list[str]:
+    """Return the comment ``#:`` above a value where it is defined; autodata asks its type."""
+    home = getattr(importlib.import_module(module), "_HOME", {}).get(name)
+    place = module if home is None else f"{module}.{home}"
+    return ModuleAnalyzer.for_module(place).find_attr_docs().get(("", name), [])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

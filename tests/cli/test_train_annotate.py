@@ -21,6 +21,7 @@ from episome.cli import _app
 from episome.cli._errors import guarded
 from episome.data import simulate_cells
 from episome.io import read_manifest
+from episome.models import LogisticRegression
 
 
 @pytest.fixture(scope="module")
@@ -421,6 +422,39 @@ def test_check_for_a_model_compares_the_genes(run, files, model):
     assert found["error"]["code"] == "E-G02"
     assert found["inspection"]["findings"][0]["code"] == "E-G02"
     assert found["next"] == []
+
+
+@pytest.fixture(scope="module")
+def weighing(files):
+    """A model that says how much its genes weigh, and a query without the heaviest."""
+    cells = anndata.read_h5ad(files / "reference.h5ad")
+    LogisticRegression.setup_anndata(cells, labels_key="cell_type")
+    model = LogisticRegression(cells)
+    model.train()
+    model.save(files / "weighing")
+    heaviest = model.gene_importance.weights.mean(axis=0).argsort()[-4:]
+    query = anndata.read_h5ad(files / "query.h5ad")
+    query[:, ~query.var_names.isin(query.var_names[heaviest])].write_h5ad(files / "light.h5ad")
+    return files / "weighing"
+
+
+def test_check_says_which_cell_types_lose_most_weight(run, files, weighing):
+    whole = the_object(run("check", files / "query.h5ad", "-m", weighing, "--json"))["inspection"]
+    said = run("check", files / "light.h5ad", "-m", weighing)
+    found = the_object(run("check", files / "light.h5ad", "-m", weighing, "--json"))["inspection"]
+
+    lost = found["lost"]
+    assert said.exit_code == 0, said.output
+    assert set(whole["lost"].values()) == {0.0}
+    assert len(lost) == 3
+    assert list(lost.values()) == sorted(lost.values(), reverse=True)
+    left = 1 - sum(lost.values()) / 3
+    assert left < 0.9
+    assert f"weight   {left:.1%} of the model's weight is left" in said.stdout
+    rows = [line.split()[1:] for line in said.stdout.splitlines() if "weight     " in line]
+    assert [(" ".join(row[:-1]), row[-1]) for row in rows] == [
+        (name, f"{share:.0%}") for name, share in lost.items()
+    ]
 
 
 def test_check_reports_what_must_be_mended(run, files):

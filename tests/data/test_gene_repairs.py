@@ -152,6 +152,47 @@ def test_another_case_is_read_where_it_is_asked_for():
     assert "10 names were read in capitals" in found.report.text
 
 
+def test_a_name_that_stands_twice_is_said_with_the_case():
+    small = [n.lower() for n in SYMBOLS]
+
+    with pytest.raises(GeneMatchError) as error:
+        SPACE.align(table([*small, small[0]]))
+
+    assert [p.code for p in error.value.problems] == ["E-G08", "E-G11"]
+    assert error.value.problems[0].count == 10
+
+
+def test_copies_of_a_name_are_copies_of_the_gene_that_it_is_read_as():
+    small = [n.lower() for n in SYMBOLS]
+    twice = table([*small, small[0]])
+
+    with pytest.raises(InputDataError, match=r"duplicated gene names.*E-G11"):
+        SPACE.align(twice, gene_case="upper")
+    summed = SPACE.align(twice, gene_case="upper", duplicates="sum")
+    first = SPACE.align(twice, gene_case="upper", duplicates="first")
+
+    assert summed.columns.tolist() == [*range(10), 0]
+    assert summed.report.n_summed == 1
+    assert first.columns.tolist() == [*range(10), -1]
+
+
+def test_different_names_that_are_read_as_one_gene_are_left_out():
+    found = SPACE.align(
+        table([*(n.lower() for n in SYMBOLS), SYMBOLS[0].title()]), gene_case="upper"
+    )
+
+    assert found.columns.tolist() == [-1, *range(1, 10), -1]
+
+
+def test_one_date_may_have_been_two_genes():
+    others = [n for n in SYMBOLS if n != "MARCHF1"]
+
+    with pytest.warns(EpisomeWarning, match="E-G10"):
+        found = SPACE.align(table(["1-Mar", "1-Mar", *others]))
+
+    assert found.columns.tolist() == [-1, -1, *(SYMBOLS.index(n) for n in others)]
+
+
 # -- a table of the user --------------------------------------------------------------------------
 
 

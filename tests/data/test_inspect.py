@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from episome.data import MuInspection, inspect
+from episome.data import FeatureSpace, GeneImportance, InputRule, MuInspection, inspect
 from episome.data._gene_names import describe_gene_names, look_like_barcodes, species_named
 from episome.errors import InputDataError
 from episome.jobs import CheckRequest, check
@@ -198,6 +198,13 @@ def test_labels_are_found_by_name_and_by_what_they_say():
     assert found.arguments == {"labels_key": "cell_type", "donor_key": "donor_id"}
 
 
+@pytest.mark.parametrize("key", ["bulk_labels", "cell_label", "annotation", "labels"])
+def test_a_column_called_labels_comes_before_clusters(key):
+    found = inspect(cells(louvain=["0", "1", "2"] * 10, **{key: ["type a", "type b"] * 15}))
+
+    assert [g.name for g in found.labels] == [key, "louvain"]
+
+
 def test_donors_come_before_batches_and_one_value_is_no_argument():
     adata = cells(batch=["a", "b"] * 15, donor_id="only", sample=["unknown", "s1", "s2"] * 10)
 
@@ -225,6 +232,92 @@ def test_a_model_s_genes_and_scale_are_compared(toy):
     assert any("30 of the model's 40 genes" in text for text in good.repairs)
     assert good.ok
     assert "E-G02" in codes(bad, "must mend")
+
+
+def weighed(**rows):
+    """Weights of a few of the human genes by class."""
+    totals = np.zeros((len(rows), len(HUMAN)))
+    for row, genes in enumerate(rows.values()):
+        totals[row, [HUMAN.index(g) for g in genes]] = list(genes.values())
+    return GeneImportance.of(totals, tuple(rows))
+
+
+def looked_at(query, importance, **how):
+    """Inspect a query for a model of the human genes that weigh as said."""
+    features = FeatureSpace(tuple(HUMAN))
+    rule = InputRule("counts", "model_genes", 1e4)
+    return inspect(query, features=features, rule=rule, importance=importance, **how)
+
+
+def test_what_missing_genes_weigh_is_said_by_cell_type():
+    heavy = weighed(
+        **{"T cell": {"CD4": 6, "B2M": 4}, "B cell": {"MS4A1": 1}, "NK": {"NKG7": 2, "CD4": 1}}
+    )
+
+    found = looked_at(cells(HUMAN[1:]), heavy)
+
+    assert found.ok
+    assert found.lost == pytest.approx({"T cell": 0.6, "NK": 1 / 3, "B cell": 0})
+    assert found.weight == pytest.approx(1 - (0.6 + 1 / 3) / 3)
+    assert "31.1% of the model's weight (most: T cell 60%, NK 33%)" in found.repairs[0]
+    assert (
+        "  weight   68.9% of the model's weight is left\n"
+        "  weight   most is lost for\n"
+        "  weight     T cell  60%\n"
+        "  weight     NK      33%\n"
+    ) in found.text
+    plain = json.loads(json.dumps(found.to_json(), default=str))
+    assert plain["lost"] == pytest.approx(found.lost)
+    assert plain["weight"] == pytest.approx(found.weight)
+
+
+def test_what_is_lost_is_said_where_the_cells_are_refused():
+    heavy = weighed(T={"CD4": 9, "B2M": 1}, B={"CD4": 6, "MS4A1": 4})
+
+    refused = looked_at(cells(HUMAN[1:]), heavy)
+    few = looked_at(cells(HUMAN[8:]), heavy)
+
+    assert "E-G03" in codes(refused, "must mend")
+    assert refused.lost == pytest.approx({"T": 0.9, "B": 0.6})
+    assert "  weight   25.0% of the model's weight is left\n" in refused.text
+    assert "E-G03" in codes(few, "must mend")
+    assert few.lost == pytest.approx({"B": 1.0, "T": 0.9})
+
+
+def test_ten_cell_types_are_named_and_the_others_counted():
+    many = weighed(**{f"type{i}": {"CD4": 1, "B2M": 12 - i} for i in range(12)})
+
+    found = looked_at(cells(HUMAN[1:]), many)
+
+    rows = [line for line in found.text.splitlines() if "  weight     " in line]
+    assert len(found.lost) == 12
+    assert rows[0] == "  weight     type11  50%"
+    assert len(rows) == 11
+    assert rows[-1] == "  weight     and 2 more"
+
+
+def test_genes_that_weigh_nothing_are_not_spoken_of():
+    heavy = weighed(T={"CD4": 1}, B={"MS4A1": 1})
+
+    found = looked_at(cells(HUMAN[:-1]), heavy)
+    without = looked_at(cells(HUMAN[:-1]), None)
+
+    assert found.weight == 1
+    assert set(found.lost.values()) == {0.0}
+    assert without.lost is None
+    assert without.weight is None
+    assert "  weight   " not in found.text + without.text
+
+
+def test_what_is_lost_of_the_genes_is_said_of_several_modalities():
+    heavy = weighed(T={"CD4": 1, "B2M": 3}, B={"MS4A1": 1})
+
+    found = looked_at({"prot": cells(PANEL), "rna": cells(HUMAN[1:])}, heavy)
+
+    assert found.lost == found.modalities["rna"].lost == pytest.approx({"T": 0.25, "B": 0})
+    assert found.modalities["prot"].lost is None
+    assert found.to_json()["lost"] == found.lost
+    assert "  weight     T  25%" in found.text
 
 
 def test_the_object_is_not_changed():

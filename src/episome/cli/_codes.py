@@ -436,6 +436,14 @@ CODES: dict[str, str] = {
         "A model that predicts one modality from another is trained on MuData with both, and has "
         "to know which is which. It predicts from the AnnData object of the RNA alone."
     ),
+    "E-U64": (
+        "The temperature divides the logits before they become probabilities, so it is above "
+        "zero: 1 changes nothing, more makes a model less sure."
+    ),
+    "E-U65": (
+        "An error rate or a share of false alarms lies between 0 and 1, such as 0.05 for one in "
+        "twenty."
+    ),
     "E-U70": (
         "The name of a plugin is part of the names of its distribution, its module and its class: "
         "lower-case letters, digits and single hyphens, a letter first."

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from episome.data._gene_names import transposed
     from episome.data._genes import variable_genes
     from episome.data._importance import GeneImportance
-    from episome.data._inspect import Finding, Inspection, MuInspection, inspect
+    from episome.data._inspect import inspect
+    from episome.data._inspection import Finding, Inspection, MuInspection
     from episome.data._labels import (
         Labels,
         check_classes,
@@ -25,13 +26,8 @@ if TYPE_CHECKING:
         term_column,
     )
     from episome.data._loader import CellLoader
-    from episome.data._modalities import (
-        PairedCells,
-        ProteinNames,
-        modality_kind,
-        pair_modalities,
-        protein_names,
-    )
+    from episome.data._modalities import PairedCells, pair_modalities
+    from episome.data._proteins import ProteinNames, modality_kind, protein_names
     from episome.data._query import Query, open_source, prepare_query, require_choice, scan_values
     from episome.data._read import read_any, read_cells
     from episome.data._read_kind import FileKind, check_readable, kind_of
@@ -56,15 +52,15 @@ _HOME = {
     "CellSource": "_source",
     "DonorShifts": "_augment",
     "FeatureSpace": "_features",
-    "Finding": "_inspect",
+    "Finding": "_inspection",
     "FileKind": "_read_kind",
     "GeneImportance": "_importance",
     "InputRule": "_rule",
-    "Inspection": "_inspect",
+    "Inspection": "_inspection",
     "Labels": "_labels",
-    "MuInspection": "_inspect",
+    "MuInspection": "_inspection",
     "PairedCells": "_modalities",
-    "ProteinNames": "_modalities",
+    "ProteinNames": "_proteins",
     "Query": "_query",
     "QueryKind": "_rule",
     "SchemaChoice": "_schema",
@@ -86,13 +82,13 @@ _HOME = {
     "kind_of": "_read_kind",
     "labels_with_terms": "_labels",
     "modalities_of": "_query",
-    "modality_kind": "_modalities",
+    "modality_kind": "_proteins",
     "not_cells": "_query",
     "obs_column": "_source",
     "open_source": "_query",
     "pair_modalities": "_modalities",
     "prepare_query": "_query",
-    "protein_names": "_modalities",
+    "protein_names": "_proteins",
     "read_any": "_read",
     "read_cells": "_read",
     "require_all_classes": "_labels",

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from episome.data._gene_match import clean_names, id_kind
+from episome.data._gene_problems import unnamed
 from episome.errors import MAX_EXAMPLES, Problem
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
 #: Share of the model's genes, or of its weight, below which a query is used with a warning.
@@ -144,5 +147,72 @@ def missing_genes(report: AlignmentReport) -> Problem | None:
         report.missing,
         f"they count as zero, and {left} are left to call by{most}",
         "pass all genes that were measured, or train on the genes that the data have",
+        {"lost": dict(report.lost or {})},
+    )
+
+
+def numbered_genes(ids: tuple[str, ...], report: AlignmentReport) -> Problem:
+    """Return the warning for names that only say which row a gene had."""
+    return Problem(
+        "E-G14",
+        "genes were matched by numbered placeholders",
+        report.where,
+        report.n_matched,
+        report.n_model,
+        ids[:3],
+        "the calls mean nothing unless both files number the same genes alike",
+        "train on data with gene symbols or Ensembl identifiers",
+    )
+
+
+def other_case(found: NDArray[np.int64], var: pd.DataFrame, report: AlignmentReport) -> Problem:
+    """Return the refusal of genes that are the model's only when read in capitals."""
+    return Problem(
+        "E-G08",
+        "gene names differ from the model's by their case",
+        report.where,
+        len(found),
+        report.n_model,
+        list(map(str, var.index[:3])),
+        "Cd4 is how mouse genes are written, and a human model does not read those",
+        'gene_case="upper" if the genes are human; gene_map= with the orthologues if they are of '
+        "another species",
+    )
+
+
+def too_few_genes(
+    ids: tuple[str, ...], var: pd.DataFrame, report: AlignmentReport, limit: float
+) -> list[Problem]:
+    """Return the refusal of a query without most genes, and what is wrong with its names."""
+    theirs = list(map(str, var.index[:3]))
+    problem = Problem(
+        "E-G02" if report.n_matched == 0 else "E-G03",
+        "too few of the model's genes are found",
+        report.where,
+        report.n_matched,
+        report.n_model,
+        why=f"the model knows {', '.join(ids[:3])}, the data has {', '.join(theirs)} "
+        f"({id_kind(ids)} against {id_kind(var.index)}), and a call made from missing genes "
+        "would be a guess",
+        fix="put identifiers of the model's kind into var_names or a column such as "
+        f"var['feature_name'], pass a table as gene_map=, or lower min_gene_overlap (now "
+        f"{limit:g})",
+    )
+    return [problem, *unnamed(var.index, clean_names(var.index), report.where)]
+
+
+def too_light(report: AlignmentReport, limit: float) -> Problem:
+    """Return the refusal of a query whose genes are many, but not those that matter."""
+    return Problem(
+        "E-G03",
+        "the genes on which the model's calls rest are missing",
+        report.where,
+        report.n_model - report.n_matched,
+        report.n_model,
+        report.missing,
+        f"the genes that are there carry {report.weight or 0.0:.0%} of the model's weight; most "
+        f"is lost for {report.most_lost}, and a call made from the rest would be a guess",
+        "pass all genes that were measured, train on the genes that the data have, or lower "
+        f"min_gene_overlap (now {limit:g})",
         {"lost": dict(report.lost or {})},
     )

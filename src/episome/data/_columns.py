@@ -20,7 +20,7 @@ LOOKED_UP = 200
 
 _LABEL_NAMES = (
     (5, re.compile(r"^cell[_ .-]?types?$", re.I)),
-    (4, re.compile(r"cell[_ .-]?(type|label|class|annot)|annotation|^labels?$|_label$", re.I)),
+    (4, re.compile(r"cell[_ .-]?(type|label|class|annot)|annotation|^labels?$|_labels?$", re.I)),
     (3, re.compile(r"class|subtype|population|subpop|identity|cell[_ .-]?state|facs", re.I)),
     (2, re.compile(r"cluster|^ident$|leiden|louvain", re.I)),
 )

@@ -10,29 +10,36 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from episome.data._alignment import Alignment, AlignmentReport, missing_genes
+from episome.data._alignment import (
+    Alignment,
+    AlignmentReport,
+    missing_genes,
+    numbered_genes,
+    other_case,
+    too_few_genes,
+    too_light,
+)
 from episome.data._gene_match import (
     clean_names,
-    id_kind,
     placeholders,
-    positions,
     strip_versions,
-    without_version,
 )
 from episome.data._gene_problems import mixtures, repeated_genes, said_of_blanks, unnamed
 from episome.data._gene_repairs import (
     GeneMap,
-    look_like_dates,
-    made_unique,
     read_gene_map,
-    repairs,
+)
+from episome.data._gene_search import (
+    best_match,
+    find_more,
+    in_capitals,
+    join_made_unique,
+    warn_dates,
 )
 from episome.data._keys import GENE_ID_COLUMNS, SYMBOL_COLUMNS
 from episome.errors import Collector, GeneMatchError, InputDataError, Problem, raise_problems, warn
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from episome.data._importance import GeneImportance
 
 
@@ -60,6 +67,11 @@ class FeatureSpace:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def _names(self) -> tuple[tuple[str, ...], ...]:
+        """Every list of names of the features."""
+        return (self.ids, *self.other.values())
 
     @property
     def digest(self) -> str:
@@ -183,19 +195,51 @@ class FeatureSpace:
             Duplicated names among the matched genes (E-G11), genes of several species (E-G16),
             other features beside genes (E-G18).
         """
+        alignment = self.match(
+            var,
+            duplicates=duplicates,
+            gene_map=gene_map,
+            gene_case=gene_case,
+            importance=importance,
+            where=where,
+        )
+        self.require_overlap(
+            alignment, var, min_gene_overlap=min_gene_overlap, duplicates=duplicates
+        )
+        return alignment
+
+    def match(
+        self,
+        var: pd.DataFrame,
+        *,
+        duplicates: Literal["error", "sum", "first"] = "error",
+        gene_map: GeneMap | None = None,
+        gene_case: Literal["as is", "upper"] = "as is",
+        importance: GeneImportance | None = None,
+        where: str = "adata.var",
+    ) -> Alignment:
+        """Look for the genes of ``var`` as :meth:`align` does, however few are found.
+
+        What to use is still to be judged: see :meth:`require_overlap`.
+
+        Raises
+        ------
+        InputDataError
+            No genes (E-D33), genes of several species (E-G16), other features beside genes
+            (E-G18).
+        """
         if len(var) == 0 and len(self):
             raise InputDataError("E-D33", "there are no genes", where=where, fix="pass other data")
         raise_problems(InputDataError, mixtures(var, where))
-        best, column, stripped = self._best_match(var)
+        best, column, stripped = best_match(self._names, var)
         table = None if gene_map is None else read_gene_map(gene_map)
         repaired = said_of_blanks(var)
-        repaired += self._find_more(best, var, table, upper=gene_case == "upper")
-        repaired += self._join_made_unique(best, var, where, sum_up=duplicates == "sum")
+        repaired += find_more(self._names, best, var, table, upper=gene_case == "upper")
+        repaired += join_made_unique(best, var, where, sum_up=duplicates == "sum")
         if duplicates == "first":
             first = pd.Series(best).where(best >= 0).duplicated().to_numpy() & (best >= 0)
             best = np.where(first, -1, best)
-        matched = best[best >= 0]
-        counts = np.bincount(matched, minlength=len(self))
+        counts = np.bincount(best[best >= 0], minlength=len(self))
         n_matched = int((counts > 0).sum())
         report = AlignmentReport(
             where=where,
@@ -210,199 +254,44 @@ class FeatureSpace:
             repaired=tuple(repaired),
             lost=None if importance is None else importance.lost(counts > 0),
         )
-        if n_matched and placeholders(np.asarray(self.ids, dtype=object)):
-            warn(
-                Problem(
-                    "E-G14",
-                    "genes were matched by numbered placeholders",
-                    where=where,
-                    count=n_matched,
-                    total=len(self),
-                    examples=self.ids[:3],
-                    why="the calls mean nothing unless both files number the same genes alike",
-                    fix="train on data with gene symbols or Ensembl identifiers",
-                )
-            )
+        return Alignment(best, len(self), report)
+
+    def require_overlap(
+        self,
+        alignment: Alignment,
+        var: pd.DataFrame,
+        *,
+        min_gene_overlap: float = DEFAULT_MIN_OVERLAP,
+        duplicates: Literal["error", "sum", "first"] = "error",
+    ) -> None:
+        """Refuse what :meth:`match` found where it is too little or repeated; warn of doubts.
+
+        Raises
+        ------
+        GeneMatchError, InputDataError
+            See :meth:`align`.
+        """
+        report, columns = alignment.report, alignment.columns
+        if report.n_matched and placeholders(np.asarray(self.ids, dtype=object)):
+            warn(numbered_genes(self.ids, report))
         found = Collector()
         with found.collecting():
             if report.overlap < min_gene_overlap:
-                self._refuse_overlap(var, report, min_gene_overlap)
+                capitals = in_capitals(self._names, var)
+                places = np.unique(capitals[capitals >= 0])
+                if len(places) > max(report.n_matched, min_gene_overlap * len(self)):
+                    columns = capitals
+                    raise GeneMatchError(other_case(places, var, report))
+                raise GeneMatchError(too_few_genes(self.ids, var, report, min_gene_overlap))
             if report.weight is not None and report.weight < min_gene_overlap:
-                raise GeneMatchError(_too_light(report, min_gene_overlap))
+                raise GeneMatchError(too_light(report, min_gene_overlap))
+        counts = np.bincount(columns[columns >= 0], minlength=len(self))
         with found.collecting():
-            if report.n_summed and duplicates == "error":
-                repeated = [self.ids[i] for i in np.flatnonzero(counts > 1)]
-                raise InputDataError(_repeated_in_query(repeated, report))
+            if (counts > 1).any() and duplicates == "error":
+                names = pd.Index([self.ids[i] for i in np.flatnonzero(counts > 1)])
+                fix = 'pass duplicates="sum" or "first", or make the names unique'
+                raise InputDataError(repeated_genes(names, len(var), report.where, fix))
         found.raise_all()
         if few := missing_genes(report):
             warn(few)
-        self._warn_names(best, var, where)
-        return Alignment(best, len(self), report)
-
-    def _find_more(
-        self,
-        best: NDArray[np.int64],
-        var: pd.DataFrame,
-        gene_map: Mapping[str, str] | None,
-        *,
-        upper: bool,
-    ) -> list[str]:
-        """Find genes that the best pair of columns did not, in place; say how many and how."""
-        said = []
-        for label, names in self._columns(var):
-            n = self._fill(best, clean_names(names))
-            if n:
-                said.append(f"{n:,} more were found by {label}")
-        if (best >= 0).all():
-            return said
-        for repair in repairs(clean_names(var.index), gene_map=gene_map, upper=upper):
-            n = sum(self._fill(best, names) for names in repair.names)
-            if n:
-                said.append(f"{n:,} names were {repair.what}")
-        return said
-
-    def _fill(self, best: NDArray[np.int64], names: NDArray[np.object_]) -> int:
-        """Match genes that have none yet to model genes that nobody has; return their number."""
-        n_before = int((best >= 0).sum())
-        for ids in (self.ids, *self.other.values()):
-            index = pd.Index(strip_versions(np.asarray(ids, dtype=object))[0])
-            exact = positions(index, names)
-            found = np.where(exact >= 0, exact, positions(index, without_version(names)))
-            taken = np.isin(found, best[best >= 0])
-            several = pd.Series(found).duplicated(keep=False).to_numpy()
-            new = (best < 0) & (found >= 0) & ~taken & ~several
-            best[new] = found[new]
-        return int((best >= 0).sum()) - n_before
-
-    def _join_made_unique(
-        self, best: NDArray[np.int64], var: pd.DataFrame, where: str, *, sum_up: bool
-    ) -> list[str]:
-        """Add ``TBCE-1`` to ``TBCE`` where that is asked for, else say that it is left out."""
-        names = clean_names(var.index)
-        base = made_unique(names)
-        position = pd.Series(best, index=names)[~pd.Index(names).duplicated()]
-        target = position.reindex(base).fillna(-1).to_numpy(dtype=np.int64)
-        late = (best < 0) & (target >= 0)
-        if not late.any():
-            return []
-        if sum_up:
-            best[late] = target[late]
-            return [f"{late.sum():,} numbered duplicates were added to their gene"]
-        warn(
-            Problem(
-                "E-G12",
-                "genes that were numbered to tell duplicates apart",
-                where=where,
-                count=int(late.sum()),
-                total=len(names),
-                examples=list(names[late][:3]),
-                why="only the first of each is read",
-                fix='pass duplicates="sum" to add them up',
-            )
-        )
-        return []
-
-    def _warn_names(self, best: NDArray[np.int64], var: pd.DataFrame, where: str) -> None:
-        """Say which names are dates, or of another case than the model's."""
-        names = clean_names(var.index)
-        dates = look_like_dates(names) & (best < 0)
-        if dates.any():
-            warn(
-                Problem(
-                    "E-G10",
-                    "genes whose names a spreadsheet turned into dates",
-                    where=where,
-                    count=int(dates.sum()),
-                    total=len(names),
-                    examples=list(names[dates][:3]),
-                    why="they are not among the genes of the model, or cannot be told apart",
-                    fix="write the file again without a spreadsheet",
-                )
-            )
-
-    def _columns(self, var: pd.DataFrame) -> list[tuple[str, object]]:
-        """Return every list of names of the genes of a table, with what messages call it."""
-        known = [(f"var[{c!r}]", var[c]) for c in GENE_ID_COLUMNS if c in var.columns]
-        return [("var_names", var.index), *known]
-
-    def _best_match(self, var: pd.DataFrame) -> tuple[NDArray[np.int64], str, int]:
-        mine = [self.ids, *self.other.values()]
-        theirs = self._columns(var)
-        best = (np.full(len(var), -1, dtype=np.int64), "var_names", 0)
-        hits = -1
-        for label, column in theirs:
-            names = clean_names(column)
-            short = without_version(names)
-            for ids in mine:
-                index = pd.Index(strip_versions(np.asarray(ids, dtype=object))[0])
-                exact = positions(index, names)
-                found = np.where(exact >= 0, exact, positions(index, short))
-                n = len(np.unique(found[found >= 0]))
-                if n > hits:
-                    best, hits = (found, label, int((found != exact).sum())), n
-                if n == len(self):
-                    return best
-        return best
-
-    def _refuse_overlap(self, var: pd.DataFrame, report: AlignmentReport, limit: float) -> None:
-        theirs = list(map(str, var.index[:3]))
-        in_capitals = np.full(len(var), -1, dtype=np.int64)
-        for repair in repairs(clean_names(var.index), gene_map=None, upper=True):
-            for names in repair.names:
-                self._fill(in_capitals, names)
-        if (in_capitals >= 0).sum() > max(report.n_matched, limit * len(self)):
-            raise GeneMatchError(
-                "E-G08",
-                "gene names differ from the model's by their case",
-                where=report.where,
-                count=int((in_capitals >= 0).sum()),
-                total=report.n_model,
-                examples=theirs,
-                why="Cd4 is how mouse genes are written, and a human model does not read those",
-                fix='gene_case="upper" if the genes are human; gene_map= with the orthologues if '
-                "they are of another species",
-            )
-        problem = Problem(
-            "E-G02" if report.n_matched == 0 else "E-G03",
-            "too few of the model's genes are found",
-            where=report.where,
-            count=report.n_matched,
-            total=report.n_model,
-            why=f"the model knows {', '.join(self.ids[:3])}, the data has {', '.join(theirs)} "
-            f"({id_kind(self.ids)} against {id_kind(var.index)}), and a call made from "
-            "missing genes would be a guess",
-            fix="put identifiers of the model's kind into var_names or a column such as "
-            f"var['feature_name'], pass a table as gene_map=, or lower min_gene_overlap (now "
-            f"{limit:g})",
-        )
-        raise GeneMatchError([problem, *unnamed(var.index, clean_names(var.index), report.where)])
-
-
-def _too_light(report: AlignmentReport, limit: float) -> Problem:
-    """Return the refusal of a query whose genes are many, but not those that matter."""
-    return Problem(
-        "E-G03",
-        "the genes on which the model's calls rest are missing",
-        where=report.where,
-        count=report.n_model - report.n_matched,
-        total=report.n_model,
-        examples=report.missing,
-        why=f"the genes that are there carry {report.weight or 0.0:.0%} of the model's weight; "
-        f"most is lost for {report.most_lost}, and a call made from the rest would be a guess",
-        fix="pass all genes that were measured, train on the genes that the data have, or lower "
-        f"min_gene_overlap (now {limit:g})",
-        details={"lost": dict(report.lost or {})},
-    )
-
-
-def _repeated_in_query(repeated: list[str], report: AlignmentReport) -> Problem:
-    return Problem(
-        "E-G11",
-        "duplicated gene names",
-        where=report.where,
-        count=len(repeated),
-        total=report.n_query,
-        examples=repeated,
-        why="their columns cannot be told apart",
-        fix='pass duplicates="sum" or "first", or make the names unique',
-    )
+        warn_dates(alignment.columns, var, report.where)

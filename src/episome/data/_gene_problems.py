@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def repeated_genes(names: pd.Index, total: int, where: str) -> Problem:
+def repeated_genes(
+    names: pd.Index,
+    total: int,
+    where: str,
+    fix: str = 'pass duplicates="sum" to add them up, or make the names unique',
+) -> Problem:
     return Problem(
         "E-G11",
         "duplicated gene names",
@@ -25,7 +30,7 @@ def repeated_genes(names: pd.Index, total: int, where: str) -> Problem:
         total,
         list(names),
         "their columns cannot be told apart",
-        'pass duplicates="sum" to add them up, or make the names unique',
+        fix,
     )
 
 

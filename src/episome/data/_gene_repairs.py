@@ -45,10 +45,13 @@ class Repair:
     names
         The names after it, as alternatives: each is as long as the list of names, and empty where
         the repair has nothing to say.
+    one_gene
+        Whether equal names before it stand for one gene; two dates may have been two genes.
     """
 
     what: str
     names: tuple[NDArray[np.object_], ...]
+    one_gene: bool = True
 
 
 def repairs(
@@ -74,7 +77,7 @@ def repairs(
     if any(dates):
         pairs = [d or ("", "") for d in dates]
         old, new = (np.array(column, dtype=object) for column in zip(*pairs, strict=True))
-        found.append(Repair("read as genes, not dates", (new, old)))
+        found.append(Repair("read as genes, not dates", (new, old), one_gene=False))
     if upper:
         found.append(Repair("read in capitals", (_upper(names),)))
     return [r for r in found if any((column != "").any() for column in r.names)]

@@ -1,25 +1,24 @@
-"""Cells of several modalities: paired by their names, and what kind of features each one has."""
+"""Cells of several modalities, paired by their names."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
-from episome.data._gene_names import look_like_genes
-from episome.data._keys import FEATURE_KINDS, GENE_EXPRESSION
+from episome.data._keys import GENE_EXPRESSION
+from episome.data._pairing import match_cells, shared_names, stale_tables
+from episome.data._proteins import SHORT, TYPE_COLUMNS, TYPES, kind_by_word
 from episome.data._query import modalities_of
-from episome.data._source import AnnDataSource, CellSource, repeated_names
-from episome.errors import InputDataError, Problem, UsageError, raise_problems
+from episome.data._source import AnnDataSource, CellSource
+from episome.errors import Problem, UsageError, raise_problems
 from episome.log import get_logger
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
     from numpy.typing import NDArray
@@ -28,35 +27,6 @@ if TYPE_CHECKING:
     from episome.data._matrix import Rows
 
 logger = get_logger(__name__)
-
-ModalityKind: TypeAlias = Literal["rna", "protein", "atac", "other"]
-
-#: Columns in which 10x and others say what a feature is.
-_TYPE_COLUMNS = ("feature_types", "feature_type")
-_TYPES: dict[str, ModalityKind] = {
-    **dict.fromkeys(FEATURE_KINDS, "other"),
-    GENE_EXPRESSION: "rna",
-    "Antibody Capture": "protein",
-    "Peaks": "atac",
-}
-#: Names of modalities in MuData made of one AnnData object.
-_SHORT = {"rna": "rna", "protein": "prot", "atac": "atac"}
-#: Words in the name of a modality, in the order in which they are tried.
-_WORDS: dict[ModalityKind, frozenset[str]] = {
-    "other": frozenset(
-        {"hto", "hash", "hashing", "hashtag", "hashtags", "cmo", "crispr", "guide", "guides"}
-        | {"gdo", "sgrna", "grna", "airr", "tcr", "bcr", "vdj"}
-    ),
-    "protein": frozenset(
-        {"prot", "protein", "proteins", "adt", "ab", "antibody", "antibodies", "cite", "surface"}
-    ),
-    "atac": frozenset({"atac", "peak", "peaks", "chromatin", "accessibility"}),
-    "rna": frozenset({"rna", "gex", "gene", "genes", "mrna", "expression", "transcriptome"}),
-}
-_PEAK = re.compile(r"^\w[\w.]*[:_-]\d+[_-]\d+$")
-
-
-# -- pairing -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,11 +225,11 @@ def _conversion(data: object) -> str:
 
 def _split_by_type(adata: AnnData) -> str:
     """Return the line for features of several kinds in one matrix, as 10x writes them."""
-    for column in _TYPE_COLUMNS:
+    for column in TYPE_COLUMNS:
         types = sorted(set(adata.var[column].astype(str))) if column in adata.var else []
         if len(types) > 1 and GENE_EXPRESSION in types:
             parts = [
-                f'"{_SHORT.get(_TYPES.get(t, "other"), t)}": '
+                f'"{SHORT.get(TYPES.get(t, "other"), t)}": '
                 f'adata[:, adata.var["{column}"] == "{t}"].copy()'
                 for t in sorted(types, key=lambda t: t != GENE_EXPRESSION)
             ]
@@ -270,10 +240,10 @@ def _split_by_type(adata: AnnData) -> str:
 def _split_off_table(adata: AnnData) -> str:
     """Return the line for a second modality that lies in ``obsm``."""
     for key in adata.obsm:
-        kind = _kind_by_word(str(key))
+        kind = kind_by_word(str(key))
         if kind in {"protein", "atac"}:
             second = f'anndata.AnnData(adata.obsm["{key}"], obs=adata.obs[[]])'
-            return f'mudata.MuData({{"rna": adata, "{_SHORT[kind]}": {second}}})'
+            return f'mudata.MuData({{"rna": adata, "{SHORT[kind]}": {second}}})'
     return ""
 
 
@@ -309,263 +279,6 @@ def _near(wanted: str, held: list[str]) -> str:
     found = get_close_matches(str(wanted).casefold(), folded, n=1)
     if found:
         return folded[found[0]]
-    kind = _kind_by_word(str(wanted))
-    alike = [h for h in held if kind not in {None, "other"} and _kind_by_word(h) == kind]
+    kind = kind_by_word(str(wanted))
+    alike = [h for h in held if kind not in {None, "other"} and kind_by_word(h) == kind]
     return alike[0] if len(alike) == 1 else ""
-
-
-def match_cells(
-    names: Mapping[str, pd.Index], name: str
-) -> tuple[pd.Index, dict[str, NDArray[np.int64]], tuple[str, ...]]:
-    """Find the cells that all modalities have.
-
-    Parameters
-    ----------
-    names
-        Names of the cells of every modality.
-    name
-        How messages name the object.
-
-    Returns
-    -------
-    The names of the common cells in the order of the first modality; the rows of every modality
-    that has other cells or another order, int64; and the lines of the input report.
-
-    Raises
-    ------
-    InputDataError
-        E-D45, E-L15; see :func:`pair_modalities`.
-    """
-    first = next(iter(names.values()))
-    if len(names) == 1:
-        return first, {}, ()
-    repeated = [repeated_names(n, f"{name}[{m!r}]") for m, n in names.items()]
-    why = "cells of several modalities are paired by name"
-    raise_problems(InputDataError, [replace(p, why=why) for p in repeated if p is not None])
-    common = first[np.logical_and.reduce([first.isin(n) for n in names.values()])]
-    if not len(common) and any(map(len, names.values())):
-        raise InputDataError(_nothing_common(names, name))
-    rows = {m: n.get_indexer(common) for m, n in names.items() if not n.equals(common)}
-    notes = []
-    if any(len(n) > len(common) for n in names.values()):
-        sizes = ", ".join(f"{m} {len(n):,}" for m, n in names.items())
-        notes.append(
-            f"{name}: {len(common):,} cells are in all modalities ({sizes}); the others are left "
-            "out"
-        )
-    moved = [m for m, r in rows.items() if (np.diff(r) < 0).any()]
-    if moved:
-        notes.append(
-            f"{name}: the cells of {', '.join(moved)} are in another order than those of "
-            f"{next(iter(names))}; they are paired by name"
-        )
-    return common, rows, tuple(notes)
-
-
-def _nothing_common(names: Mapping[str, pd.Index], name: str) -> Problem:
-    shown = "; ".join(f"{m} has {', '.join(n[:3]) or 'none'}" for m, n in names.items())
-    return Problem(
-        "E-D45",
-        "no cell is in all modalities",
-        name,
-        0,
-        max(map(len, names.values())),
-        why=f"cells are paired by name: {shown}",
-        fix="write the names of the same cells alike in the obs_names of every modality"
-        + (", or pass modalities= with those that belong together" if len(names) > 2 else ""),
-    )
-
-
-def stale_tables(mdata: MuData | Mapping[str, AnnData], name: str) -> tuple[str, ...]:
-    """Return the line that says that MuData's own tables are not of its modalities any more."""
-    if isinstance(mdata, Mapping):
-        return ()
-    cells = pd.Index([])
-    for part in mdata.mod.values():
-        cells = cells.union(part.obs_names.unique(), sort=False)
-    stored = mdata.obs_names
-    gone, new = stored.difference(cells), cells.difference(stored)
-    if len(gone) or len(new):
-        found = f"{len(gone):,} of its cells are in no modality, {len(new):,} cells are not in it"
-    elif not all(_in_place(mdata, m) for m in mdata.mod):
-        found = "its rows point to other cells"
-    else:
-        return ()
-    return (
-        f"{name}.obs is older than the modalities ({found}): it is not read, and "
-        f"{name}.update() mends it",
-    )
-
-
-def _in_place(mdata: MuData, modality: str) -> bool:
-    """Whether the positions that MuData keeps of a modality are those of its cells."""
-    cells, names = mdata.mod[modality].obs_names, mdata.obs_names
-    if modality not in mdata.obsmap:
-        return False
-    # Zero stands for a cell that the modality does not have.
-    places = np.asarray(mdata.obsmap[modality]).ravel().astype(np.int64)
-    there = places > 0
-    fit = len(places) == len(names) and there.sum() == len(cells) >= places.max(initial=0)
-    return bool(fit and (cells[places[there] - 1] == names[there]).all())
-
-
-def shared_names(features: Mapping[str, tuple[str, ...]], name: str) -> list[str]:
-    """Say how features of one name are told apart, where several modalities have some."""
-    counts = Counter(n for names in features.values() for n in set(names))
-    shared = [n for names in features.values() for n in names if counts[n] > 1]
-    if not shared:
-        return []
-    held = [f"{m}:{shared[0]}" for m, names in features.items() if shared[0] in names]
-    return [
-        f"{name}: {len(set(shared)):,} names of features are in several modalities; they are told "
-        f"apart as {', '.join(held)}"
-    ]
-
-
-# -- kinds ---------------------------------------------------------------------------------------
-
-
-def modality_kind(name: str, var: pd.DataFrame) -> ModalityKind:
-    """Say what the features of a modality are.
-
-    What ``var["feature_types"]`` says counts first, then names such as ``chr1:100-200``, then the
-    name of the modality, then the names of the features.
-
-    Parameters
-    ----------
-    name
-        Name of the modality.
-    var
-        Its table of features.
-    """
-    column = next((c for c in _TYPE_COLUMNS if c in var.columns), None)
-    types = [] if column is None else var[column].astype(str).value_counts().index[:1]
-    for said in types:
-        if said in _TYPES:
-            return _TYPES[said]
-    names = [str(n) for n in var.index]
-    if share_of_peaks(names) > 0.5:
-        return "atac"
-    by_word = _kind_by_word(name)
-    if by_word is not None:
-        return by_word
-    if names and sum(bool(_KIT.search(n)) for n in names) > 0.5 * len(names):
-        return "protein"
-    return "rna" if look_like_genes(names) else "other"
-
-
-def share_of_peaks(names: Sequence[str]) -> float:
-    """Return the share of names that are places in a genome, such as ``chr1:100-200``."""
-    sample = names[:: max(len(names) // 5_000, 1)]
-    return sum(bool(_PEAK.match(n)) for n in sample) / max(len(sample), 1)
-
-
-def _kind_by_word(name: str) -> ModalityKind | None:
-    words = set(re.split(r"[\W_\d]+", name.casefold()))
-    return next((kind for kind, known in _WORDS.items() if words & known), None)
-
-
-# -- proteins ------------------------------------------------------------------------------------
-
-#: What kits and pipelines write behind the name of an antibody.
-_KIT = re.compile(r"[_. -](?:TotalSeq[_. -]?[A-D]?|Total[A-D]|TS[A-D])$", re.I)
-_CONTROL_WORD = re.compile(
-    r"isotype|(?:^|[\W_])iso[\W_]?(?:ctrl|control)|(?:^|[\W_])(?:neg(?:ative)?[\W_]?)?(?:ctrl|control)"
-    r"[\W_]?\d*$",
-    re.I,
-)
-# IgG, IgD and IgM alone are also what antibodies of a panel bind to: a subclass or an animal has
-# to say that the antibody itself is meant.
-_ANIMAL = r"(?:(?:(?:armenian|syrian)[\W_]*)?hamster|mouse|rat|rabbit|goat)"
-_CONTROL = re.compile(
-    rf"^(?:{_ANIMAL}[\W_]*Ig[ADEGMY](?:\d?[a-c]?)|(?:human[\W_]*|[mr])?IgG\d[a-c]?)"
-    r"(?:[\W_]*(?:kappa|lambda|[κλk]))?$",
-    re.I,
-)
-_HASHTAG = re.compile(
-    r"(?:^|[\W_])(?:hto|hash[\W_]?tag|sample[\W_]?tag|cmo(?=[\W_]?\d))(?![a-z]{2})", re.I
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ProteinNames:
-    """Names of the proteins of a panel, without what kits write behind them.
-
-    Parameters
-    ----------
-    names
-        One for each name given, in the same order.
-    controls
-        Those of isotype and negative controls.
-    hashtags
-        Those of antibodies that name the sample.
-    notes
-        Lines of the input report.
-    """
-
-    names: tuple[str, ...]
-    controls: tuple[str, ...]
-    hashtags: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def protein_names(names: Iterable[object]) -> ProteinNames:
-    """Take blanks and the suffix of a kit off names of proteins, and find the controls.
-
-    Parameters
-    ----------
-    names
-        Names such as ``CD3_TotalSeqB``; names that differ stay different.
-
-    Returns
-    -------
-    :class:`ProteinNames`, with as many names in the same order.
-
-    Examples
-    --------
-    >>> protein_names(["CD3_TotalSeqB", "IgG1_control_TotalSeqB"]).names
-    ('CD3', 'IgG1_control')
-    >>> protein_names(["CD3_TotalSeqB", "IgG1_control_TotalSeqB"]).controls
-    ('IgG1_control',)
-    """
-    given = [str(n) for n in names]
-    plain = _shortened(given, str.strip)
-    short = _shortened(plain, lambda n: _KIT.sub("", n) or n)
-    hashtags = tuple(n for n in short if _HASHTAG.search(n))
-    controls = tuple(
-        n for n in short if n not in hashtags and (_CONTROL.match(n) or _CONTROL_WORD.search(n))
-    )
-    freed, cut, kept = _n_changed(given, plain), _n_changed(plain, short), _n_with_suffix(short)
-    said = [
-        (freed, f"{freed:,} names were freed of blanks"),
-        (cut, f"{cut:,} names lose the suffix of a kit"),
-        (kept, f"{kept:,} keep their suffix: without it two would be one"),
-        (len(controls), f"{len(controls):,} isotype or negative controls: {_some(controls)}"),
-        (len(hashtags), f"{len(hashtags):,} hashing tags: {_some(hashtags)}"),
-    ]
-    return ProteinNames(tuple(short), controls, hashtags, tuple(text for n, text in said if n))
-
-
-def _shortened(names: list[str], shorter: Callable[[str], str]) -> list[str]:
-    """Shorten names, except where two different ones would become one."""
-    short = [shorter(n) for n in names]
-    while True:
-        owners: dict[str, set[str]] = {}
-        for before, after in zip(names, short, strict=True):
-            owners.setdefault(after, set()).add(before)
-        several = {after for after, before in owners.items() if len(before) > 1}
-        if not several:
-            return short
-        short = [b if a in several else a for b, a in zip(names, short, strict=True)]
-
-
-def _n_changed(before: list[str], after: list[str]) -> int:
-    return sum(b != a for b, a in zip(before, after, strict=True))
-
-
-def _n_with_suffix(names: list[str]) -> int:
-    return sum(bool(_KIT.search(n)) for n in names)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-_RNA_NAMES = ("rna", "gex", "RNA", "GEX", "gene_expression")
+RNA_NAMES = ("rna", "gex", "RNA", "GEX", "gene_expression")
 
 
 def read_cells(
@@ -76,7 +76,7 @@ def read_cells(
     if not hasattr(found, "mod"):
         return found
     modalities: Mapping[str, AnnData] = found.mod
-    name = next((n for n in _RNA_NAMES if n in modalities), None)
+    name = next((n for n in RNA_NAMES if n in modalities), None)
     if name is None and len(modalities) == 1:
         name = next(iter(modalities))
     if name is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -147,11 +147,9 @@ class AnnDataSource:
     def _row_access(self, matrix: Matrix) -> Matrix:
         """Column-major stores are turned once: row slices of them cost a full scan each."""
         self._dtype = str(getattr(matrix, "dtype", "float32"))
-        if sparse.issparse(matrix) and matrix.dtype == np.float16:
-            # scipy slices no float16: it gets the bits, of another type and without a copy.
+        if sparse.issparse(matrix) and self._dtype == "float16":
             check_structure(matrix)
-            bits = (matrix.data.view(np.uint16), matrix.indices, matrix.indptr)
-            matrix = type(matrix)(bits, shape=matrix.shape)
+            matrix = _as_bits(matrix)
         if getattr(matrix, "format", None) != "csc":
             return matrix
         if hasattr(matrix, "to_memory"):
@@ -327,3 +325,10 @@ def combined_column(
     for part in parts[1:]:
         joined = joined + "_" + part.astype(str)
     return joined.where(~missing, other=pd.NA)
+
+
+def _as_bits(matrix: Any) -> Matrix:
+    """Return sparse float16 as what scipy can slice: its bits, of another type, without a copy."""
+    bits = (matrix.data.view(np.uint16), matrix.indices, matrix.indptr)
+    turned: Matrix = type(matrix)(bits, shape=matrix.shape)
+    return turned

@@ -68,7 +68,11 @@ def check(request: CheckRequest) -> CheckResult:
         from episome.inference import Predictor
 
         predictor = Predictor.from_folder(request.model, device="cpu")
-        meant = {"features": predictor.features, "rule": predictor.rule}
+        meant = {
+            "features": predictor.features,
+            "rule": predictor.rule,
+            "importance": predictor.importance,
+        }
     cells = read_any(
         request.input, backed=True, max_memory=request.max_memory, trust=request.trust
     )
