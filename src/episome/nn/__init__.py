@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from episome.nn._normalize import host_batch, log_normalize, normalized_batch, with_format
     from episome.nn._shift import shift_expression
     from episome.nn._tabnet import TabNet, TabNetOutput
+    from episome.nn._tabnet_decoder import (
+        TabNetDecoder,
+        hidden_value_loss,
+        hidden_value_scale,
+    )
     from episome.nn._tabnet_state import rename_reference_state
 
 __all__ = [
@@ -24,6 +29,7 @@ __all__ = [
     "FoldedTabNet",
     "GhostBatchNorm",
     "TabNet",
+    "TabNetDecoder",
     "TabNetOutput",
     "TorchCore",
     "entmax15",
@@ -31,6 +37,8 @@ __all__ = [
     "explanation_csr",
     "gene_mask_csr",
     "reestimate_batch_norm",
+    "hidden_value_loss",
+    "hidden_value_scale",
     "host_batch",
     "input_gradients",
     "log_normalize",
@@ -52,6 +60,9 @@ _HOME = {
     "FoldedTabNet": "_folded",
     "GhostBatchNorm": "_norm",
     "TabNet": "_tabnet",
+    "TabNetDecoder": "_tabnet_decoder",
+    "hidden_value_loss": "_tabnet_decoder",
+    "hidden_value_scale": "_tabnet_decoder",
     "TabNetOutput": "_tabnet",
     "TorchCore": "_core",
     "entmax15": "_entmax",
