@@ -22,8 +22,12 @@ def _python(session: nox.Session, *args: str) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Run the tests in the current environment; arguments after ``--`` go to pytest."""
-    _python(session, "pytest", *session.posargs)
+    """Run the tests in the current environment; arguments after ``--`` go to pytest.
+
+    Two processes share the files; each has one thread, or they would wait for each other.
+    """
+    session.env.setdefault("OMP_NUM_THREADS", "1")
+    _python(session, "pytest", "-n", "2", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session(python=PYTHONS)
