@@ -75,11 +75,11 @@ class Subject:
     """
 
     def __init__(self, model: type[EpisomeModel] | str) -> None:
-        #: What belongs to the process, before the model does anything.
-        self.process = process_state()
         self.cls: type[EpisomeModel] = (
             plugins.load_class(plugins.get_spec(model)) if isinstance(model, str) else model
         )
+        #: What belongs to the process, once scvi-tools is imported and before any training.
+        self.process = process_state()
 
     @property
     def name(self) -> str:

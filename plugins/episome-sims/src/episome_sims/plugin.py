@@ -1,0 +1,35 @@
+"""What this plugin adds to the host: names and targets only, nothing heavy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from episome.plugins import ModelSpec, hookimpl
+
+if TYPE_CHECKING:
+    import click
+
+EPISOME_API = (1, 0)
+
+
+@hookimpl
+def episome_register_models() -> tuple[ModelSpec, ...]:
+    """Return the models of this plugin."""
+    return (
+        ModelSpec(
+            name="sims",
+            target="episome_sims.model:SIMS",
+            core="episome_sims.core:SIMSCore",
+            summary="TabNet classifier for cell types, several steps of sparse gene selection",
+            reference="10.1016/j.xgen.2024.100581",
+            capabilities=("annotation", "embedding", "explanation"),
+        ),
+    )
+
+
+@hookimpl
+def episome_cli(app: click.Group) -> None:
+    """Add ``episome sims-import``."""
+    from episome_sims.cli import command
+
+    app.add_command(command)
