@@ -56,6 +56,17 @@ def test_page_on_sctab_as_written_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "cli-ensemble" / "members" / "1" / "manifest.json").is_file()
 
 
+def test_page_on_confidence_as_written_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {}
+
+    for _, text in blocks("user_guide/confidence.md"):
+        exec(compile(text, "confidence.md", "exec"), names)
+
+    printed = capsys.readouterr().out
+    assert "out of fold" in printed
+    assert "the set holds the truth: 0." in printed
+
+
 def run(line: str, folder: Path) -> None:
     program, *arguments = shlex.split(line)
     assert program == "episome"

@@ -26,9 +26,13 @@ def cells(n=1500, n_classes=3, sharpness=2.5, seed=0):
 @pytest.fixture(scope="module")
 def fitted():
     logits, codes, values = cells()
-    space = TypeSpace.fit(values[:700], codes[:700], np.arange(30), n_classes=3)
+    space = TypeSpace.fit(values[:700], codes[:700], np.arange(30))
     return fit_confidence(
-        logits[700:], codes[700:], source="held out", space=space, values=values[700:]
+        logits[700:],
+        codes[700:],
+        source="held out",
+        space=space,
+        distances=space.distances(values[700:]),
     )
 
 

@@ -37,8 +37,8 @@ def fitted():
     values, codes = cells(1200)
     known = codes < 3
     train, held = np.flatnonzero(known)[:600], np.flatnonzero(known)[600:]
-    space = TypeSpace.fit(values[train], codes[train], np.arange(80), n_classes=3)
-    return Novelty.fit(space, probabilities(values[held], codes), values[held])
+    space = TypeSpace.fit(values[train], codes[train], np.arange(80))
+    return Novelty.fit(space, probabilities(values[held], codes), space.distances(values[held]))
 
 
 def test_an_unseen_type_scores_higher_than_known_ones(fitted):
@@ -65,7 +65,7 @@ def test_known_cells_exceed_the_threshold_as_often_as_said(fitted, false_alarms)
 
 def test_distances_are_those_of_mahalanobis():
     values, codes = cells(400, n_types=3)
-    space = TypeSpace.fit(values, codes, np.arange(5, 60), n_classes=3)
+    space = TypeSpace.fit(values, codes, np.arange(5, 60))
     places = values[:, 5:60].toarray() @ space.loadings.T - space.offset
     precision = (space.whitening @ space.whitening.T).astype(np.float64)
 
@@ -78,6 +78,15 @@ def test_distances_are_those_of_mahalanobis():
     )
 
     assert np.allclose(space.distances(values), slow, rtol=1e-3, atol=1e-2)
+
+
+def test_cells_of_the_space_lie_farther_out_than_others():
+    values, codes = cells(300, n_types=3, n_genes=200)
+    new, _ = cells(300, n_types=3, n_genes=200, seed=5)
+    space = TypeSpace.fit(values, codes, np.arange(200))
+
+    # Why calibration cells must be others than those of the space.
+    assert np.median(space.distances(new)) < 0.9 * np.median(space.distances(values))
 
 
 def test_the_arrays_of_a_folder_give_the_same(fitted):
@@ -93,17 +102,18 @@ def test_the_arrays_of_a_folder_give_the_same(fitted):
 def test_the_same_seed_gives_the_same_space():
     values, codes = cells(600)
 
-    first = TypeSpace.fit(values, codes, np.arange(80), n_classes=4, seed=1)
-    second = TypeSpace.fit(values, codes, np.arange(80), n_classes=4, seed=1)
+    first = TypeSpace.fit(values, codes, np.arange(80), seed=1)
+    second = TypeSpace.fit(values, codes, np.arange(80), seed=1)
 
     assert np.array_equal(first.loadings, second.loadings)
 
 
-def test_a_class_without_cells_is_never_the_nearest():
+def test_a_class_without_cells_has_no_place():
     values, codes = cells(300, n_types=3)
 
-    space = TypeSpace.fit(values, codes, np.arange(80), n_classes=5)
+    space = TypeSpace.fit(values, 2 * codes, np.arange(80))
 
+    assert space.centres.shape[0] == 3
     assert np.isfinite(space.distances(values)).all()
 
 

@@ -61,6 +61,15 @@ def test_cells_that_are_always_right_leave_the_model_as_it_is_or_surer():
     assert fit_temperature(logits, np.arange(30) % 3) <= 1.0
 
 
+def test_few_cells_that_are_all_right_leave_room_for_doubt():
+    from episome.confidence import fit_map
+
+    for n in (30, 300):
+        logits = np.eye(3)[np.arange(n) % 3] * 4.0
+        sure = fit_map(logits, np.arange(n) % 3).map.probabilities(logits).max(axis=1)
+        assert 1 - 2 / n < sure.min() <= sure.max() < 1
+
+
 def test_logits_of_votes_give_the_votes_back():
     votes = np.array([[1.0, 0.0, 0.0], [0.2, 0.3, 0.5]])
 

@@ -14,7 +14,7 @@ from scipy import sparse
 from episome import models, plugins
 from episome.data import Labels
 from episome.errors import ModelFileError, PluginError, UsageError
-from episome.inference import Predictor, calls_frame, core_from_folder, pick_device
+from episome.inference import CALL_COLUMNS, Predictor, calls_frame, core_from_folder, pick_device
 from episome.io import read_model_folder
 
 NAMES = ("centroid", "sctab")
@@ -128,7 +128,8 @@ def test_an_empty_query_gives_an_empty_table(one, saved):
     query = predictor.prepare(saved.query[:0])
 
     assert predictor.predict_proba(query).shape == (0, 3)
-    assert predictor.annotate(query).shape == (0, 6)
+    assert list(predictor.annotate(query).columns) == list(CALL_COLUMNS)
+    assert len(predictor.annotate(query)) == 0
 
 
 def test_calls_name_best_and_second_with_ties_in_class_order():

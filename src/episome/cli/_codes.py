@@ -444,6 +444,10 @@ CODES: dict[str, str] = {
         "An error rate or a share of false alarms lies between 0 and 1, such as 0.05 for one in "
         "twenty."
     ),
+    "E-U66": (
+        "Label sets and novelty are measured against cells that were held out of training, and "
+        "the model has none. Train it again with validation or calibration cells."
+    ),
     "E-U70": (
         "The name of a plugin is part of the names of its distribution, its module and its class: "
         "lower-case letters, digits and single hyphens, a letter first."

@@ -49,6 +49,26 @@ __all__ = ["command"]
 )
 @value_options
 @gene_options
+@click.option(
+    "--error-rate",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    help="Add label sets that miss the truth in this share of cells; calls whose set is not one "
+    "class are left out of the labels.",
+)
+@click.option(
+    "--false-alarms",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    help="Leave out the labels of novel cells, where this share of cells of known types may be "
+    "called novel.",
+)
+@click.option(
+    "--min-confidence",
+    type=click.FloatRange(0, 1),
+    metavar="P",
+    help="Leave out the labels of cells that the model is less sure of.",
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Cells at a time.")
 @machine_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
@@ -97,8 +117,11 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         state.stdout.write(result.calls.to_csv(index_label="cell"))
         return Outcome()
     counts = result.calls["label"].value_counts()
+    states = result.calls["status"].value_counts()
     text = [str(output)] if output else []
     text += [f"  {count:>8,}  {label}" for label, count in counts.items()]
+    if set(states.index) - {"assigned"}:
+        text.append("  " + ", ".join(f"{n:,} {name}" for name, n in states.items()))
     outcome = Outcome(
         text="\n".join(text),
         outputs=[{"path": str(output)}] if output else [],
@@ -106,6 +129,7 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
             "n_obs": result.n_obs,
             "n_vars": result.n_vars,
             "labels": {str(k): int(v) for k, v in counts.items()},
+            "status": {str(k): int(v) for k, v in states.items()},
             "notes": list(result.notes),
         },
     )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     )
     from episome.confidence._conformal import ConformalScores
     from episome.confidence._maps import CalibrationMap, Fitted, fit_map
-    from episome.confidence._novelty import Novelty, TypeSpace
+    from episome.confidence._novelty import MAX_CELLS, Novelty, TypeSpace
     from episome.confidence._temperature import as_logits, fit_temperature, scaled
 
 _HOME = {
@@ -24,6 +24,7 @@ _HOME = {
     "Confidence": "_confidence",
     "ConformalScores": "_conformal",
     "Fitted": "_maps",
+    "MAX_CELLS": "_novelty",
     "Novelty": "_novelty",
     "TypeSpace": "_novelty",
     "as_logits": "_temperature",

@@ -17,7 +17,6 @@ from episome.metrics import brier_score, expected_calibration_error, negative_lo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from scipy import sparse
 
 #: Where calibration cells come from: a part of the split of their own; folds that held them out;
 #: the cells that chose the checkpoint, where there are too few for a part of their own.
@@ -66,6 +65,7 @@ class Confidence:
             "calibrated": self.is_calibrated,
             "map": self.map.kind,
             "temperature": self.map.temperature,
+            "floor": self.map.floor,
             **self.facts,
         }
         return tensors, plain
@@ -81,7 +81,7 @@ class Confidence:
         ModelFileError
             The tables do not fit the classes, or hold what is no number (E-M06).
         """
-        own = {"calibrated", "map", "temperature"}
+        own = {"calibrated", "map", "temperature", "floor"}
         facts = {k: v for k, v in plain.items() if k not in own}
         arrays = _under(tensors, "map/")
         broken = [k for k, v in tensors.items() if v.dtype.kind == "f" and np.isnan(v).any()]
@@ -99,7 +99,12 @@ class Confidence:
             scores = ConformalScores(tensors["scores"], tensors["codes"], n_classes)
         novelty = _under(tensors, "novelty/")
         return cls(
-            CalibrationMap(plain.get("map", "none"), float(plain.get("temperature", 1)), arrays),
+            CalibrationMap(
+                plain.get("map", "none"),
+                float(plain.get("temperature", 1.0)),
+                float(plain.get("floor", 0.0)),
+                arrays,
+            ),
             scores,
             Novelty.from_tensors(novelty) if novelty else None,
             facts,
@@ -112,8 +117,9 @@ def fit_confidence(
     *,
     source: CalibrationSource,
     space: TypeSpace | None = None,
-    values: sparse.csr_matrix | None = None,
+    distances: NDArray[np.floating] | None = None,
     donors: NDArray[Any] | None = None,
+    votes: bool = False,
     seed: int = 0,
 ) -> Confidence:
     """Fit everything on calibration cells.
@@ -124,10 +130,13 @@ def fit_confidence(
         Of cells that neither trained nor chose the model: (n_cells, n_classes), (n_cells,).
     source
         Where they come from.
-    space, values
-        Where the types lie, and the cells' normalised values, for the novelty; both or none.
+    space, distances
+        Where the types lie, and the cells' distances in a space that was fitted without them, for
+        the novelty; both or none.
     donors
         Donor of every cell.
+    votes
+        See :func:`fit_map`.
     seed
         Of folds and draws.
 
@@ -138,10 +147,10 @@ def fit_confidence(
     by a map fitted on others): ``ece`` (15 bins of equally many cells), ``nll``, ``brier``,
     ``accuracy`` and the ``reliability`` table of ``confidence``, ``accuracy``, ``n_cells``.
     """
-    fitted = fit_map(logits, codes, groups=donors, seed=seed)
+    fitted = fit_map(logits, codes, groups=donors, votes=votes, seed=seed)
     novelty = None
-    if space is not None and values is not None:
-        novelty = Novelty.fit(space, fitted.map.probabilities(logits), values)
+    if space is not None and distances is not None:
+        novelty = Novelty.fit(space, fitted.map.probabilities(logits), distances)
     facts = {
         "source": source,
         "n_cells": len(codes),

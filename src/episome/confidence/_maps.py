@@ -26,6 +26,8 @@ MAX_KNOTS = 200
 #: Smallest probability of a class after an isotonic map.
 FLOOR = 1e-4
 FOLDS = 5
+#: Smallest shares that are tried for votes.
+FLOORS = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,12 +42,16 @@ class CalibrationMap:
         ``"none"``: nobody fitted one.
     temperature
         Above zero.
+    floor
+        Smallest share of a class on the way in: votes are often zero, and no class is impossible
+        because none of a few neighbours has it. 0 for models with logits of their own.
     arrays
         What the richer maps hold, by name.
     """
 
     kind: MapKind = "none"
     temperature: float = 1.0
+    floor: float = 0.0
     arrays: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def probabilities(self, logits: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -60,7 +66,7 @@ class CalibrationMap:
         -------
         float32 of the same shape, rows sum to one.
         """
-        found = scaled(logits, self.temperature)
+        found = scaled(_raised(logits, self.floor), self.temperature)
         if self.kind == "isotonic":
             return _isotonic(found, self.arrays)
         if self.kind == "dirichlet":
@@ -96,6 +102,7 @@ def fit_map(
     codes: NDArray[np.int64],
     *,
     groups: NDArray[Any] | None = None,
+    votes: bool = False,
     seed: int = 0,
 ) -> Fitted:
     """Choose and fit the map of a model on calibration cells.
@@ -109,6 +116,8 @@ def fit_map(
         Of cells that neither trained nor chose the model: (n_cells, n_classes), (n_cells,).
     groups
         Donor of every cell: folds keep donors together where there are at least five.
+    votes
+        The logits are those of votes: a floor is fitted beside the temperature.
     seed
         Of the folds.
 
@@ -116,38 +125,59 @@ def fit_map(
     -------
     A :class:`Fitted`.
     """
-    tried = {"temperature": cross_fitted("temperature", logits, codes, groups, seed)}
+    parts = _folds(codes, groups, seed)
+    tried = {"temperature": cross_fitted("temperature", logits, codes, parts, votes=votes)}
     if len(codes) >= MIN_RICH and len(np.unique(codes)) == logits.shape[1]:
         for kind in ("isotonic", "dirichlet"):
-            tried[kind] = cross_fitted(kind, logits, codes, groups, seed)
+            tried[kind] = cross_fitted(kind, logits, codes, parts, votes=votes)
     losses = {kind: negative_log_likelihood(shares, codes) for kind, shares in tried.items()}
     best = min(losses, key=lambda k: losses[k])
     if losses[best] >= losses["temperature"] * (1.0 - MIN_GAIN):
         best = "temperature"
-    return Fitted(_fit(best, logits, codes), tried[best], losses)
+    return Fitted(_fit(best, logits, codes, votes=votes), tried[best], losses)
 
 
-def _fit(kind: str, logits: NDArray[np.floating], codes: NDArray[np.int64]) -> CalibrationMap:
-    temperature = fit_temperature(logits, codes)
+def _fit(
+    kind: str, logits: NDArray[np.floating], codes: NDArray[np.int64], *, votes: bool = False
+) -> CalibrationMap:
+    # As Platt's targets: n right calls of n allow one wrong one more.
+    smoothing = 1.0 / (len(codes) + 2.0)
+    fits = []
+    for floor in FLOORS if votes else (0.0,):
+        raised = _raised(logits, floor)
+        temperature = fit_temperature(raised, codes, smoothing=smoothing)
+        loss = negative_log_likelihood(scaled(raised, temperature), codes)
+        fits.append((loss, temperature, floor))
+    _, temperature, floor = min(fits)
     if kind == "temperature":
-        return CalibrationMap("temperature", temperature)
-    found = scaled(logits, temperature)
-    if kind == "isotonic":
-        return CalibrationMap("isotonic", temperature, _fit_isotonic(found, codes))
-    return CalibrationMap("dirichlet", temperature, _fit_dirichlet(found, codes))
+        return CalibrationMap("temperature", temperature, floor)
+    found = scaled(_raised(logits, floor), temperature)
+    fit = _fit_isotonic if kind == "isotonic" else _fit_dirichlet
+    chosen: MapKind = "isotonic" if kind == "isotonic" else "dirichlet"
+    return CalibrationMap(chosen, temperature, floor, fit(found, codes))
+
+
+def _raised(logits: NDArray[np.floating], floor: float) -> NDArray[np.floating]:
+    """Return logits of shares that are at least a floor."""
+    if floor == 0.0:
+        return logits
+    raised: NDArray[np.floating] = np.log(np.maximum(scaled(logits, 1.0), floor))
+    return raised
 
 
 def cross_fitted(
     kind: str,
     logits: NDArray[np.floating],
     codes: NDArray[np.int64],
-    groups: NDArray[Any] | None,
-    seed: int,
+    parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    *,
+    votes: bool,
 ) -> NDArray[np.float32]:
     """Return probabilities of every cell by a map that was fitted on the others."""
     found = np.zeros(logits.shape, dtype=np.float32)
-    for fitted, held in _folds(codes, groups, seed):
-        found[held] = _fit(kind, logits[fitted], codes[fitted]).probabilities(logits[held])
+    for fitted, held in parts:
+        fit = _fit(kind, logits[fitted], codes[fitted], votes=votes)
+        found[held] = fit.probabilities(logits[held])
     return found
 
 

@@ -33,7 +33,7 @@ class TypeSpace:
         ``values @ loadings.T - offset`` are the components: (n_components,) and
         (n_components, n_used), float32.
     centres
-        Mean of every type, float32 (n_classes, n_components).
+        Mean of every type with training cells, float32 (n_types, n_components).
     whitening
         ``W`` with ``W @ W.T`` the inverse of the covariance within types, float32
         (n_components, n_components).
@@ -52,7 +52,6 @@ class TypeSpace:
         codes: NDArray[np.int64],
         genes: NDArray[np.int64],
         *,
-        n_classes: int,
         seed: int = 0,
     ) -> TypeSpace:
         """Fit on training cells.
@@ -65,8 +64,6 @@ class TypeSpace:
             Class of every cell, int64 (n_cells,).
         genes
             Columns to use, such as the variable ones.
-        n_classes
-            Number of classes; those without a cell are never the nearest.
         seed
             Of the choice of cells and of the decomposition.
         """
@@ -83,27 +80,29 @@ class TypeSpace:
         loadings = pca.components_.astype(np.float32)
         offset = (loadings @ pca.mean_).astype(np.float32)
         places = dense @ loadings.T - offset
-        of_class = codes[rows]
-        centres = np.full((n_classes, k), np.inf, dtype=np.float32)
-        for c in np.unique(of_class):
-            centres[c] = places[of_class == c].mean(axis=0)
-        within = np.atleast_2d(np.cov((places - centres[of_class]).T))
+        known, of_type = np.unique(codes[rows], return_inverse=True)
+        centres = np.stack([places[of_type == t].mean(axis=0) for t in range(len(known))])
+        within = np.atleast_2d(np.cov((places - centres[of_type]).T))
         # Components that hardly differ within a type must not rule the distance.
-        within += 1e-3 * np.trace(within) / k * np.eye(k)
+        within += (1e-3 * np.trace(within) / k + 1e-9) * np.eye(k)
         whitening = np.linalg.cholesky(np.linalg.inv(within)).astype(np.float32)
-        return cls(genes.astype(np.int64), offset, loadings, centres, whitening)
+        return cls(genes.astype(np.int64), offset, loadings, centres.astype(np.float32), whitening)
 
-    def distances(self, values: sparse.csr_matrix) -> NDArray[np.float32]:
+    def distances(
+        self, values: sparse.csr_matrix | NDArray[np.floating], *, picked: bool = False
+    ) -> NDArray[np.float32]:
         """Return the squared Mahalanobis distance to the nearest type, float32 (n_cells,).
 
         Parameters
         ----------
         values
-            Normalised log1p values, CSR (n_cells, n_genes).
+            Normalised log1p values, CSR or dense (n_cells, n_genes).
+        picked
+            The columns are already those of :attr:`genes`.
         """
-        places = np.asarray(values[:, self.genes] @ self.loadings.T) - self.offset
-        known = np.isfinite(self.centres).all(axis=1)
-        white, centres = places @ self.whitening, self.centres[known] @ self.whitening
+        used = values if picked else values[:, self.genes]
+        places = np.asarray(used @ self.loadings.T) - self.offset
+        white, centres = places @ self.whitening, self.centres @ self.whitening
         # The square of a sum, so that no table of cells, types and components is made.
         cross = white @ centres.T
         squares = (white**2).sum(axis=1)[:, None] + (centres**2).sum(axis=1) - 2 * cross
@@ -140,7 +139,10 @@ class Novelty:
 
     @classmethod
     def fit(
-        cls, space: TypeSpace, probabilities: NDArray[np.floating], values: sparse.csr_matrix
+        cls,
+        space: TypeSpace,
+        probabilities: NDArray[np.floating],
+        distances: NDArray[np.floating],
     ) -> Novelty:
         """Fit the ranks on calibration cells.
 
@@ -148,18 +150,26 @@ class Novelty:
         ----------
         space
             Fitted on training cells.
-        probabilities, values
-            Calibrated probabilities, and normalised values, of calibration cells.
+        probabilities
+            Calibrated, of calibration cells, (n_cells, n_classes).
+        distances
+            Of calibration cells, (n_cells,), in a space that was fitted without them: components
+            follow the noise of the cells that they are made of, which lie farther out in them
+            than any other cell.
         """
         grid = np.linspace(0.0, 1.0, N_QUANTILES)
         unsure = np.quantile(1.0 - probabilities.max(axis=1), grid).astype(np.float32)
-        distance = np.quantile(space.distances(values), grid).astype(np.float32)
+        distance = np.quantile(distances, grid).astype(np.float32)
         draft = cls(space, unsure, distance, np.zeros(N_QUANTILES, dtype=np.float32))
-        scores = np.quantile(draft.score(probabilities, values), grid).astype(np.float32)
+        scores = np.quantile(draft._scored(probabilities, distances), grid).astype(np.float32)
         return cls(space, unsure, distance, scores)
 
     def score(
-        self, probabilities: NDArray[np.floating], values: sparse.csr_matrix
+        self,
+        probabilities: NDArray[np.floating],
+        values: sparse.csr_matrix | NDArray[np.floating],
+        *,
+        picked: bool = False,
     ) -> NDArray[np.float32]:
         """Return the novelty of every cell, float32 (n_cells,), from 0 to 1.
 
@@ -167,11 +177,16 @@ class Novelty:
         ----------
         probabilities
             Calibrated, (n_cells, n_classes).
-        values
-            Normalised log1p values, CSR (n_cells, n_genes).
+        values, picked
+            As for :meth:`TypeSpace.distances`.
         """
+        return self._scored(probabilities, self.space.distances(values, picked=picked))
+
+    def _scored(
+        self, probabilities: NDArray[np.floating], distances: NDArray[np.floating]
+    ) -> NDArray[np.float32]:
         unsure = _rank(self.unsure, 1.0 - probabilities.max(axis=1))
-        far = _rank(self.distance, self.space.distances(values))
+        far = _rank(self.distance, distances)
         found: NDArray[np.float32] = (0.5 * (unsure + far)).astype(np.float32)
         return found
 

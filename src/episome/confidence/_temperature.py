@@ -32,7 +32,7 @@ def as_logits(probabilities: ArrayLike) -> NDArray[np.float64]:
     return logits
 
 
-def fit_temperature(logits: ArrayLike, codes: ArrayLike) -> float:
+def fit_temperature(logits: ArrayLike, codes: ArrayLike, *, smoothing: float = 0.0) -> float:
     """Return the temperature that gives the smallest negative log-likelihood.
 
     The likelihood is convex in the inverse temperature, so the minimum is the one.
@@ -43,6 +43,9 @@ def fit_temperature(logits: ArrayLike, codes: ArrayLike) -> float:
         Of cells that did not train the model, (n_cells, n_classes), never scaled before.
     codes
         True class of every cell, int64 (n_cells,).
+    smoothing
+        Share of the truth that is spread over all classes. Without any, cells that are all called
+        right, as few cells often are, ask for a model that is never in doubt.
 
     Returns
     -------
@@ -55,13 +58,14 @@ def fit_temperature(logits: ArrayLike, codes: ArrayLike) -> float:
 
     References
     ----------
-    Guo et al. (2017), On Calibration of Modern Neural Networks.
+    Guo et al. (2017), On Calibration of Modern Neural Networks; Platt (1999) for the smoothing.
     """
     values, classes = _checked(logits, codes)
 
     def loss(log_temperature: float) -> float:
-        scaled = values * np.exp(-log_temperature)
-        return float(-log_softmax(scaled, axis=1)[np.arange(len(classes)), classes].mean())
+        logs = log_softmax(values * np.exp(-log_temperature), axis=1)
+        of_truth = logs[np.arange(len(classes)), classes]
+        return float(-((1.0 - smoothing) * of_truth + smoothing * logs.mean(axis=1)).mean())
 
     low, high = np.log(RANGE)
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-5})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Split:
     """Row numbers of each part; disjoint, int64, sorted.
 
-    ``by`` is ``"donor"`` or ``"cell"`` (stratified by class), or ``"given"``.
+    ``calibration`` cells neither train nor choose the model. ``by`` is ``"donor"`` or ``"cell"``
+    (stratified by class), or ``"given"``.
     """
 
     train: NDArray[np.int64]
@@ -27,12 +28,14 @@ class Split:
     test: NDArray[np.int64]
     by: Literal["donor", "cell", "given"]
     seed: int
+    calibration: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def digest(self) -> str:
         """SHA-256 over the parts, to record with results."""
         h = hashlib.sha256()
-        for part in (self.train, self.validation, self.test):
+        more = (self.calibration,) if len(self.calibration) else ()
+        for part in (self.train, self.validation, self.test, *more):
             h.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
             h.update(b"|")
         return h.hexdigest()
@@ -44,6 +47,7 @@ def split_cells(
     donors: NDArray[np.object_] | None = None,
     train_size: float | None = None,
     validation_size: float | None = None,
+    calibration_size: float = 0.0,
     seed: int | None = None,
     min_donors: int = 4,
 ) -> Split:
@@ -61,6 +65,8 @@ def split_cells(
         Donor of each cell or ``None`` entries, shape (n_cells,).
     train_size, validation_size
         Shares of the cells; what both leave is the test part. Default: 0.9 and the rest.
+    calibration_size
+        Share of the cells that is taken for calibration before the others are drawn.
     seed
         Default ``episome.settings.seed``.
     min_donors
@@ -76,6 +82,13 @@ def split_cells(
         Sizes outside [0, 1] or adding up to more than 1 (E-U10).
     """
     train_size, validation_size = _sizes(train_size, validation_size)
+    if not 0.0 <= calibration_size < 1.0:
+        raise UsageError(
+            "E-U10",
+            f"calibration_size={calibration_size!r}",
+            why="it is a share of the cells",
+            fix="calibration_size=0.1",
+        )
     seed = settings.seed if seed is None else seed
     rng = np.random.default_rng(settings.stream_seed("split", seed))
     test_size = 1.0 - train_size - validation_size
@@ -86,10 +99,14 @@ def split_cells(
     groups = donors if donors is not None else np.full(len(labels), None, dtype=object)
     # Where donors are known, a cell of none may be anybody's: it is no fair test.
     eligible = usable[groups[usable] != np.array(None)] if n_donors else usable
-    validation = draw(eligible, labels, groups, validation_size * len(usable), rng)
-    test = draw(np.setdiff1d(eligible, validation), labels, groups, test_size * len(usable), rng)
-    train = np.setdiff1d(usable, np.union1d(validation, test))
-    return Split(train, validation, test, by, seed)
+    # From a stream of its own: the other parts of a split without it stay what they were.
+    own = np.random.default_rng(settings.stream_seed("calibration", seed))
+    calibration = draw(eligible, labels, groups, calibration_size * len(usable), own)
+    left, n_left = np.setdiff1d(eligible, calibration), len(usable) - len(calibration)
+    validation = draw(left, labels, groups, validation_size * n_left, rng)
+    test = draw(np.setdiff1d(left, validation), labels, groups, test_size * n_left, rng)
+    train = np.setdiff1d(usable, np.concatenate([calibration, validation, test]))
+    return Split(train, validation, test, by, seed, calibration)
 
 
 def _sizes(train_size: float | None, validation_size: float | None) -> tuple[float, float]:
@@ -155,7 +172,7 @@ def _draw_donors(
 def given_split(
     parts: list[NDArray[np.int64]] | tuple[NDArray[np.int64], ...], n_obs: int, seed: int
 ) -> Split:
-    """Check a split made by the caller: ``[train, validation, test]`` row numbers.
+    """Check a split made by the caller: ``[train, validation, test, calibration]`` row numbers.
 
     Raises
     ------
@@ -163,7 +180,7 @@ def given_split(
         Rows out of range or in two parts (E-U11).
     """
     arrays = [np.unique(np.asarray(p, dtype=np.int64)) for p in parts]
-    arrays += [np.empty(0, dtype=np.int64)] * (3 - len(arrays))
+    arrays += [np.empty(0, dtype=np.int64)] * (4 - len(arrays))
     rows = np.concatenate(arrays)
     if len(np.unique(rows)) != len(rows) or (
         len(rows) and not (0 <= rows.min() <= rows.max() < n_obs)
@@ -173,9 +190,9 @@ def given_split(
             "rows of external_indexing overlap or are out of range",
             where="datasplitter_kwargs",
             total=n_obs,
-            fix="pass [train, validation, test] as disjoint arrays of row numbers",
+            fix="pass [train, validation, test, calibration] as disjoint arrays of row numbers",
         )
-    return Split(arrays[0], arrays[1], arrays[2], "given", seed)
+    return Split(arrays[0], arrays[1], arrays[2], "given", seed, arrays[3])
 
 
 def stratified_halves(

@@ -9,13 +9,16 @@ from episome._lazy import lazy_names
 if TYPE_CHECKING:
     from episome.inference._array_core import ArrayCore
     from episome.inference._attribution import Attribution, ExplainingCore, attribution
+    from episome.inference._calls import CALL_COLUMNS, CallLimits, calls_frame
     from episome.inference._cores import BatchSource, Core
     from episome.inference._device import pick_device
     from episome.inference._ensemble import EnsembleCore
     from episome.inference._folders import (
+        CONFIDENCE_PREFIX,
         IMPORTANCE,
         INDEX_PREFIX,
         core_from_folder,
+        folder_confidence,
         folder_features,
         folder_importance,
         folder_labels,
@@ -23,10 +26,12 @@ if TYPE_CHECKING:
     )
     from episome.inference._importance import gene_importance, mean_importance
     from episome.inference._outputs import as_csr
-    from episome.inference._predictor import CALL_COLUMNS, Predictor, calls_frame
+    from episome.inference._predictor import Predictor
 
 _HOME = {
-    "CALL_COLUMNS": "_predictor",
+    "CALL_COLUMNS": "_calls",
+    "CONFIDENCE_PREFIX": "_folders",
+    "CallLimits": "_calls",
     "IMPORTANCE": "_folders",
     "INDEX_PREFIX": "_folders",
     "ArrayCore": "_array_core",
@@ -38,8 +43,9 @@ _HOME = {
     "Predictor": "_predictor",
     "as_csr": "_outputs",
     "attribution": "_attribution",
-    "calls_frame": "_predictor",
+    "calls_frame": "_calls",
     "core_from_folder": "_folders",
+    "folder_confidence": "_folders",
     "folder_features": "_folders",
     "folder_importance": "_folders",
     "folder_labels": "_folders",

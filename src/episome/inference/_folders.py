@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from episome.confidence import Confidence
 from episome.data import FeatureSpace, GeneImportance, Labels
 from episome.errors import ModelFileError, PluginError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 #: Tensors of a folder that are the host's own, and not the core's.
 INDEX_PREFIX = "_indices/"
 IMPORTANCE = "_gene_importance"
+CONFIDENCE_PREFIX = "_confidence/"
 
 
 def core_from_folder(folder: ModelFolder, core_cls: type[Core] | None = None) -> Core:
@@ -67,7 +69,7 @@ def _require_genes(core: Core, folder: ModelFolder) -> None:
 
 def _is_of_the_host(tensor: str) -> bool:
     """Whether a tensor of a folder is the host's own, and not the core's."""
-    return tensor.startswith(INDEX_PREFIX) or tensor == IMPORTANCE
+    return tensor.startswith((INDEX_PREFIX, CONFIDENCE_PREFIX)) or tensor == IMPORTANCE
 
 
 def folder_spec(model: Mapping[str, Any]) -> ModelSpec:
@@ -118,6 +120,33 @@ def folder_importance(folder: ModelFolder) -> GeneImportance | None:
         return None
     found = GeneImportance(np.asarray(folder.tensors[IMPORTANCE]), labels.names)
     return found.require_shape(len(labels), len(folder.genes["id"]))
+
+
+def folder_confidence(
+    tensors: Mapping[str, Any], manifest: Mapping[str, Any], folder: ModelFolder
+) -> Confidence:
+    """Confidence of a saved model, or of an ensemble with these members' classes.
+
+    Parameters
+    ----------
+    tensors, manifest
+        Of the folder that was calibrated.
+    folder
+        A folder with the classes.
+
+    Raises
+    ------
+    ModelFileError
+        It does not fit the classes (E-M06).
+    """
+    labels = folder_labels(folder)
+    own = {
+        k.removeprefix(CONFIDENCE_PREFIX): np.asarray(v)
+        for k, v in tensors.items()
+        if k.startswith(CONFIDENCE_PREFIX)
+    }
+    n_classes = 0 if labels is None else len(labels)
+    return Confidence.from_parts(own, manifest.get("confidence") or {}, n_classes=n_classes)
 
 
 def folder_labels(folder: ModelFolder) -> Labels | None:

@@ -46,6 +46,15 @@ def as_csr(values: Any, n_columns: int) -> sparse.csr_matrix:
     return sparse.csr_matrix(values.cpu().numpy())
 
 
+def columns_of(values: Any, columns: NDArray[np.int64], n_columns: int) -> Any:
+    """Return some columns of a block in any form: dense where it is dense, else scipy CSR."""
+    if isinstance(values, torch.Tensor):
+        # On the device, so that only what is used is copied.
+        chosen = torch.as_tensor(columns, device=values.device)
+        return to_numpy(values.index_select(1, chosen))
+    return as_csr(values, n_columns)[:, columns]
+
+
 def without(block: sparse.csr_matrix, hidden: sparse.csr_matrix) -> sparse.csr_matrix:
     """Return a block whose entries are zero where ``hidden`` is set; the block stays."""
     kept = block - block.multiply(hidden)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +10,27 @@ import numpy as np
 import pandas as pd
 import torch
 
+from episome.confidence import Confidence, as_logits
 from episome.data import FeatureSpace, GeneImportance, InputRule, Labels, Query, prepare_query
 from episome.errors import UsageError
+from episome.inference._calls import CallLimits, calls_frame
 from episome.inference._device import pick_device
 from episome.inference._ensemble import EnsembleCore
 from episome.inference._folders import (
     core_from_folder,
+    folder_confidence,
     folder_features,
     folder_importance,
     folder_labels,
 )
 from episome.inference._importance import mean_importance
-from episome.inference._outputs import class_probabilities, require_outputs, to_numpy, without
+from episome.inference._outputs import (
+    class_probabilities,
+    columns_of,
+    require_outputs,
+    to_numpy,
+    without,
+)
 from episome.io import is_ensemble, read_ensemble_folder, read_manifest, read_model_folder
 from episome.log import get_logger
 from episome.nn import host_batch, normalized_batch
@@ -37,14 +46,6 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 DEFAULT_BATCH_SIZE = 1024
-CALL_COLUMNS = (
-    "label",
-    "label_ontology_term_id",
-    "confidence",
-    "label_raw",
-    "second",
-    "second_confidence",
-)
 
 
 class Predictor:
@@ -64,6 +65,8 @@ class Predictor:
         Where to run; default where the core is.
     importance
         How much the calls rest on every gene, where that is known.
+    confidence
+        What makes probabilities of the core's outputs; default as they are.
     """
 
     def __init__(
@@ -75,8 +78,9 @@ class Predictor:
         labels: Labels | None = None,
         device: str | torch.device | None = None,
         importance: GeneImportance | None = None,
+        confidence: Confidence | None = None,
     ) -> None:
-        self.importance = importance
+        self.importance, self.confidence = importance, confidence or Confidence()
         self.core, self.features, self.rule, self.labels = core, features, rule, labels
         if device is not None:
             core.to(device)
@@ -112,11 +116,13 @@ class Predictor:
         core: RunningCore
         if is_ensemble(read_manifest(path)):
             members = read_ensemble_folder(path).members
-            folder = members[0]
+            folder, whole = members[0], read_ensemble_folder(path)
+            confidence = folder_confidence(whole.tensors, whole.manifest, folder)
             weights = [folder_importance(m) for m in members]
             core = EnsembleCore([core_from_folder(m, core_cls) for m in members])
         else:
             folder = read_model_folder(path)
+            confidence = folder_confidence(folder.tensors, folder.manifest, folder)
             weights = [folder_importance(folder)]
             core = core_from_folder(folder, core_cls)
         return cls(
@@ -126,6 +132,7 @@ class Predictor:
             labels=folder_labels(folder),
             device=pick_device(device),
             importance=mean_importance(weights),
+            confidence=confidence,
         )
 
     def prepare(self, data: AnnData | str | Path | CellSource, **kwargs: Any) -> Query:
@@ -135,7 +142,7 @@ class Predictor:
 
     def stream(
         self,
-        query: Query,
+        query: BatchSource,
         *,
         rows: NDArray[np.int64] | None = None,
         batch_size: int | None = None,
@@ -152,7 +159,24 @@ class Predictor:
             if "logits" in out:
                 out["probabilities"] = class_probabilities(out)
             require_outputs(out, len(batch["empty"]), self.labels, self.core)
+            if "probabilities" in out:
+                out |= self._sure(out, batch)
             yield {**out, "ind_x": batch["ind_x"].cpu().numpy(), "empty": batch["empty"]}
+
+    def _sure(
+        self, out: dict[str, NDArray[Any]], batch: dict[str, Any]
+    ) -> dict[str, NDArray[Any]]:
+        """Calibrate: what the core said itself stays as ``raw_probabilities``."""
+        raw, found = out["probabilities"], self.confidence
+        if not found.is_calibrated or len(raw) == 0:
+            return {"raw_probabilities": raw}
+        logits = out["logits"] if "logits" in out else as_logits(raw)
+        shares = found.map.probabilities(logits)
+        sure = {"raw_probabilities": raw, "probabilities": shares}
+        if found.novelty is not None:
+            values = columns_of(batch["X"], found.novelty.space.genes, len(self.features))
+            sure["novelty"] = found.novelty.score(shares, values, picked=True)
+        return sure
 
     def batches(
         self,
@@ -213,31 +237,69 @@ class Predictor:
     def _nothing(self, key: str) -> NDArray[Any]:
         if key == "empty":
             return np.empty(0, dtype=bool)
-        width = len(self.labels) if key == "probabilities" and self.labels else 0
+        if key == "novelty":
+            return np.empty(0, dtype=np.float32)
+        width = len(self.labels) if "probabilities" in key and self.labels else 0
         return np.empty((0, width), dtype=np.float32)
 
     def predict_proba(
-        self, query: Query, *, rows: NDArray[np.int64] | None = None, batch_size: int | None = None
+        self,
+        query: Query,
+        *,
+        rows: NDArray[np.int64] | None = None,
+        batch_size: int | None = None,
+        calibrated: bool = True,
     ) -> pd.DataFrame:
         """Return class probabilities; rows are cells, columns classes in the model's order."""
         labels = self.require_labels()
-        out = self.collect(query, ["probabilities"], rows=rows, batch_size=batch_size)
+        key = "probabilities" if calibrated else "raw_probabilities"
+        out = self.collect(query, [key], rows=rows, batch_size=batch_size)
         names = query.source.obs_names if rows is None else query.source.obs_names[rows]
-        return pd.DataFrame(out["probabilities"], index=names, columns=list(labels.names))
+        return pd.DataFrame(out[key], index=names, columns=list(labels.names))
 
     def annotate(
-        self, query: Query, *, rows: NDArray[np.int64] | None = None, batch_size: int | None = None
+        self,
+        query: Query,
+        *,
+        rows: NDArray[np.int64] | None = None,
+        batch_size: int | None = None,
+        limits: CallLimits | None = None,
     ) -> pd.DataFrame:
-        """Return one row of calls per cell.
+        """Return one row of calls per cell; see ``calls_frame`` for the columns."""
+        parts = list(self.calls(query, rows=rows, batch_size=batch_size, limits=limits))
+        return pd.concat(parts) if parts else self.no_calls(limits=limits)
 
-        Columns: ``label``, ``label_ontology_term_id``, ``confidence`` (probability of the label),
-        ``label_raw`` (before cells without counts became unknown), ``second``,
-        ``second_confidence``. A cell with none of the model's genes is ``unknown`` with NaN.
-        """
-        labels = self.require_labels()
-        out = self.collect(query, ["probabilities"], rows=rows, batch_size=batch_size)
-        names = query.source.obs_names if rows is None else query.source.obs_names[rows]
-        return calls_frame(out["probabilities"], out["empty"], labels, names)
+    def calls(
+        self,
+        query: Query,
+        *,
+        rows: NDArray[np.int64] | None = None,
+        batch_size: int | None = None,
+        limits: CallLimits | None = None,
+    ) -> Iterator[pd.DataFrame]:
+        """Yield the calls of every batch, in the order of the query."""
+        names = query.source.obs_names
+        for out in self.stream(query, rows=rows, batch_size=batch_size):
+            yield self._frame(out, names[out["ind_x"]], limits)
+
+    def no_calls(self, *, limits: CallLimits | None = None) -> pd.DataFrame:
+        """Return the table of no cells; limits that the model does not allow are refused."""
+        nothing = np.empty((0, len(self.require_labels())), dtype=np.float32)
+        out = {"probabilities": nothing, "empty": np.empty(0, dtype=bool)}
+        return self._frame(out, pd.Index([], dtype=object), limits)
+
+    def _frame(
+        self, out: Mapping[str, NDArray[Any]], names: pd.Index, limits: CallLimits | None
+    ) -> pd.DataFrame:
+        return calls_frame(
+            out["probabilities"],
+            out["empty"],
+            self.require_labels(),
+            names,
+            novelty=out.get("novelty"),
+            confidence=self.confidence,
+            limits=limits,
+        )
 
     def require_labels(self) -> Labels:
         """Return the classes.
@@ -252,36 +314,3 @@ class Predictor:
                 "E-U13", "the model does not annotate cells", fix="use a model with labels"
             )
         return self.labels
-
-
-def calls_frame(
-    probabilities: NDArray[np.floating],
-    empty: NDArray[np.bool_],
-    labels: Labels,
-    names: pd.Index,
-) -> pd.DataFrame:
-    """Turn probabilities into the table of calls; see :meth:`Predictor.annotate`."""
-    classes = np.array(labels.names, dtype=object)
-    terms = np.array(labels.term_ids, dtype=object)
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :2]
-    best, second = order[:, 0], order[:, 1] if len(labels) > 1 else order[:, 0]
-    rows = np.arange(len(probabilities))
-
-    def hidden(values: NDArray[Any], blank: str | float) -> NDArray[Any]:
-        shown: NDArray[Any] = values.copy()
-        shown[empty] = blank
-        return shown
-
-    text = {
-        "label": hidden(classes[best], labels.unlabeled),
-        "label_ontology_term_id": hidden(terms[best], ""),
-        "label_raw": hidden(classes[best], ""),
-        "second": hidden(classes[second], ""),
-    }
-    numbers = {
-        "confidence": hidden(probabilities[rows, best], np.nan).astype(np.float32),
-        "second_confidence": hidden(probabilities[rows, second], np.nan).astype(np.float32),
-    }
-    # Said, not inferred: a table without cells has the same types.
-    calls = pd.DataFrame({**text, **numbers}, index=names).astype(dict.fromkeys(text, "str"))
-    return calls[list(CALL_COLUMNS)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from episome.errors import ModelFileError
 from episome.io._atomic import write_folder
@@ -17,15 +17,22 @@ from episome.io._folder import (
     LABELS,
     MANIFEST,
     SEAL,
+    WEIGHTS,
     ModelFolder,
     check_model_output,
     is_ensemble,
     model_files,
     read_manifest,
     read_model_folder,
+    read_tensors,
     seal_line,
+    tensor_bytes,
 )
 from episome.io._json import dumps
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MEMBERS = "members"
 
@@ -42,11 +49,14 @@ class EnsembleFolder:
         Its models, in their order.
     card
         The model card in Markdown; outside the seal.
+    tensors
+        What belongs to the whole, such as its calibration.
     """
 
     manifest: Mapping[str, Any]
     members: Sequence[ModelFolder]
     card: str = ""
+    tensors: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
 
 
 def write_ensemble_folder(
@@ -77,6 +87,10 @@ def write_ensemble_folder(
         "members": entries,
         "files": {},
     }
+    if ensemble.tensors:
+        own = tensor_bytes(ensemble.tensors)
+        files[WEIGHTS] = own
+        manifest["files"] = {WEIGHTS: {"sha256": _sha256(own), "size": len(own)}}
     text = dumps(manifest)
     files |= {MANIFEST: text, SEAL: seal_line(text), CARD: ensemble.card.encode()}
     return write_folder(path, files, overwrite=overwrite)
@@ -102,7 +116,10 @@ def read_ensemble_folder(path: str | Path) -> EnsembleFolder:
     _require_alike((m.genes, m.labels) for m in members)
     card = path / CARD
     text = card.read_text(errors="replace") if card.is_file() else ""
-    return EnsembleFolder(manifest, tuple(members), text)
+    tensors: Mapping[str, NDArray[np.generic]] = {}
+    if WEIGHTS in manifest["files"]:
+        tensors = read_tensors(path, WEIGHTS, manifest["files"][WEIGHTS])
+    return EnsembleFolder(manifest, tuple(members), text, tensors)
 
 
 def _member(path: Path, number: int, entry: Mapping[str, str]) -> ModelFolder:

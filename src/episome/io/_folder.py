@@ -88,11 +88,8 @@ def model_files(model: ModelFolder) -> dict[str, bytes]:
     ModelFileError
         Weights are not finite (E-M07).
     """
-    from safetensors.numpy import save
-
-    _refuse_non_finite(model.tensors)
     sealed = {
-        WEIGHTS: save({k: np.asarray(v, order="C") for k, v in model.tensors.items()}),
+        WEIGHTS: tensor_bytes(model.tensors),
         GENES: _table(model.genes, "\t"),
         LABELS: _table(model.labels, "\t"),
         HISTORY: _table({k: [repr(float(x)) for x in v] for k, v in model.history.items()}, ","),
@@ -109,6 +106,34 @@ def model_files(model: ModelFolder) -> dict[str, bytes]:
     }
     text = dumps(manifest)
     return {**sealed, MANIFEST: text, SEAL: seal_line(text), CARD: model.card.encode()}
+
+
+def tensor_bytes(tensors: Mapping[str, NDArray[np.generic]]) -> bytes:
+    """Return arrays as a safetensors file.
+
+    Raises
+    ------
+    ModelFileError
+        Values are not finite (E-M07).
+    """
+    from safetensors.numpy import save
+
+    _refuse_non_finite(tensors)
+    data: bytes = save({k: np.asarray(v, order="C") for k, v in tensors.items()})
+    return data
+
+
+def read_tensors(
+    path: Path, name: str, entry: Mapping[str, object]
+) -> dict[str, NDArray[np.generic]]:
+    """Verify and read one safetensors file of a folder.
+
+    Raises
+    ------
+    ModelFileError
+        It is missing, damaged or holds what is not finite (E-M03 to E-M07, E-M11).
+    """
+    return _load_tensors(_read_sealed(path, name, entry))
 
 
 def check_model_output(path: str | Path, *, overwrite: bool) -> Path:

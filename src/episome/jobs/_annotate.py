@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pandas as pd
 
 from episome.data import AnnDataSource, check_readable, read_cells
-from episome.inference import Predictor, calls_frame
+from episome.inference import CallLimits, Predictor
 from episome.io import check_columns, check_output, is_ensemble, read_manifest, write_calls
 
 if TYPE_CHECKING:
@@ -54,6 +53,8 @@ class AnnotateRequest:
         Where to run.
     overwrite
         Replace an existing file.
+    error_rate, false_alarms, min_confidence
+        Which calls are kept, see ``episome.inference.CallLimits``.
     max_memory, trust
         Of ``episome.data.read_cells``.
     """
@@ -61,6 +62,9 @@ class AnnotateRequest:
     input: Path
     model: Path
     output: Path | None
+    error_rate: float | None = None
+    false_alarms: float | None = None
+    min_confidence: float | None = None
     layer: str | None = None
     use_raw: bool | Literal["auto"] = False
     input_kind: Literal["auto", "counts", "log1p"] = "auto"
@@ -115,7 +119,8 @@ def annotate(
         request.input, backed=not whole, max_memory=request.max_memory, trust=request.trust
     )
     try:
-        nothing = _no_calls(predictor, adata.obs_names[:0])
+        limits = CallLimits(request.error_rate, request.false_alarms, request.min_confidence)
+        nothing = predictor.no_calls(limits=limits)
         if whole:
             check_columns(adata, list(nothing.columns), overwrite=request.overwrite)
         query = predictor.prepare(
@@ -130,7 +135,7 @@ def annotate(
             allow_fractional=request.allow_fractional,
             nan=request.nan,
         )
-        calls = _calls(predictor, query, request.batch_size, progress)
+        calls = _calls(predictor, query, request.batch_size, limits, progress)
         if request.output is not None:
             write_calls(
                 request.output,
@@ -149,22 +154,16 @@ def _calls(
     predictor: Predictor,
     query: Query,
     batch_size: int | None,
+    limits: CallLimits,
     progress: Callable[[int, int], None] | None,
 ) -> pd.DataFrame:
-    names, total, parts = query.source.obs_names, query.source.n_obs, []
-    labels = predictor.require_labels()
-    for out in predictor.stream(query, batch_size=batch_size):
-        rows = out["ind_x"]
-        parts.append(calls_frame(out["probabilities"], out["empty"], labels, names[rows]))
+    total, parts, done = query.source.n_obs, [], 0
+    for part in predictor.calls(query, batch_size=batch_size, limits=limits):
+        parts.append(part)
+        done += len(part)
         if progress is not None:
-            progress(int(rows[-1]) + 1, total)
-    return pd.concat(parts) if parts else _no_calls(predictor, names[:0])
-
-
-def _no_calls(predictor: Predictor, names: pd.Index) -> pd.DataFrame:
-    labels = predictor.require_labels()
-    nothing = np.empty((0, len(labels)), dtype=np.float32)
-    return calls_frame(nothing, np.empty(0, dtype=bool), labels, names)
+            progress(done, total)
+    return pd.concat(parts) if parts else predictor.no_calls(limits=limits)
 
 
 def _provenance(manifest: dict[str, Any], query: Query) -> dict[str, object]:

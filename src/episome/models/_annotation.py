@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from scvi.data import AnnDataManager
 
 from episome import settings
+from episome.confidence import MAX_CELLS
 from episome.data import (
     AnnDataSource,
     Labels,
@@ -27,6 +28,7 @@ from episome.errors import Collector, UsageError
 from episome.inference import gene_importance
 from episome.log import get_logger
 from episome.models._calls import CallsMixin
+from episome.models._confidence import MIN_CELLS, HeldOut, confidence_of, type_space
 from episome.models._fields import ExpressionField, LabelsField, labels_from_state
 from episome.models._setup import registered_input, require_cells, require_words
 from episome.ontology import CellOntology, ClassHierarchy, cell_ontology, releases
@@ -34,6 +36,7 @@ from episome.ontology import CellOntology, ClassHierarchy, cell_ontology, releas
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from episome.data import SchemaChoice
     from episome.inference import BatchSource
@@ -239,6 +242,34 @@ class AnnotationMixin(CallsMixin, _Base):
         self.training_source()
         codes = np.asarray(self.adata.obs["_scvi_labels"], dtype=np.int64)
         return np.where(codes >= len(self.labels), -1, codes)
+
+    #: What the last training held out; for ensembles, not saved.
+    _held_out: HeldOut | None = None
+
+    def _fit_confidence(
+        self,
+        codes: NDArray[np.int64],
+        donors: NDArray[np.object_] | None,
+        rows: NDArray[np.int64],
+        values: Callable[[NDArray[np.int64]], sparse.csr_matrix],
+    ) -> None:
+        """Calibrate on what was held out; ``rows`` trained the model."""
+        seed = settings.stream_seed("calibration", bits=32)
+        space = None
+        if self._held_out is not None and len(self._held_out.rows) >= MIN_CELLS:
+            some = rows
+            if len(rows) > MAX_CELLS:
+                some = np.sort(np.random.default_rng(seed).choice(rows, MAX_CELLS, replace=False))
+            space = type_space(values(some), codes[some], seed=seed)
+        self.confidence_ = confidence_of(
+            self._held_out,
+            codes,
+            donors,
+            space=space,
+            values=values,
+            seed=seed,
+            name=type(self).__name__,
+        )
 
     def _weigh_genes(
         self, cells: BatchSource, codes: NDArray[np.int64], rows: NDArray[np.int64]

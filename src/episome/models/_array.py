@@ -104,6 +104,7 @@ class ArrayModel(EpisomeModel):
         cells, rows = self._training_cells((datasplitter_kwargs or {}).get("external_indexing"))
         plugins.before_train(model=self, run={"seed": settings.seed})
         started = time.monotonic()
+        self._before_fit(cells, rows)
         facts = self._fit_core(cells)
         self.fit_ = {
             "n_train": len(rows),
@@ -116,10 +117,13 @@ class ArrayModel(EpisomeModel):
         self.validation_indices_ = self.test_indices_ = np.empty(0, dtype=np.int64)
         self.is_trained_ = True
         self.history_ = {}
-        self._after_fit(rows)
+        self._after_fit(cells, rows)
         plugins.after_train(model=self, run={"seed": settings.seed})
 
-    def _after_fit(self, rows: NDArray[np.int64]) -> None:
+    def _before_fit(self, cells: TrainingCells, rows: NDArray[np.int64]) -> None:
+        """Do what has to come before the fit on these rows; nothing here."""
+
+    def _after_fit(self, cells: TrainingCells, rows: NDArray[np.int64]) -> None:
         """Do what follows from a fit on these rows; nothing here."""
 
     def _training_cells(

@@ -2,22 +2,72 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from episome import settings
 from episome.data import require_all_classes
 from episome.models._annotation import AnnotationMixin
-from episome.models._array import ArrayModel
+from episome.models._array import ArrayModel, TrainingCells
+from episome.models._confidence import HeldOut, folds, outputs_as_logits, type_space
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
+    from scipy import sparse
+
+#: Cells that are predicted at a time.
+BATCH = 2048
 
 
 class ArrayClassifierModel(AnnotationMixin, ArrayModel):
-    """Base of baselines: subclasses implement ``_fit_core`` and name ``_core_cls``."""
+    """Base of baselines: subclasses implement ``_fit_core`` and name ``_core_cls``.
+
+    Before the fit on all cells the core is fitted on parts of them, so that every cell, or a
+    fifth of many, is predicted by a fit without it: these calls calibrate the model.
+    """
 
     def _check_rows(self, rows: NDArray[np.int64], codes: NDArray[np.int64]) -> None:
         require_all_classes(codes[rows], self.labels)
 
-    def _after_fit(self, rows: NDArray[np.int64]) -> None:
-        self._weigh_genes(self.training_query(), self.training_codes(), rows)
+    def _before_fit(self, cells: TrainingCells, rows: NDArray[np.int64]) -> None:
+        core, seed = self.module, settings.stream_seed("calibration", bits=32)
+        votes, far = False, np.zeros(len(rows), dtype=np.float32)
+        logits = np.full((len(rows), cells.n_classes), np.nan, dtype=np.float32)
+        try:
+            for fitted, held in folds(cells.codes, cells.donors, seed):
+                self.module = type(core).from_config(core.config)
+                known = _some(cells, fitted)
+                self._fit_core(known)
+                space = type_space(known.values, known.codes, seed=seed)
+                for start in range(0, len(held), BATCH):
+                    part = held[start : start + BATCH]
+                    outputs = self.module.forward({"X": cells.values[part]})
+                    far[part] = space.distances(cells.values[part])
+                    logits[part] = outputs_as_logits(outputs)
+                    votes = "logits" not in outputs
+        finally:
+            self.module = core
+        said = np.isfinite(logits).all(axis=1)
+        self._held_out = HeldOut(rows[said], logits[said], "out of fold", votes, far[said])
+
+    def _after_fit(self, cells: TrainingCells, rows: NDArray[np.int64]) -> None:
+        codes = self.training_codes()
+        self._weigh_genes(self.training_query(), codes, rows)
+        place = np.full(len(codes), -1, dtype=np.int64)
+        place[rows] = np.arange(len(rows))
+
+        def values(wanted: NDArray[np.int64]) -> sparse.csr_matrix:
+            return cells.values[place[wanted]]
+
+        self._fit_confidence(codes, self.training_donors(), rows, values)
+
+
+def _some(cells: TrainingCells, positions: NDArray[np.int64]) -> TrainingCells:
+    return replace(
+        cells,
+        values=cells.values[positions],
+        codes=cells.codes[positions],
+        donors=None if cells.donors is None else cells.donors[positions],
+    )

@@ -13,6 +13,7 @@ from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 
 from episome import plugins
+from episome.confidence import Confidence
 from episome.data import (
     AnnDataSource,
     FeatureSpace,
@@ -31,6 +32,7 @@ from episome.errors import ModelMismatchError, PluginError, UsageError
 from episome.inference import (
     Predictor,
     core_from_folder,
+    folder_confidence,
     folder_importance,
     folder_labels,
     pick_device,
@@ -88,6 +90,7 @@ class EpisomeModel(BaseModelClass):
         super().__init__(adata, registry)
         self.fit_: dict[str, Any] = {}
         self.gene_weights_: NDArray[np.float32] | None = None
+        self.confidence_ = Confidence()
 
     # --- set-up -----------------------------------------------------------------------------
 
@@ -325,6 +328,7 @@ class EpisomeModel(BaseModelClass):
             rule=self.input_rule,
             labels=self.labels,
             importance=self.gene_importance,
+            confidence=self.confidence_,
         )
 
     def _require_trained(self) -> None:
@@ -504,6 +508,7 @@ class EpisomeModel(BaseModelClass):
         model.fit_ = dict(folder.manifest["fit"])
         weights = folder_importance(folder)
         model.gene_weights_ = None if weights is None else weights.weights
+        model.confidence_ = folder_confidence(folder.tensors, folder.manifest, folder)
         for name, rows in saved_indices(folder).items():
             setattr(model, f"{name}_indices_", rows)
         if adata is not None and adata is not False:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from episome.data import require_choice
+from episome.inference import CallLimits
 from episome.metrics import uncertainty
 from episome.models._arguments import as_rows
 
@@ -86,12 +87,23 @@ class CallsMixin(Answering):
         *,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
+        calibrated: bool = True,
         **query: Any,
     ) -> pd.DataFrame:
-        """Return class probabilities, one row per cell, one column per class, rows sum to one."""
+        """Return class probabilities, one row per cell, one column per class, rows sum to one.
+
+        Parameters
+        ----------
+        adata, indices, batch_size, **query
+            As for :meth:`predict`.
+        calibrated
+            False returns what the core says, before its calibration.
+        """
         predictor = self.predictor()
         prepared = self.prepare(adata, **query)
-        return predictor.predict_proba(prepared, rows=as_rows(indices), batch_size=batch_size)
+        return predictor.predict_proba(
+            prepared, rows=as_rows(indices), batch_size=batch_size, calibrated=calibrated
+        )
 
     def annotate(
         self,
@@ -99,19 +111,45 @@ class CallsMixin(Answering):
         *,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
+        error_rate: float | None = None,
+        false_alarms: float | None = None,
+        min_confidence: float | None = None,
         **query: Any,
     ) -> pd.DataFrame:
         """Return one row of calls per cell, indexed by cell name, in the order of the query.
 
+        Parameters
+        ----------
+        adata, indices, batch_size, **query
+            As for :meth:`predict`.
+        error_rate
+            Add label sets that miss the truth in this share of cells like the calibration cells;
+            cells whose set is not one class are ambiguous and lose their label.
+        false_alarms
+            Share of cells of known types that may be called novel; novel cells lose their label.
+            By default the 1 % of status ``novel`` keep theirs.
+        min_confidence
+            Calls below it are ambiguous and lose their label.
+
         Returns
         -------
-        Columns ``label``, ``label_ontology_term_id`` (Cell Ontology, where the training data had
-        it), ``confidence`` (probability of the label, not calibrated), ``label_raw`` (before cells
-        without counts became unknown), ``second``, ``second_confidence``.
+        Columns ``label`` (what the limits leave), ``label_ontology_term_id`` (Cell Ontology,
+        where the training data had it), ``confidence`` (calibrated probability of ``label_raw``),
+        ``label_raw`` (the most probable class, whatever the limits), ``novelty`` (0 to 1),
+        ``status`` (``assigned``, ``ambiguous``, ``novel``, ``low_quality``), ``second``,
+        ``second_confidence``, with an error rate ``set``.
+
+        Raises
+        ------
+        UsageError
+            Shares outside 0 and 1 (E-U65), or limits for a model without calibration (E-U66).
         """
+        limits = CallLimits(error_rate, false_alarms, min_confidence)
         predictor = self.predictor()
         prepared = self.prepare(adata, **query)
-        return predictor.annotate(prepared, rows=as_rows(indices), batch_size=batch_size)
+        return predictor.annotate(
+            prepared, rows=as_rows(indices), batch_size=batch_size, limits=limits
+        )
 
     def uncertainty(
         self,

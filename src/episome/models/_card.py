@@ -34,7 +34,7 @@ def model_card(model: EpisomeModel, manifest: Mapping[str, Any]) -> str:
             f"- {known} classes have a term of the Cell Ontology, release "
             f"{labels.ontology_release or 'not recorded'}."
         )
-        lines.append("- Confidence is the softmax probability and is not calibrated.")
+        lines += _confidence(manifest["confidence"])
     lines += [f"- {k.replace('_', ' ')}: {v}" for k, v in _shown(manifest["fit"]).items()]
     if spec is not None and spec.reference:
         lines += ["", f"Reference: {spec.reference}"]
@@ -47,7 +47,22 @@ def _shown(fit: Mapping[str, object]) -> dict[str, object]:
     return {k: v for k, v in fit.items() if isinstance(v, str | int | float | bool)}
 
 
-def ensemble_card(members: Sequence[Mapping[str, Any]], labels: Labels) -> str:
+def _confidence(facts: Mapping[str, Any]) -> list[str]:
+    """Return what calibration cells say of the model."""
+    if not facts.get("calibrated"):
+        return ["- Confidence is what the model says itself; it is not calibrated."]
+    after, before = facts["after"], facts["before"]
+    return [
+        f"- Confidence is calibrated ({facts['map']}) on {facts['n_cells']:,} cells "
+        f"({facts['source']}): expected calibration error {after['ece']:.3f} (before "
+        f"{before['ece']:.3f}), negative log-likelihood {after['nll']:.3f} ({before['nll']:.3f}), "
+        f"accuracy {after['accuracy']:.3f}."
+    ]
+
+
+def ensemble_card(
+    members: Sequence[Mapping[str, Any]], labels: Labels, confidence: Mapping[str, Any]
+) -> str:
     """Return the card of an ensemble from the manifests of its members."""
     names = [str(m["model"]["class"]) for m in members]
     lines = [
@@ -57,7 +72,7 @@ def ensemble_card(members: Sequence[Mapping[str, Any]], labels: Labels) -> str:
         "`members/`, each with a card of its own.",
         "",
         f"- {len(labels)} classes: {_names(labels)}.",
-        "- Confidence is the mean softmax probability and is not calibrated.",
+        *_confidence(confidence),
         "",
         "| member | model | seed | cells | validation macro F1 |",
         "|---|---|---|---|---|",

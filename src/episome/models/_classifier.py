@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from episome.data import require_all_classes, require_choice
 from episome.errors import UsageError
+from episome.inference import Predictor
 from episome.models._annotation import AnnotationMixin
+from episome.models._confidence import MIN_CELLS, HeldOut, default_share
 from episome.models._embedding import EmbeddingMixin
 from episome.models._explanation import ExplanationMixin
 from episome.models._network import NetworkModel
-from episome.models._training import donor_augmentation
+from episome.models._training import donor_augmentation, normalized_rows
 from episome.train import CellDataModule, ClassifierPlan, CorePlan, balanced_weights
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -41,6 +44,7 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
         devices: int | list[int] | str = "auto",
         train_size: float | None = None,
         validation_size: float | None = None,
+        calibration_size: float | None = None,
         shuffle_set_split: bool = True,
         load_sparse_tensor: bool = False,
         batch_size: int | None = None,
@@ -63,6 +67,10 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
         train_size, validation_size
             Shares of the labelled cells, by default 0.9 and the rest. With a ``donor_key`` of at
             least four donors whole donors are held out.
+        calibration_size
+            Share of the labelled cells that neither train nor choose the epoch, and calibrate
+            the probabilities; by default a tenth where that are 200 cells, else none, and the
+            validation cells are used.
         shuffle_set_split
             Only ``True``: splits are seeded and by donor or class.
         load_sparse_tensor
@@ -80,8 +88,8 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
             to every training cell; the differences come from training donors only, so
             ``donor_key`` must be set up (``episome.data.donor_shifts``).
         datasplitter_kwargs
-            ``external_indexing=[train, validation, test]`` gives the split, ``drop_last`` leaves
-            out a smaller last batch (default true).
+            ``external_indexing=[train, validation, test, calibration]`` gives the split,
+            ``drop_last`` leaves out a smaller last batch (default true).
         plan_kwargs
             ``lr``, ``weight_decay``, ``lr_schedule``, ``lr_decay``, ``lr_patience``,
             ``label_smoothing``, ``weight_average``, ``class_weight`` (``"balanced"`` or ``None``).
@@ -113,8 +121,36 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
             plan_kwargs=plan_kwargs,
             datamodule=datamodule,
             trainer_kwargs={"accelerator": accelerator, "devices": devices, **trainer_kwargs},
+            calibration_size=0.0
+            if datamodule is not None
+            else self._calibration_size(calibration_size, train_size, validation_size),
             augment=augment,
         )
+
+    def _calibration_size(
+        self, given: float | None, train_size: float | None, validation_size: float | None
+    ) -> float:
+        """Share of the cells for calibration; none where the caller gave all of them away."""
+        if given is not None:
+            return float(given)
+        if train_size is not None or validation_size is not None:
+            return 0.0
+        return default_share(int((self.training_codes() >= 0).sum()))
+
+    def _hold_out(self, datamodule: CellDataModule, *, again: bool) -> None:
+        split = datamodule.split
+        own = len(split.calibration) >= MIN_CELLS
+        rows = split.calibration if own else split.validation
+        if again and not own:
+            # The refit has seen the validation cells: what the first run said of them stays.
+            return
+        self._held_out = None
+        if len(rows):
+            found = Predictor(
+                self.module, features=self.features, rule=self.input_rule, labels=self.labels
+            ).stream(datamodule, rows=rows)
+            logits = np.concatenate([out["logits"] for out in found])
+            self._held_out = HeldOut(rows, logits, "held out" if own else "validation")
 
     def _training_defaults(self) -> dict[str, Any]:
         return {"max_epochs": 50, "batch_size": 256, "plan_kwargs": {}}
@@ -142,6 +178,9 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
     def _remember(self, result: Fit, data: CellDataModule, facts: dict[str, Any]) -> None:
         super()._remember(result, data, facts)
         self._weigh_genes(data, data.labels, data.split.train)
+        self._fit_confidence(
+            data.labels, data.donors, data.split.train, lambda rows: normalized_rows(data, rows)
+        )
 
     def _children(self) -> NDArray[np.bool_] | None:
         hierarchy = self.class_hierarchy()

@@ -9,15 +9,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 import numpy as np
 
 from episome import plugins, settings
+from episome.confidence import Confidence
 from episome.errors import Problem, UsageError, warn
-from episome.inference import EnsembleCore, Predictor, folder_spec, mean_importance
+from episome.inference import (
+    CONFIDENCE_PREFIX,
+    EnsembleCore,
+    Predictor,
+    folder_confidence,
+    folder_spec,
+    mean_importance,
+)
 from episome.io import EnsembleFolder, encode, read_ensemble_folder, write_ensemble_folder
 from episome.log import get_logger
 from episome.models._calls import CallsMixin
 from episome.models._card import ensemble_card
+from episome.models._confidence import confidence_of, mean_held_out
 from episome.models._explanation import ExplanationMixin
 from episome.models._folder import model_folder, provenance
-from episome.models._training import part_of
+from episome.models._training import normalized_rows, part_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +67,7 @@ class Ensemble(ExplanationMixin, CallsMixin):
         self.members: tuple[AnnotationMixin, ...] = tuple(members)
         _require_alike(self.members)
         self._seed = settings.seed
+        self.confidence_ = Confidence()
 
     def __len__(self) -> int:
         return len(self.members)
@@ -145,6 +155,26 @@ class Ensemble(ExplanationMixin, CallsMixin):
                 member.train(**args)
             logger.info("member %d of %d is trained", i + 1, len(self))
         self._warn_of_twins()
+        self._fit_confidence()
+
+    def _fit_confidence(self) -> None:
+        """Calibrate the mean of the members on cells that none of them was trained on."""
+        first = self.members[0]
+        held = mean_held_out([m._held_out for m in self.members])
+        novelty = first.confidence_.novelty
+        if first.adata is None or held is None:
+            self.confidence_ = Confidence()
+            return
+        query = first.training_query()
+        self.confidence_ = confidence_of(
+            held,
+            first.training_codes(),
+            first.training_donors(),
+            space=None if novelty is None else novelty.space,
+            values=lambda rows: normalized_rows(query, rows),
+            seed=settings.stream_seed("calibration", self._seed, bits=32),
+            name=f"the ensemble of {len(self)}",
+        )
 
     def _warn_of_twins(self) -> None:
         states = [m.module.state()[0] for m in self.members]
@@ -168,11 +198,13 @@ class Ensemble(ExplanationMixin, CallsMixin):
     def _with_the_first_split(self, args: dict[str, Any]) -> dict[str, Any]:
         """Give a member the split of member 0: held-out cells stay so for the whole."""
         first = self.members[0]
-        parts = [getattr(first, f"{p}_indices_") for p in ("train", "validation", "test")]
+        names = ("train", "validation", "test", "calibration")
+        parts = [getattr(first, f"{p}_indices_", np.empty(0, dtype=np.int64)) for p in names]
         if not len(parts[1]) and not len(parts[2]):
             return args
         splitter = {**(args.get("datasplitter_kwargs") or {}), "external_indexing": parts}
-        rest = {k: v for k, v in args.items() if k not in {"train_size", "validation_size"}}
+        sizes = {"train_size", "validation_size", "calibration_size"}
+        rest = {k: v for k, v in args.items() if k not in sizes}
         return {**rest, "datasplitter_kwargs": splitter}
 
     def fine_tune(self, adata: AnnData, **kwargs: Any) -> Ensemble:
@@ -202,6 +234,7 @@ class Ensemble(ExplanationMixin, CallsMixin):
             rule=self.input_rule,
             labels=self.labels,
             importance=self.gene_importance,
+            confidence=self.confidence_,
         )
 
     def prepare(
@@ -244,6 +277,7 @@ class Ensemble(ExplanationMixin, CallsMixin):
                 fix="leave it out, or save the members one by one",
             )
         folders = [model_folder(m) for m in self.members]
+        sure, confidence = self.confidence_.to_parts()
         manifest = {
             "model": {**folders[0].manifest["model"], "class": type(self).__name__},
             "input": self.input_rule.to_json(),
@@ -251,12 +285,13 @@ class Ensemble(ExplanationMixin, CallsMixin):
             "unlabeled": self.labels.unlabeled,
             "ontology": folders[0].manifest["ontology"],
             "fit": encode(self.fit_),
-            "confidence": {"calibrated": False},
+            "confidence": encode(confidence),
             "provenance": {**provenance(), "seed": self._seed},
         }
-        card = ensemble_card([f.manifest for f in folders], self.labels)
+        tensors = {f"{CONFIDENCE_PREFIX}{k}": v for k, v in sure.items()}
+        card = ensemble_card([f.manifest for f in folders], self.labels, confidence)
         write_ensemble_folder(
-            dir_path, EnsembleFolder(manifest, folders, card), overwrite=overwrite
+            dir_path, EnsembleFolder(manifest, folders, card, tensors), overwrite=overwrite
         )
         logger.info("saved %s", dir_path)
 
@@ -295,6 +330,9 @@ class Ensemble(ExplanationMixin, CallsMixin):
                 model_cls.from_parts(part, adata, accelerator=accelerator, device=device)
             )
         ensemble = cls(members)
+        ensemble.confidence_ = folder_confidence(
+            folder.tensors, folder.manifest, folder.members[0]
+        )
         ensemble._seed = int(folder.manifest["provenance"]["seed"])
         return ensemble
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from episome import settings
-from episome.inference import IMPORTANCE, INDEX_PREFIX
+from episome.inference import CONFIDENCE_PREFIX, IMPORTANCE, INDEX_PREFIX
 from episome.io import ModelFolder, encode
 from episome.models._card import model_card
 
@@ -29,13 +29,14 @@ _VERSIONS = (
     "scipy",
     "scikit-learn",
 )
-_PARTS = ("train", "validation", "test")
+_PARTS = ("train", "validation", "test", "calibration")
 
 
 def model_folder(model: EpisomeModel) -> ModelFolder:
     """Collect the parts of a trained model's folder."""
     tensors, files = model.module.state()
     features, labels = model.features, model.labels
+    sure, confidence = model.confidence_.to_parts()
     manifest = {
         "model": model_identity(type(model)),
         "core": encode(model.module.config),
@@ -46,13 +47,18 @@ def model_folder(model: EpisomeModel) -> ModelFolder:
         "unlabeled": labels.unlabeled if labels else None,
         "ontology": None if labels is None else _ontology(model, labels),
         "fit": encode(model.fit_),
-        "confidence": {"calibrated": False},
+        "confidence": encode(confidence),
         "provenance": provenance(),
     }
     table = {} if labels is None else {"label": labels.names, "ontology_term_id": labels.term_ids}
     return ModelFolder(
         manifest=manifest,
-        tensors={**tensors, **_index_tensors(model), **_weights_of_genes(model)},
+        tensors={
+            **tensors,
+            **_index_tensors(model),
+            **_weights_of_genes(model),
+            **{f"{CONFIDENCE_PREFIX}{k}": v for k, v in sure.items()},
+        },
         genes={"id": features.ids, **features.other},
         labels=table,
         history=_history_columns(model.history_),
@@ -116,7 +122,7 @@ def _unpacked(value: object) -> object:
 
 
 def _index_tensors(model: EpisomeModel) -> dict[str, np.ndarray]:
-    rows = {p: getattr(model, f"{p}_indices_") for p in _PARTS}
+    rows = {p: getattr(model, f"{p}_indices_", None) for p in _PARTS}
     return {
         f"{INDEX_PREFIX}{p}": np.asarray(r, dtype=np.int64)
         for p, r in rows.items()

@@ -156,6 +156,7 @@ class NetworkModel(EpisomeModel):
         plan_kwargs: Mapping[str, Any] | None,
         datamodule: CellDataModule | None,
         trainer_kwargs: dict[str, Any],
+        calibration_size: float = 0.0,
         **of_the_plan: Any,
     ) -> None:
         """Check all arguments, split, fit; ``of_the_plan`` goes to :meth:`_make_plan`."""
@@ -173,7 +174,9 @@ class NetworkModel(EpisomeModel):
         refit = bool(given(refit, defaults.pop("refit", False)))
         require_positive(max_epochs=max_epochs, batch_size=batch_size)
         if datamodule is None:
-            split = self._split(splitter.get("external_indexing"), train_size, validation_size)
+            split = self._split(
+                splitter.get("external_indexing"), train_size, validation_size, calibration_size
+            )
             datamodule = self._cells_for(
                 self.training_query(),
                 split,
@@ -206,6 +209,7 @@ class NetworkModel(EpisomeModel):
         given: Sequence[Sequence[int]] | None,
         train_size: float | None,
         validation_size: float | None,
+        calibration_size: float,
     ) -> Split:
         codes = self.training_codes()
         if given is not None:
@@ -215,6 +219,7 @@ class NetworkModel(EpisomeModel):
             donors=self.training_donors(),
             train_size=train_size,
             validation_size=validation_size,
+            calibration_size=calibration_size,
         )
 
     def _cells_for(
@@ -229,9 +234,8 @@ class NetworkModel(EpisomeModel):
     ) -> CellDataModule:
         if codes is None:
             codes, donors = self.training_codes(), self.training_donors()
-        usable = [
-            np.asarray(p)[codes[p] >= 0] for p in (split.train, split.validation, split.test)
-        ]
+        parts = (split.train, split.validation, split.test, split.calibration)
+        usable = [np.asarray(p)[codes[p] >= 0] for p in parts]
         split = given_split(usable, len(codes), split.seed) if split.by == "given" else split
         if len(split.train) < 2:
             labelled = "" if self.labels is None else "labelled "
@@ -282,6 +286,7 @@ class NetworkModel(EpisomeModel):
                 progress=part_of(progress, 0, n_runs),
                 **fit_kwargs,
             )
+            self._hold_out(datamodule, again=False)
             if refit:
                 self.module.load_state_dict(before)
                 _, facts = self._run_plan(
@@ -292,6 +297,7 @@ class NetworkModel(EpisomeModel):
                     progress=part_of(progress, 1, n_runs),
                     **fit_kwargs,
                 )
+                self._hold_out(datamodule, again=True)
         except BaseException:
             # A model that raised answers the next good call as if nothing had happened.
             self.module.load_state_dict(before)
@@ -299,6 +305,9 @@ class NetworkModel(EpisomeModel):
             raise
         self._remember(result, datamodule, {"refit": refit, "plan": plan_args, **facts})
         self._notify("after_train")
+
+    def _hold_out(self, datamodule: CellDataModule, *, again: bool) -> None:
+        """Look at cells that were not trained on, after a run; ``again``: after a refit."""
 
     def _run_plan(
         self,
@@ -339,7 +348,7 @@ class NetworkModel(EpisomeModel):
         self.history_ = append_history(self.history_, result.history)
         split = data.split
         self.train_indices_, self.validation_indices_ = split.train, split.validation
-        self.test_indices_ = split.test
+        self.test_indices_, self.calibration_indices_ = split.test, split.calibration
         best = {}
         if result.best_epoch is not None:
             for name, values in result.history.items():

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from episome.data import Query
     from episome.train import CellDataModule, ProgressReport
 
 
-def normalized_rows(data: CellDataModule, rows: NDArray[np.int64]) -> sparse.csr_matrix:
+def normalized_rows(data: CellDataModule | Query, rows: NDArray[np.int64]) -> sparse.csr_matrix:
     """Return the normalised log1p values of chosen rows as one scipy CSR."""
     from episome.nn import host_batch, normalized_batch
 

@@ -53,11 +53,13 @@ def check_an_ensemble_averages_its_members(subject: Subject) -> None:
     with settings.using_seed(0):
         ensemble = cls.ensemble(reference, n_models=2)
         ensemble.train(**subject.quick())
-    members = [subject.ask(m, subject.query)["probabilities"] for m in ensemble.members]
-    got = ensemble.predict_proba(subject.query).to_numpy()
+    raw = {"calibrated": False}
+    members = [m.predict_proba(subject.query, **raw).to_numpy() for m in ensemble.members]
+    got = ensemble.predict_proba(subject.query, **raw).to_numpy()
     same({"p": got}, {"p": np.mean(members, axis=0)}, "an ensemble against its members' mean")
+    alone: Any = subject.trained
     same(
-        {"p": subject.answers["probabilities"]},
+        {"p": alone.predict_proba(subject.query, **raw).to_numpy()},
         {"p": members[0]},
         "the first member against the model of its seed",
     )

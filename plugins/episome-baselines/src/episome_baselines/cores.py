@@ -48,6 +48,8 @@ class NearestCentroidCore(ArrayCore):
 
 def cosine(values: sparse.csr_matrix, centroids: NDArray[np.floating]) -> NDArray[np.floating]:
     """Cosine similarity of sparse rows to unit-length centroids; an empty row gives zeros."""
+    # In double precision: a calibrated temperature may sharpen what rounding left.
+    values, centroids = values.astype(np.float64), centroids.astype(np.float64)
     length = np.sqrt(np.asarray(values.multiply(values).sum(axis=1)).ravel())
     return (values @ centroids.T) / np.where(length > 0, length, 1.0)[:, None]
 

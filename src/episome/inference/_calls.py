@@ -1,0 +1,198 @@
+"""The table of calls: label, confidence, novelty, status, label set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from episome.confidence import Confidence
+from episome.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from episome.data import Labels
+
+CALL_COLUMNS = (
+    "label",
+    "label_ontology_term_id",
+    "confidence",
+    "label_raw",
+    "novelty",
+    "status",
+    "second",
+    "second_confidence",
+)
+#: Column of label sets, where an error rate is given.
+SET_COLUMN = "set"
+#: Share of cells of known types whose status is novel, unless another is given.
+FALSE_ALARMS = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """Which calls are kept; a limit that is not given filters nothing.
+
+    Parameters
+    ----------
+    error_rate
+        Label sets miss the truth in this share of cells like the calibration cells; cells whose
+        set is not one class are ambiguous.
+    false_alarms
+        This share of cells of known types may be called novel; novel cells lose their label.
+    min_confidence
+        Calls below it are ambiguous and lose their label.
+
+    Raises
+    ------
+    UsageError
+        A number outside 0 and 1 (E-U65).
+    """
+
+    error_rate: float | None = None
+    false_alarms: float | None = None
+    min_confidence: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("error_rate", "false_alarms"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < 1.0:
+                raise UsageError("E-U65", f"{name}={value!r}", fix="pass a share such as 0.05")
+        sure = self.min_confidence
+        if sure is not None and not 0.0 <= sure <= 1.0:
+            raise UsageError("E-U65", f"min_confidence={sure!r}", fix="pass a number such as 0.5")
+
+
+def calls_frame(
+    probabilities: NDArray[np.floating],
+    empty: NDArray[np.bool_],
+    labels: Labels,
+    names: pd.Index,
+    *,
+    novelty: NDArray[np.floating] | None = None,
+    confidence: Confidence | None = None,
+    limits: CallLimits | None = None,
+) -> pd.DataFrame:
+    """Turn probabilities into the table of calls.
+
+    Parameters
+    ----------
+    probabilities
+        Calibrated where the model is, (n_cells, n_classes).
+    empty
+        Cells with none of the model's genes.
+    labels
+        Classes.
+    names
+        Cell names.
+    novelty
+        Score of every cell, 0 to 1.
+    confidence
+        For label sets and the threshold of novelty.
+    limits
+        Which calls are kept.
+
+    Returns
+    -------
+    One row per cell: ``label`` (filtered by the limits, unlabelled where nothing is left),
+    ``label_ontology_term_id``, ``confidence`` (probability of ``label_raw``), ``label_raw`` (the
+    most probable class, whatever the limits), ``novelty`` (NaN where the model has none),
+    ``status`` (``assigned``, ``ambiguous``, ``novel``, ``low_quality``), ``second`` and
+    ``second_confidence``; with an error rate ``set``: the classes of the label set, joined by
+    ``;``. A cell with none of the model's genes is ``low_quality``: unlabelled, with NaN.
+
+    Raises
+    ------
+    UsageError
+        An error rate or false alarms for a model that has no calibration cells (E-U66).
+    """
+    limits, sure = limits or CallLimits(), confidence or Confidence()
+    classes = np.array(labels.names, dtype=object)
+    terms = np.array(labels.term_ids, dtype=object)
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :2]
+    best, second = order[:, 0], order[:, 1] if len(labels) > 1 else order[:, 0]
+    rows = np.arange(len(probabilities))
+    top = probabilities[rows, best].astype(np.float32)
+    scores = np.full(len(rows), np.nan, dtype=np.float32) if novelty is None else novelty
+    sets = _sets(probabilities, sure, limits)
+    ambiguous = _ambiguous(top, sets, limits)
+    novel = _novel(scores, sure, limits)
+    status = np.select(
+        [empty, novel, ambiguous], ["low_quality", "novel", "ambiguous"], "assigned"
+    )
+    lost = empty | ambiguous | (novel & (limits.false_alarms is not None))
+
+    def shown(values: NDArray[Any], blank: str | float, where: NDArray[np.bool_]) -> NDArray[Any]:
+        kept: NDArray[Any] = values.copy()
+        kept[where] = blank
+        return kept
+
+    text = {
+        "label": shown(classes[best], labels.unlabeled, lost),
+        "label_ontology_term_id": shown(terms[best], "", lost),
+        "label_raw": shown(classes[best], "", empty),
+        "status": status.astype(object),
+        "second": shown(classes[second], "", empty),
+    }
+    numbers = {
+        "confidence": shown(top, np.nan, empty),
+        "novelty": shown(scores.astype(np.float32), np.nan, empty),
+        "second_confidence": shown(probabilities[rows, second].astype(np.float32), np.nan, empty),
+    }
+    columns = list(CALL_COLUMNS)
+    if sets is not None:
+        joined = [";".join(classes[row]) for row in sets]
+        text[SET_COLUMN] = shown(np.array(joined, dtype=object), "", empty)
+        columns.append(SET_COLUMN)
+    # Said, not inferred: a table without cells has the same types.
+    calls = pd.DataFrame({**text, **numbers}, index=names).astype(dict.fromkeys(text, "str"))
+    return calls[columns]
+
+
+def _sets(
+    probabilities: NDArray[np.floating], sure: Confidence, limits: CallLimits
+) -> NDArray[np.bool_] | None:
+    if limits.error_rate is None:
+        return None
+    if sure.scores is None:
+        name = "error_rate"
+        raise _not_calibrated(name)
+    return sure.scores.sets(probabilities, limits.error_rate)
+
+
+def _ambiguous(
+    top: NDArray[np.floating], sets: NDArray[np.bool_] | None, limits: CallLimits
+) -> NDArray[np.bool_]:
+    """Cells whose call the limits do not let stand."""
+    found = np.zeros(len(top), dtype=bool)
+    if limits.min_confidence is not None:
+        found |= top < limits.min_confidence
+    if sets is not None:
+        found |= sets.sum(axis=1) != 1
+    return found
+
+
+def _novel(
+    novelty: NDArray[np.floating], sure: Confidence, limits: CallLimits
+) -> NDArray[np.bool_]:
+    """Cells that look less like the known types than almost all calibration cells."""
+    if sure.novelty is None:
+        if limits.false_alarms is not None:
+            name = "false_alarms"
+            raise _not_calibrated(name)
+        return np.zeros(len(novelty), dtype=bool)
+    rate = FALSE_ALARMS if limits.false_alarms is None else limits.false_alarms
+    found: NDArray[np.bool_] = novelty > sure.novelty.threshold(rate)
+    return found
+
+
+def _not_calibrated(what: str) -> UsageError:
+    return UsageError(
+        "E-U66",
+        f"{what} is given, and the model was never calibrated",
+        why="label sets and novelty are measured against cells that did not train the model",
+        fix="train it again with calibration_size=0.1, or with validation cells",
+    )

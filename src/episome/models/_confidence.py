@@ -1,0 +1,237 @@
+"""Where a model's calibration cells come from, and what is fitted on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import softmax
+
+from episome.confidence import (
+    MAX_CELLS,
+    CalibrationSource,
+    Confidence,
+    TypeSpace,
+    as_logits,
+    fit_confidence,
+)
+from episome.data import variable_genes
+from episome.log import get_logger
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy import sparse
+
+logger = get_logger(__name__)
+
+#: Fewer calibration cells say nothing.
+MIN_CELLS = 20
+#: Cells from which on some are kept for calibration alone; fewer share those that validate.
+MIN_OWN_PART = 200
+OWN_SHARE = 0.1
+#: Cells up to which every one is predicted by a fit without it; beyond, one part is.
+MAX_FOLDED = 5000
+FOLDS = 5
+N_GENES = 2000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """What a model says about cells that it was not trained on.
+
+    Parameters
+    ----------
+    rows
+        Row numbers, int64 (n,), in increasing order.
+    logits
+        Of the core, never calibrated, float32 (n, n_classes).
+    source
+        How they were held out.
+    votes
+        The core gives probabilities and no logits.
+    distances
+        To the nearest type in a space that was fitted without the cell, float32 (n,); ``None``
+        where the cells are none of those that the model's own space is made of.
+    """
+
+    rows: NDArray[np.int64]
+    logits: NDArray[np.floating]
+    source: CalibrationSource
+    votes: bool = False
+    distances: NDArray[np.floating] | None = None
+
+
+def default_share(n_labelled: int) -> float:
+    """Share of the labelled cells that is kept for calibration alone."""
+    return OWN_SHARE if n_labelled * OWN_SHARE >= MIN_OWN_PART else 0.0
+
+
+def confidence_of(
+    held: HeldOut | None,
+    codes: NDArray[np.int64],
+    donors: NDArray[np.object_] | None,
+    *,
+    space: TypeSpace | None,
+    values: Callable[[NDArray[np.int64]], sparse.csr_matrix],
+    seed: int,
+    name: str,
+) -> Confidence:
+    """Fit the confidence of a model; without enough cells it has none, and says so.
+
+    Parameters
+    ----------
+    held
+        What the model says about held-out cells.
+    codes, donors
+        Of all cells.
+    space
+        Where the types lie.
+    values
+        Normalised values of rows.
+    seed
+        Of folds and draws.
+    name
+        How the log calls the model.
+    """
+    if held is None or len(held.rows) < MIN_CELLS:
+        n = 0 if held is None else len(held.rows)
+        logger.info(
+            "%s is not calibrated: %d cells were held out, at least %d are needed; its "
+            "confidence is what it says itself",
+            name,
+            n,
+            MIN_CELLS,
+        )
+        return Confidence()
+    found = fit_confidence(
+        held.logits,
+        codes[held.rows],
+        source=held.source,
+        space=space,
+        distances=_distances(held, space, values),
+        donors=None if donors is None else donors[held.rows],
+        votes=held.votes,
+        seed=seed,
+    )
+    shared = "; they also chose the epoch" if held.source == "validation" else ""
+    logger.info(
+        "%s is calibrated on %d cells (%s%s): expected calibration error %.3f, before %.3f",
+        name,
+        len(held.rows),
+        held.source,
+        shared,
+        found.facts["after"]["ece"],
+        found.facts["before"]["ece"],
+    )
+    return found
+
+
+def _distances(
+    held: HeldOut,
+    space: TypeSpace | None,
+    values: Callable[[NDArray[np.int64]], sparse.csr_matrix],
+) -> NDArray[np.floating] | None:
+    if space is None:
+        return None
+    return space.distances(values(held.rows)) if held.distances is None else held.distances
+
+
+def type_space(values: sparse.csr_matrix, codes: NDArray[np.int64], *, seed: int) -> TypeSpace:
+    """Fit where the types lie, on the variable genes of at most 20,000 training cells.
+
+    Parameters
+    ----------
+    values, codes
+        Of training cells, CSR (n_cells, n_genes) and int64 (n_cells,).
+    seed
+        Of the decomposition.
+    """
+    if len(codes) > MAX_CELLS:
+        rows = np.random.default_rng(seed).choice(len(codes), MAX_CELLS, replace=False)
+        values, codes = values[np.sort(rows)], codes[np.sort(rows)]
+    return TypeSpace.fit(values, codes, variable_genes(values, N_GENES), seed=seed)
+
+
+def mean_held_out(parts: list[HeldOut | None]) -> HeldOut | None:
+    """Return what an ensemble says about the cells that all members held out."""
+    known = [p for p in parts if p is not None]
+    if len(known) < len(parts):
+        return None
+    rows = known[0].rows
+    for part in known[1:]:
+        rows = np.intersect1d(rows, part.rows)
+    shares = [softmax(p.logits[np.isin(p.rows, rows)], axis=1) for p in known]
+    first = known[0]
+    far = None if first.distances is None else first.distances[np.isin(first.rows, rows)]
+    return HeldOut(rows, as_logits(np.mean(shares, axis=0)), first.source, distances=far)
+
+
+def folds(
+    codes: NDArray[np.int64], donors: NDArray[np.object_] | None, seed: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield positions to fit on and positions to predict, so that every class can be learned.
+
+    Up to 5,000 cells each is predicted once; of more a fifth is. Whole donors are held out where
+    there are five whose cells are never the only ones of a class.
+
+    Parameters
+    ----------
+    codes
+        Class of every cell, int64 (n_cells,).
+    donors
+        Donor of every cell, or ``None`` entries.
+    seed
+        Of the draw.
+    """
+    of_fold = _by_donor(codes, donors, seed)
+    if of_fold is None:
+        of_fold = _by_class(codes, seed)
+    for fold in range(FOLDS if len(codes) <= MAX_FOLDED else 1):
+        held = np.flatnonzero(of_fold == fold)
+        if len(held):
+            yield np.flatnonzero(of_fold != fold), held
+
+
+def _by_class(codes: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Fold of every cell, evenly within classes; -1 for the only cell of a class."""
+    rng = np.random.default_rng(seed)
+    of_fold = np.full(len(codes), -1, dtype=np.int64)
+    for code in np.unique(codes):
+        members = rng.permutation(np.flatnonzero(codes == code))
+        if len(members) > 1:
+            of_fold[members] = (np.arange(len(members)) + rng.integers(FOLDS)) % FOLDS
+    return of_fold
+
+
+def _by_donor(
+    codes: NDArray[np.int64], donors: NDArray[np.object_] | None, seed: int
+) -> NDArray[np.int64] | None:
+    """Fold of every cell by donor, evenly by cells; ``None`` where a class would be lost."""
+    if donors is None:
+        return None
+    known = np.array([d is not None for d in donors])
+    names, which = np.unique(np.asarray(donors[known], dtype=str), return_inverse=True)
+    if len(names) < FOLDS:
+        return None
+    sizes = np.bincount(which)
+    order = np.random.default_rng(seed).permutation(len(names))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    load, of_donor = np.zeros(FOLDS), np.zeros(len(names), dtype=np.int64)
+    for donor in order:
+        of_donor[donor] = int(load.argmin())
+        load[of_donor[donor]] += sizes[donor]
+    of_fold = np.full(len(codes), -1, dtype=np.int64)
+    of_fold[known] = of_donor[which]
+    n_classes = len(np.unique(codes))
+    whole = all(len(np.unique(codes[of_fold != f])) == n_classes for f in range(FOLDS))
+    return of_fold if whole else None
+
+
+def outputs_as_logits(outputs: dict[str, Any]) -> NDArray[np.floating]:
+    """Return the logits of a core's outputs, from its probabilities where it gives no others."""
+    if "logits" in outputs:
+        logits: NDArray[np.floating] = np.asarray(outputs["logits"])
+        return logits
+    return as_logits(outputs["probabilities"])
