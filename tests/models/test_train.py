@@ -279,3 +279,18 @@ def test_callbacks_of_the_caller_run(fresh):
     quick(fresh(), callbacks=[mine])
 
     assert mine.n == 2
+
+
+def test_a_rate_that_waits_for_the_loss_needs_no_validation_cells(toy) -> None:
+    adata = toy.cells()
+    toy.ToyModel.setup_anndata(adata, labels_key="cell_type")
+    model = toy.ToyModel(adata)
+
+    model.train(
+        max_epochs=4,
+        train_size=1.0,
+        accelerator="cpu",
+        plan_kwargs={"lr_schedule": "plateau", "lr_patience": 0, "lr": 1e-6},
+    )
+
+    assert len(model.history["lr"]) == 4

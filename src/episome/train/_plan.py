@@ -41,7 +41,7 @@ class CorePlan(pl.LightningModule):
     lr_schedule
         ``"step"``: times ``lr_decay`` after every epoch; ``"cosine"``: to zero over the epochs;
         ``"plateau"``: times ``lr_decay`` after ``lr_patience`` epochs without a better validation
-        loss; ``None``: constant.
+        loss, or training loss where nothing validates; ``None``: constant.
     lr_decay, lr_patience
         See ``lr_schedule``.
     weight_average
@@ -133,7 +133,9 @@ class CorePlan(pl.LightningModule):
         schedule = self._schedule(optimizer)
         if schedule is None:
             return {"optimizer": optimizer}
-        config = {"scheduler": schedule, "interval": "epoch", "monitor": "validation_loss"}
+        # Without validation cells there is one loss to watch.
+        watched = LOSS_MONITOR if self.n_obs_validation else "train_loss"
+        config = {"scheduler": schedule, "interval": "epoch", "monitor": watched}
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def _schedule(self, optimizer: torch.optim.Optimizer) -> object:
