@@ -113,8 +113,12 @@ def test_schedules_step_by_epoch(plan, schedule, rates):
 
 
 def test_plateau_watches_the_validation_loss(plan):
-    configured = plan(lr_schedule="plateau", lr_patience=4).configure_optimizers()
+    made = plan(lr_schedule="plateau", lr_patience=4)
+    alone = made.configure_optimizers()["lr_scheduler"]["monitor"]
+    made.n_obs_validation = 10
+    configured = made.configure_optimizers()
 
+    assert alone == "train_loss"
     assert configured["lr_scheduler"]["monitor"] == "validation_loss"
     assert configured["lr_scheduler"]["scheduler"].patience == 4
 

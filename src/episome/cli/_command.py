@@ -342,8 +342,8 @@ def gene_options(function: F) -> F:
             type=click.FloatRange(0, 1),
             default=0.5,
             show_default=True,
-            help="Smallest share of the model's genes, and of what its calls rest on, that the data "
-            "must have.",
+            help="Smallest share of the model's genes, and of what its calls rest on, that the "
+            "data must have.",
         ),
         click.option(
             "--duplicates",
