@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _bad_cells import model, query
+from _bad_cells import cells, model, query, set_up
 from _catalogue import Catalogue
 from click.testing import CliRunner
 
@@ -149,6 +149,21 @@ def misses_a_package(lab):
     explained("needy", "pip install no_such_package_here")
     with pytest.raises(MissingDependencyError, match=r"pip install no_such_package_here.*E-P02"):
         plugins.load_class(plugins.get_spec("lazy"))
+
+
+@row("P01c", "a notice exits", "logged; the training goes on")
+def notice_exits(lab):
+    lab.add(
+        "exits", HEAD + "@hookimpl\ndef episome_before_train(model, run): raise SystemExit(0)\n"
+    )
+    adata = cells()
+    set_up(adata)
+
+    trained = type(model())(adata)
+    trained.train()
+
+    assert trained.is_trained_
+    assert any("episome_before_train failed" in r.getMessage() for r in lab.caplog.records)
 
 
 # -- names ---------------------------------------------------------------------------------------

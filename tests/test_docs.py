@@ -28,9 +28,6 @@ def run_page(page: str, folder: Path) -> None:
     for kind, text in found:
         if kind == "python":
             exec(compile(text, page, "exec"), names)
-            if "reference" in names:
-                labels = names["reference"].obs["cell_type"].rename("type")
-                pd.DataFrame(labels).to_csv("labels.csv", index_label="barcode")
         else:
             for line in re.findall(r"^\$ (.*)$", text, re.M):
                 run(line, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -257,3 +258,27 @@ def test_objects_outside_the_schema_are_refused():
     del adata.obs["cell_type"]
     with pytest.raises(UsageError, match=r"M.setup_anndata\(adata, labels_key=...\).*E-U28"):
         cellxgene_choice(adata, model="M")
+
+
+def test_a_matrix_of_another_shape_than_the_tables_is_refused(tmp_path):
+    path = tmp_path / "wide.h5ad"
+    simulate_cells(20, 12).write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        file["X"].attrs["shape"] = [20, 40]
+
+    with pytest.raises(
+        InputDataError, match=r"20 x 40, and there are 20 cells and 12 genes.*E-D23"
+    ):
+        AnnDataSource(anndata.read_h5ad(path, backed="r"))
+
+
+def test_a_file_without_x_lists_its_layers(tmp_path):
+    path = tmp_path / "layers.h5ad"
+    adata = simulate_cells(20, 12)
+    adata.layers["counts"] = adata.X.copy()
+    adata.write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        del file["X"]
+
+    with pytest.raises(InputDataError, match=r"counts.*E-D27"):
+        AnnDataSource(anndata.read_h5ad(path, backed="r"))

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from episome.data import AnnDataSource, check_values, doubtful_values, inspect_values
+from episome.data import (
+    AnnDataSource,
+    InputRule,
+    check_values,
+    doubtful_values,
+    inspect_values,
+    simulate_cells,
+)
+from episome.data._rule import query_kind
 from episome.errors import InputDataError
 
 
@@ -212,3 +220,22 @@ def test_report_does_not_depend_on_the_order_of_cells(seed, logged):
     assert first.kind == second.kind == ("log1p" if logged else "counts")
     assert first.n_fractional == second.n_fractional
     assert first.expm1_row_sum == pytest.approx(second.expm1_row_sum) if logged else True
+
+
+def test_log_values_of_another_scale_are_brought_to_the_models():
+    counts = simulate_cells(30, 20, depth=500.0).X.toarray()
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    rule = InputRule("log1p", target_sum=1e4)
+
+    def kind(scale):
+        values = np.log1p(scale * shares).astype(np.float32)
+        adata = anndata.AnnData(sparse.csr_matrix(values))
+        return query_kind(rule, inspect_values(AnnDataSource(adata)))
+
+    same, other = kind(1e4), kind(1e6)
+
+    assert not same.unlog
+    assert not same.normalise
+    assert other.unlog
+    assert other.normalise
+    assert "from a scale of 1e+06 to the model's 10000" in other.note

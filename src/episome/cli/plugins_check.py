@@ -122,6 +122,6 @@ def _text(found: PluginCheckResult) -> str:
         lines.append(f"  FAILED: {result.subject}: {result.check}: {result.message}")
     lines.append(
         f"  {states.count('passed')} checks passed, {len(found.failures)} failed, "
-        f"{states.count('expected')} exempt, {states.count('skipped')} not for these models"
+        f"{states.count('expected')} exempt, {states.count('skipped')} not run or not for them"
     )
     return "\n".join(lines)

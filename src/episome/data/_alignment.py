@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-#: Share of the model's genes, or of its weight, below which a query is used with a warning.
+#: Share of the model's genes below which a query is used with a warning.
 FULL_OVERLAP = 0.8
+#: The same of its weight: the heaviest genes are few, and calls go wrong without them.
+FULL_WEIGHT = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ class Alignment:
 def missing_genes(report: AlignmentReport) -> Problem | None:
     """Return the warning for a query that lacks many genes, or those that weigh most."""
     weight = 1.0 if report.weight is None else report.weight
-    if report.n_model == 0 or min(report.overlap, weight) >= FULL_OVERLAP:
+    if report.n_model == 0 or (report.overlap >= FULL_OVERLAP and weight >= FULL_WEIGHT):
         return None
     left = f"{report.overlap:.0%} of the model's genes"
     if report.weight is not None:

@@ -40,6 +40,8 @@ from episome.data._keys import GENE_ID_COLUMNS, SYMBOL_COLUMNS
 from episome.errors import Collector, GeneMatchError, InputDataError, Problem, raise_problems, warn
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from episome.data._importance import GeneImportance
 
 
@@ -250,11 +252,20 @@ class FeatureSpace:
             n_summed=int(counts.sum() - n_matched),
             id_column=column,
             versions_stripped=stripped,
-            missing=tuple(np.asarray(self.ids, dtype=object)[counts == 0][:10]),
+            missing=self._heaviest(np.flatnonzero(counts == 0), importance),
             repaired=tuple(repaired),
             lost=None if importance is None else importance.lost(counts > 0),
         )
         return Alignment(best, len(self), report)
+
+    def _heaviest(
+        self, missing: NDArray[np.int64], importance: GeneImportance | None
+    ) -> tuple[str, ...]:
+        """Return the first ten missing genes, those that weigh most before the others."""
+        if importance is not None:
+            weights = importance.weights[:, missing].mean(axis=0)
+            missing = missing[np.argsort(-weights, kind="stable")]
+        return tuple(self.ids[i] for i in missing[:10])
 
     def require_overlap(
         self,

@@ -45,6 +45,17 @@ def _other_kinds(var: pd.DataFrame, where: str) -> Problem | None:
     for column in ("feature_types", "feature_type"):
         counts = var[column].astype(str).value_counts() if column in var.columns else {}
         others = {str(k): int(counts[k]) for k in FEATURE_KINDS if k in counts}
+        if others and GENE_EXPRESSION not in counts and sum(others.values()) == len(var):
+            return Problem(
+                "E-G18",
+                f"no genes, but other features ({', '.join(others)})",
+                where,
+                len(var),
+                len(var),
+                list(var.index[:3]),
+                "a model of genes would read them as expression",
+                "pass the object that holds the genes",
+            )
         if others and GENE_EXPRESSION in counts:
             shown = ", ".join(f"{k} {n:,}" for k, n in others.items())
             return Problem(

@@ -9,6 +9,7 @@ from episome.data._inspect_cells import inspect_cells
 from episome.data._inspect_checks import Meant
 from episome.data._inspect_modalities import inspect_modalities
 from episome.data._modalities import holds_modalities
+from episome.data._query import not_cells
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -101,4 +102,6 @@ def inspect(
     if holds_modalities(adata):
         name = name or "mdata"
         return inspect_modalities(adata, layer, use_raw=use_raw, name=name, meant=meant)
+    if not (hasattr(adata, "obs") and hasattr(adata, "layers")):
+        raise not_cells(adata)
     return inspect_cells(adata, layer, use_raw=use_raw, name=name, meant=meant)

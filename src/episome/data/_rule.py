@@ -15,6 +15,8 @@ from episome.log import get_logger
 logger = get_logger(__name__)
 
 DEFAULT_TARGET_SUM = 1e4
+#: Share by which the sum of a query may differ from the model's.
+SAME_SCALE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +82,7 @@ def query_kind(
     kind = check_values(report, wanted)
     if rule.input_kind == "log1p":
         if kind == "log1p":
-            return QueryKind(
-                unlog=False, normalise=False, note="log1p values are used as they are"
-            )
+            return _log_query(rule, report)
         return QueryKind(
             unlog=False,
             normalise=True,
@@ -106,6 +106,19 @@ def query_kind(
         normalise=True,
         note=f"log1p values are turned back (expm1 sums to {report.expm1_row_sum:.6g} in every "
         "cell)",
+    )
+
+
+def _log_query(rule: InputRule, report: ValueReport) -> QueryKind:
+    """Use log1p values as they are, or bring them to the model's scale where sums prove theirs."""
+    found = report.expm1_row_sum
+    if found is None or abs(found / rule.target_sum - 1.0) < SAME_SCALE:
+        return QueryKind(unlog=False, normalise=False, note="log1p values are used as they are")
+    return QueryKind(
+        unlog=True,
+        normalise=True,
+        note=f"log1p values are brought from a scale of {found:.6g} to the model's "
+        f"{rule.target_sum:.6g} (expm1 of every cell sums to the first)",
     )
 
 

@@ -133,7 +133,7 @@ class AnnDataSource:
                 )
             matrix = adata.layers[layer]
         else:
-            matrix = adata.X
+            matrix = _x_of(adata)
         if matrix is None:
             raise InputDataError(
                 "E-D27",
@@ -142,7 +142,22 @@ class AnnDataSource:
                 why=f"the layers are {layers}" if layers else "and there are no layers",
                 fix="pass layer= or use_raw=True",
             )
+        self._check_shape(matrix)
         return self._row_access(matrix)
+
+    def _check_shape(self, matrix: Matrix) -> None:
+        """Refuse a matrix that is not of these cells and genes: rows and columns mean them."""
+        shape = tuple(getattr(matrix, "shape", ()))
+        wanted = (int(self._adata.n_obs), len(self._var))
+        if shape and shape != wanted:
+            raise InputDataError(
+                "E-D23",
+                f"the matrix is {shape[0]:,} x {shape[1]:,}, and there are {wanted[0]:,} cells "
+                f"and {wanted[1]:,} genes",
+                where=f"{self._name}.{self._slot}",
+                why="its rows and columns could be anybody's",
+                fix="write the file again from the original data",
+            )
 
     def _row_access(self, matrix: Matrix) -> Matrix:
         """Column-major stores are turned once: row slices of them cost a full scan each."""
@@ -217,6 +232,15 @@ class AnnDataSource:
         """Rows of a matrix in a file, which may turn out to be broken only now."""
         with reading(self.where, "a matrix"):
             return self._matrix[rows]
+
+
+def _x_of(adata: AnnData) -> Matrix | None:
+    """Return ``X``; a file without one says so by an error of its own library."""
+    try:
+        found: Matrix | None = adata.X
+    except KeyError:
+        return None
+    return found
 
 
 class NanAsZero:

@@ -124,7 +124,7 @@ def check_plugin(
     PluginError
         There is no such plugin, or it failed to load (E-P01 to E-P06, E-P14).
     """
-    status, specs = _found(request.name)
+    status, specs, whole = _found(request.name)
     results: list[Checked] = []
     costs: dict[str, dict[str, float]] = {}
 
@@ -135,7 +135,7 @@ def check_plugin(
 
     for result in _of_the_plugin(status):
         add(result)
-    for kind, spec in _others(status.id) if len(specs) != 1 else ():
+    for kind, spec in _others(status.id) if whole else ():
         add(_importable(kind, spec))
     for spec in specs:
         for event in _in_a_process(spec, request):
@@ -146,21 +146,27 @@ def check_plugin(
     return PluginCheckResult(status.id, status.distribution, status.version, tuple(results), costs)
 
 
-def _found(name: str) -> tuple[plugins.PluginStatus, list[ModelSpec]]:
-    """Return the plugin of a name and the models to check: all of them, or the one named."""
+def _found(name: str) -> tuple[plugins.PluginStatus, list[ModelSpec], bool]:
+    """Return the plugin of a name, the models to check, and whether they are all of it."""
     models = [*plugins.models().values()]
     for status in plugins.plugin_status():
         if name in (status.id, status.distribution) and status.status == "loaded":
-            return status, [
-                s for s in models if (s.plugin, s.distribution) == (status.id, status.distribution)
-            ]
+            return (
+                status,
+                [
+                    s
+                    for s in models
+                    if (s.plugin, s.distribution) == (status.id, status.distribution)
+                ],
+                True,
+            )
     spec = plugins.get_spec(name)
     (status,) = [
         s
         for s in plugins.plugin_status()
         if (s.id, s.distribution) == (spec.plugin, spec.distribution)
     ]
-    return status, [spec]
+    return status, [spec], False
 
 
 def _of_the_plugin(status: plugins.PluginStatus) -> Iterator[Checked]:
@@ -208,6 +214,7 @@ def _in_a_process(
 ) -> Iterator[Checked | dict[str, float]]:
     """Yield what the kit finds, and what the model costs; a process that dies is a finding."""
     subject, current = f"model {spec.name}", "import"
+    waiting: list[str] = []
     with _running(f"{spec.plugin}:{spec.name}") as child:
         limit = request.import_limit
         while True:
@@ -215,6 +222,7 @@ def _in_a_process(
                 event = child.next(limit)
             except queue.Empty:
                 yield Checked(subject, current, "failed", _too_slow(current, limit), limit)
+                yield from _not_run(subject, waiting, current)
                 return
             if event is None:
                 break
@@ -225,18 +233,31 @@ def _in_a_process(
             if kind == "imported":
                 yield Checked(subject, "import", "passed", "", event["seconds"])
                 limit = request.check_limit
+            elif kind == "checks":
+                waiting = list(event["names"])
             elif kind == "begins":
                 current = event["check"]
+                waiting = waiting[waiting.index(current) :] if current in waiting else []
             elif kind == "result":
                 yield Checked(
                     subject, event["check"], event["status"], event["message"], event["seconds"]
                 )
+            elif kind == "ends":
+                current = ""
             elif kind == "costs":
                 yield {k: v for k, v in event.items() if k not in {"event", "model"}}
                 current = ""
         code = child.wait()
     if current:
         yield Checked(subject, current, "failed", _died(code, child.last_words))
+        yield from _not_run(subject, waiting, current)
+
+
+def _not_run(subject: str, waiting: list[str], current: str) -> Iterator[Checked]:
+    """Yield the checks that a process did not come to."""
+    for name in waiting:
+        if name != current:
+            yield Checked(subject, name, "skipped", f"not run: the process ended in {current}")
 
 
 def _too_slow(current: str, limit: float) -> str:

@@ -400,7 +400,7 @@ class PluginManager:
             try:
                 with quiet(plugin):
                     function(**{n: arguments[n] for n in names})
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if self._options.strict:
                     raise
                 _log.warning("plugin %s: %s failed: %s", plugin, hook, last_line(error))

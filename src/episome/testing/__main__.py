@@ -49,8 +49,12 @@ def _check(name: str, lines: IO[str]) -> int:
         say("begins", check=waiting[0] if waiting else "what it costs")
 
     warnings.simplefilter("ignore")
+    say("checks", names=list(waiting))
     say("begins", check=waiting[0])
     results = check_model(cls, on_fail="collect", callback=show)
+    if any("cannot be trained" in r.message for r in results):
+        say("ends")
+        return 1
     say("costs", **asdict(measure_model(cls)))
     return int(any(r.status in {"failed", "unexpected pass"} for r in results))
 

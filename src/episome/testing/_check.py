@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-5
 
 
+class NotHere(Exception):
+    """A check that this machine cannot make; it counts as skipped, with the reason."""
+
+
 class CheckFailure(AssertionError):
     """A model does not keep the contract; the message says what to do."""
 

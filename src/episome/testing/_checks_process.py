@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from episome.testing._check import check, require
 from episome.testing._process import momentary_state, process_state
@@ -34,11 +35,17 @@ def check_the_state_of_the_process_is_left_alone(subject: Subject) -> None:
     data, _ = subject.data(60), subject.query  # simulating them is not the model's doing
     with warnings.catch_warnings():
         warnings.resetwarnings()
-        # Whoever seeds a generator with a number of its own leaves another state than this one.
+        # Whoever seeds a generator with a number of its own leaves another state than these.
+        kept = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
         random.seed()
+        np.random.seed(random.getrandbits(32))  # noqa: NPY002
+        torch.manual_seed(random.getrandbits(32))
         before = {**process_state(), **momentary_state()}
         _work(subject, data)
         after = {**process_state(), **momentary_state()}
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])  # noqa: NPY002
+        torch.set_rng_state(kept[2])
     changed = [name for name, value in before.items() if after[name] != value]
     # What the first training changed for good is not changed again.
     changed += [name for name, value in subject.process.items() if after[name] != value]
@@ -116,8 +123,13 @@ def check_training_can_be_interrupted(subject: Subject) -> None:
         def on_train_batch_end(self, *args: object) -> None:
             raise KeyboardInterrupt
 
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         model.train(**subject.quick(), accelerator="cpu", callbacks=[Interrupt()])
+    except KeyboardInterrupt:
+        stopped = True
+    else:
+        stopped = False
+    require(stopped, "Ctrl-C is swallowed: training returns as if nothing had happened")
     require(not model.is_trained_, "an interrupted first training counts as one")
     model.train(**subject.quick(), accelerator="cpu")
     answers = subject.ask(model, subject.query)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from episome.errors import UsageError
-from episome.testing._check import CheckFailure, check, refuses, require, same
+from episome.testing._check import CheckFailure, NotHere, check, refuses, require, same
 
 if TYPE_CHECKING:
     from episome.testing._subject import Subject
@@ -193,7 +193,8 @@ def check_a_gpu_gives_what_the_cpu_gives(subject: Subject) -> None:
     import torch
 
     if not torch.cuda.is_available():
-        return
+        msg = "there is no GPU"
+        raise NotHere(msg)
     from episome.inference import Predictor
 
     model: Any = subject.train(subject.data(), accelerator="gpu", devices=1)

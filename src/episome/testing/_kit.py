@@ -16,7 +16,7 @@ from episome.testing import _checks_process as _process
 from episome.testing import _checks_query as _query
 from episome.testing import _checks_setup as _setup
 from episome.testing import _checks_training as _training
-from episome.testing._check import CHECKS, Check, CheckFailure
+from episome.testing._check import CHECKS, Check, CheckFailure, NotHere
 from episome.testing._subject import N_CELLS, Subject
 
 if TYPE_CHECKING:
@@ -145,14 +145,19 @@ def exemptions(cls: type[EpisomeModel], more: Mapping[str, str] | None = None) -
 def _run(check: Check, subject: Subject, expected: Mapping[str, str]) -> CheckResult:
     if not check.applies(subject):
         return CheckResult(subject.name, check.name, "skipped", "not for models of this kind", 0.0)
+    if subject.broken:
+        reason = "not run: the model cannot be trained and asked, see the first failure"
+        return CheckResult(subject.name, check.name, "skipped", reason, 0.0)
     started = time.monotonic()
     failure = ""
     try:
         check.run(subject)
+    except NotHere as error:
+        return CheckResult(subject.name, check.name, "skipped", str(error), 0.0)
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it is reported
-        failure = _told(error, check)
+        failure = _told(error, check, subject)
     except SystemExit as error:
-        failure = _told(error, check)
+        failure = _told(error, check, subject)
     seconds = round(time.monotonic() - started, 2)
     status: Literal["passed", "failed", "expected", "unexpected pass"]
     if check.name in expected:
@@ -163,7 +168,10 @@ def _run(check: Check, subject: Subject, expected: Mapping[str, str]) -> CheckRe
     return CheckResult(subject.name, check.name, status, message, seconds)
 
 
-def _told(error: BaseException, check: Check) -> str:
+def _told(error: BaseException, check: Check, subject: Subject) -> str:
+    if subject.broken:
+        advice = "mend the core or the set-up; every other check waits for it"
+        return f"{subject.broken.rstrip('.')}. To fix: {advice}."
     text = str(error) if isinstance(error, CheckFailure) else f"{type(error).__name__}: {error}"
     return f"{text.rstrip('.')}. To fix: {check.advice}."
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -148,15 +148,29 @@ class Subject:
 
     # -- models ------------------------------------------------------------------------------
 
+    #: Why the model cannot be trained or asked; the checks that need that are not run then.
+    broken: str = ""
+
     @cached_property
     def trained(self) -> EpisomeModel:
         """A model trained once; checks must not change it."""
-        return self.train(self.data())
+        with self._noting("trained"):
+            return self.train(self.data())
 
     @cached_property
     def answers(self) -> dict[str, np.ndarray]:
         """What :attr:`trained` says about :attr:`query`."""
-        return self.ask(self.trained, self.query)
+        trained = self.trained
+        with self._noting("asked"):
+            return self.ask(trained, self.query)
+
+    @contextlib.contextmanager
+    def _noting(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.broken = f"the model cannot be {what}: {type(error).__name__}: {error}"
+            raise
 
     def set_up(self, data: Any, **kwargs: Any) -> EpisomeModel:
         """Register the data and build a model."""
@@ -189,6 +203,11 @@ class Subject:
             for capability, (name, ask) in _ANSWERS.items()
             if capability in self.capabilities
         }
+
+    def verbs(self, model: Any) -> list[Callable[[Any], object]]:
+        """Return every method that answers a query, as the host calls it."""
+        asked: list[Callable[[Any], object]] = [lambda query: self.ask(model, query)]
+        return [*asked, model.predict, model.annotate] if self.annotates else asked
 
     def rows(
         self, answers: Mapping[str, np.ndarray], rows: np.ndarray | list[int]
