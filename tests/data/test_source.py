@@ -14,7 +14,9 @@ from scipy import sparse
 from episome.data import (
     AnnDataSource,
     cellxgene_choice,
+    check_values,
     combined_column,
+    inspect_values,
     read_cells,
     simulate_cells,
 )
@@ -282,3 +284,25 @@ def test_a_file_without_x_lists_its_layers(tmp_path):
 
     with pytest.raises(InputDataError, match=r"counts.*E-D27"):
         AnnDataSource(anndata.read_h5ad(path, backed="r"))
+
+
+@pytest.mark.parametrize("slot", ["layer", "raw", "none"])
+def test_a_slot_that_holds_counts_is_named_where_another_does_not(slot):
+    adata = simulate_cells(40, 12)
+    counts = adata.X.copy()
+    adata.layers["scaled"] = counts.toarray() - counts.mean()
+    if slot == "layer":
+        adata.layers["spliced"] = counts
+    if slot == "raw":
+        adata.raw = adata.copy()
+    adata.X = adata.layers["scaled"].copy()
+
+    with pytest.raises(InputDataError, match="E-D04") as error:
+        check_values(inspect_values(AnnDataSource(adata)))
+
+    wanted = {
+        "layer": 'To fix: layer="spliced", which holds counts.',
+        "raw": "To fix: use_raw=True, which holds counts.",
+        "none": "To fix: pass the layer that holds counts",
+    }
+    assert wanted[slot] in str(error.value)

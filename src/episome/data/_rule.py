@@ -99,7 +99,7 @@ def query_kind(
             where=report.where,
             why=f"{report.evidence}, and the sums of expm1 differ between cells, so the values "
             "cannot be turned back for sure",
-            fix="pass the layer that holds counts (layer=... or use_raw=True)",
+            fix=report.elsewhere or "pass the layer that holds counts (layer=... or use_raw=True)",
         )
     return QueryKind(
         unlog=True,

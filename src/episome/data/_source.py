@@ -221,6 +221,27 @@ class AnnDataSource:
         unique, inverse = np.unique(rows, return_inverse=True)
         return to_csr_block(self._from_disk(unique))[inverse]
 
+    def counts_elsewhere(self) -> str:
+        """Return the keyword of another slot whose first rows look like counts, else nothing."""
+        adata = self._adata
+        slots: dict[str, dict[str, Any]] = {
+            f'layer="{k}"': {"layer": k} for k in adata.layers if k is not None
+        }
+        if adata.raw is not None:
+            slots["use_raw=True"] = {"use_raw": True}
+        for keyword, slot in slots.items():
+            other = AnnDataSource(adata, name=self._name, **slot)
+            if other._slot != self._slot and other._starts_with_counts():
+                return f"{keyword}, which holds counts"
+        return ""
+
+    def _starts_with_counts(self) -> bool:
+        try:
+            values = self.read(slice(0, min(self.n_obs, 64))).data
+        except InputDataError:
+            return False
+        return bool(values.size and values.min() >= 0 and (values == np.rint(values)).all())
+
     def _in_memory_rows(self, rows: Rows) -> object:
         block = self._matrix[rows]
         if self._dtype != "float16" or not sparse.issparse(block):

@@ -37,6 +37,8 @@ class ValueReport:
     ``expm1_row_sum`` is the common row sum of ``expm1(X)`` when the non-empty rows agree within
     0.1 %: the proof that values are ``log1p`` of size-normalised counts. ``row_sum`` is that of
     the values themselves. ``n_ones`` counts values of exactly one; ``dtype`` is the store's.
+    ``elsewhere`` is the keyword of a slot of the same object that looks like counts, where this
+    one holds none.
     """
 
     where: str
@@ -54,6 +56,7 @@ class ValueReport:
     first_bad: tuple[str, ...] = field(default=())
     n_ones: int = 0
     dtype: str = "float32"
+    elsewhere: str = ""
 
     @property
     def kind(self) -> Literal["counts", "log1p", "fractional", "scaled", "empty"]:
@@ -126,7 +129,10 @@ def inspect_values(source: CellSource) -> ValueReport:
     tally = _Tally()
     for rows in iter_blocks(source.n_obs, block_rows_for(source.n_vars)):
         tally.add(source.read(rows), rows.start, source)
-    return tally.report(source)
+    report, look = tally.report(source), getattr(source, "counts_elsewhere", None)
+    if look is None or report.kind in {"counts", "empty"}:
+        return report
+    return replace(report, elsewhere=look())
 
 
 class _Tally:
@@ -272,7 +278,8 @@ def check_values(report: ValueReport, wanted: InputKind | Literal["auto"] = "aut
             "log1p-normalised values are given as counts",
             where=report.where,
             why=report.evidence,
-            fix='pass the layer that holds counts (layer=...), or input_kind="log1p"',
+            fix=report.elsewhere
+            or 'pass the layer that holds counts (layer=...), or input_kind="log1p"',
         )
     return "log1p" if kind == "log1p" else "counts"
 
@@ -410,7 +417,7 @@ def _value_problems(report: ValueReport) -> list[Problem]:
             "negative values",
             report.n_negative,
             "the matrix looks scaled or centred; counts or log1p values are expected",
-            "pass the layer that holds counts (layer=...), or use_raw=True",
+            report.elsewhere or "pass the layer that holds counts (layer=...), or use_raw=True",
         ),
     )
     problems = [
