@@ -188,8 +188,8 @@ def _folds(
 
     rows = np.arange(len(codes))
     if groups is not None and len(set(groups)) >= FOLDS:
-        names, which = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-        return [(a, b) for a, b in GroupKFold(FOLDS).split(rows, groups=which) if len(names)]
+        which = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+        return list(GroupKFold(FOLDS).split(rows, groups=which))
     n = min(FOLDS, len(rows))
     if n < 2:
         return [(rows, rows)]

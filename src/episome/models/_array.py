@@ -67,10 +67,6 @@ class ArrayModel(EpisomeModel):
     def _fit_core(self, cells: TrainingCells) -> dict[str, object]:
         """Fill ``self.module`` from training cells; return what the manifest should record."""
 
-    def training_codes(self) -> NDArray[np.int64]:
-        """Class code of every training cell, -1 for cells that take no part; zeros here."""
-        return np.zeros(self.training_source().n_obs, dtype=np.int64)
-
     def train(
         self,
         *,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import anndata
+import numpy as np
 import pandas as pd
 import rich.pretty  # noqa: F401 - scvi-tools 1.4 uses it in view_anndata_setup without importing it
 from scvi.data import AnnDataManager
@@ -45,7 +46,6 @@ from episome.models._folder import model_folder, saved_history, saved_indices
 from episome.models._setup import registered_input, require_cells, require_words
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -254,6 +254,10 @@ class EpisomeModel(BaseModelClass):
         return AnnDataSource(
             self.adata, layer=args.get("layer"), use_raw=bool(args.get("use_raw"))
         )
+
+    def training_codes(self) -> NDArray[np.int64]:
+        """Class code of every training cell, -1 for those that take no part; zeros without any."""
+        return np.zeros(self.training_source().n_obs, dtype=np.int64)
 
     def training_donors(self) -> NDArray[np.object_] | None:
         """Donor of every training cell (``None`` where it is not definite), or ``None``."""

@@ -196,10 +196,6 @@ class NetworkModel(EpisomeModel):
 
     # --- cells ------------------------------------------------------------------------------
 
-    def training_codes(self) -> NDArray[np.int64]:
-        """Class code of every training cell, -1 for cells that take no part; zeros here."""
-        return np.zeros(self.training_source().n_obs, dtype=np.int64)
-
     def _other_sources(self) -> dict[str, CellSource]:
         """Values of the training cells in other modalities, by the name of the modality."""
         return {}

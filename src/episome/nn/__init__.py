@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from episome.nn._normalize import host_batch, log_normalize, normalized_batch, with_format
     from episome.nn._shift import shift_expression
     from episome.nn._tabnet import TabNet, TabNetOutput
+    from episome.nn._tabnet_core import TabNetCore
     from episome.nn._tabnet_decoder import (
         TabNetDecoder,
         hidden_value_loss,
@@ -29,6 +30,7 @@ __all__ = [
     "FoldedTabNet",
     "GhostBatchNorm",
     "TabNet",
+    "TabNetCore",
     "TabNetDecoder",
     "TabNetOutput",
     "TorchCore",
@@ -60,6 +62,7 @@ _HOME = {
     "FoldedTabNet": "_folded",
     "GhostBatchNorm": "_norm",
     "TabNet": "_tabnet",
+    "TabNetCore": "_tabnet_core",
     "TabNetDecoder": "_tabnet_decoder",
     "hidden_value_loss": "_tabnet_decoder",
     "hidden_value_scale": "_tabnet_decoder",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -118,8 +118,3 @@ def refuses(
         return
     msg = f"{what} is accepted; {cls.__name__} is expected"
     raise CheckFailure(msg)
-
-
-def names_of(checks: Iterable[Check]) -> list[str]:
-    """Return the names of checks."""
-    return [c.name for c in checks]

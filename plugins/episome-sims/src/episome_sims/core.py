@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
-from episome.nn import CSRParts, TabNet, TorchCore, explanation_csr
+from episome.nn import CSRParts, TabNet, TabNetCore
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from episome.nn import FoldedTabNet
-
 #: What may be done to the values of a cell beside the host's normalisation.
 SCALINGS = ("none", "l2", "zscore_train")
-_OF_TABNET = (
-    "n_d",
-    "n_a",
-    "n_steps",
-    "n_shared",
-    "n_independent",
-    "virtual_batch_size",
-    "ghost_rounding",
-    "gamma",
-    "momentum",
-    "mask",
-    "feature_groups",
-    "dropout",
-    "embedding_dropout",
-    "input_eps",
-    "mask_scale",
-)
 
 
-class SIMSCore(TorchCore):
+class SIMSCore(TabNetCore):
     """TabNet with the loss term and the input scalings of SIMS.
 
-    Training reads dense batches, prediction sparse ones.
+    On the CPU predictions work in float64, at a quarter more time: masks of several steps magnify
+    rounding, and what a cell gets would depend on the cells beside it.
 
     Parameters
     ----------
@@ -57,14 +39,6 @@ class SIMSCore(TorchCore):
     n_top_genes
         Only so many of the most variable training genes enter the network; ``None``: all.
     """
-
-    inference_format = "csr"
-    attributions_hold_values = False
-
-    @property
-    def preferred_attribution(self) -> str:
-        """Masks that stay narrow say what is read; broad ones do not, and gradients do."""
-        return "native" if self.config["mask_scale"] == 1.0 else "gradient"
 
     def __init__(
         self,
@@ -90,22 +64,21 @@ class SIMSCore(TorchCore):
         mask_scale: float = 1.0,
         n_top_genes: int | None = None,
     ) -> None:
-        super().__init__()
         if n_top_genes is not None and n_top_genes >= n_features:
             n_top_genes = None
         _check(input_scaling, feature_groups, n_top_genes)
-        self.config = {k: v for k, v in locals().items() if k not in {"self", "__class__"}}
-        n_input = n_top_genes or n_features
-        self.net = TabNet(n_input, n_classes, **{k: self.config[k] for k in _OF_TABNET})
-        self.lambda_sparse, self.input_scaling = lambda_sparse, input_scaling
-        self.register_buffer("genes", torch.arange(n_input))
+        config = {k: v for k, v in locals().items() if k not in {"self", "__class__"}}
+        super().__init__(**{k: v for k, v in config.items() if k != "input_scaling"})
+        self.config, self.input_scaling = config, input_scaling
         if input_scaling == "zscore_train":
+            n_input = n_top_genes or n_features
             self.register_buffer("mean", torch.zeros(n_input))
             self.register_buffer("deviation", torch.ones(n_input))
 
-    def select_genes(self, columns: NDArray[np.int64]) -> None:
-        """Choose the genes that enter the network, int64 (n_input,)."""
-        self.genes.copy_(torch.as_tensor(columns))
+    @property
+    def prediction_dtype(self) -> torch.dtype:
+        """Type in which predictions are computed: float64 on the CPU."""
+        return torch.float64 if self.device.type == "cpu" else self.dtype
 
     def set_statistics(self, mean: NDArray[np.floating], deviation: NDArray[np.floating]) -> None:
         """Keep the statistics of training cells, (n_features,) each; genes that never vary stay.
@@ -117,71 +90,20 @@ class SIMSCore(TorchCore):
         self.mean.copy_(torch.as_tensor(mean)[columns])
         self.deviation.copy_(torch.where(spread > 0, spread, torch.ones_like(spread)))
 
-    def inputs(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what enters the network for a dense batch (B, G)."""
-        chosen = x if self.config["n_top_genes"] is None else x[:, self.genes]
+    def scaled(self, x: torch.Tensor) -> torch.Tensor:
+        """Scale the chosen genes of a dense batch."""
         if self.input_scaling == "l2":
-            length = chosen.norm(dim=1, keepdim=True)
-            return chosen / torch.where(length > 0, length, torch.ones_like(length))
+            length = x.norm(dim=1, keepdim=True)
+            return x / torch.where(length > 0, length, torch.ones_like(length))
         if self.input_scaling == "zscore_train":
-            return (chosen - self.mean) / self.deviation
-        return chosen
+            return (x - self.mean) / self.deviation
+        return x
 
-    def forward(self, batch: dict[str, object]) -> dict[str, torch.Tensor]:
-        """Return ``logits`` (B, C), ``latent`` (B, n_d) and the ``penalty`` of the loss."""
-        out = self.net(self.inputs(batch["X"]))
-        return {
-            "logits": out.logits,
-            "latent": out.embedding,
-            "penalty": self.lambda_sparse * out.sparsity,
-        }
+    def scaled_rows(self, cells: CSRParts) -> CSRParts:
+        """Scale sparse cells to unit length where that is the scaling; zeros stay zero."""
+        return unit_rows(cells) if self.input_scaling == "l2" else cells
 
-    def inference(self) -> Callable[[dict[str, object]], dict[str, torch.Tensor]]:
-        """Return an equal function that never forms what is zero."""
-        network, read = self._folded()
-
-        def predict(batch: dict[str, object]) -> dict[str, torch.Tensor]:
-            out = network(read(batch["X"]))
-            return {"logits": out.logits.to(self.dtype), "latent": out.embedding.to(self.dtype)}
-
-        return predict
-
-    def explaining(self) -> Callable[[dict[str, object]], CSRParts]:
-        """Return the attributions of a batch: masks times the sum of their decisions."""
-        network, read = self._folded()
-        genes = self.genes.cpu().to(torch.int32)
-
-        def explain(batch: dict[str, object]) -> CSRParts:
-            arrays = explanation_csr(network, read(batch["X"]))
-            parts = CSRParts(*map(torch.from_numpy, arrays))
-            values = parts.values.to(self.dtype)
-            return CSRParts(parts.indptr, genes[parts.indices.long()], values)
-
-        return explain
-
-    def _folded(self) -> tuple[FoldedTabNet, Callable[[CSRParts], CSRParts]]:
-        """Return the network with norms and z-scores folded away, and what reads cells for it.
-
-        On the CPU both work in float64, at a quarter more time: masks of several steps magnify
-        rounding, and what a cell gets would depend on the cells beside it.
-        """
-        self.eval()
-        positions = self._positions()
-        exact = torch.float64 if self.device.type == "cpu" else self.dtype
-
-        def read(cells: CSRParts) -> CSRParts:
-            chosen = cells if positions is None else cells.select(positions)
-            chosen = chosen._replace(values=chosen.values.to(exact))
-            return unit_rows(chosen) if self.input_scaling == "l2" else chosen
-
-        return self._reading_plain_values().folded().to(exact), read
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the weights."""
-        return self.net.head.weight.dtype
-
-    def _reading_plain_values(self) -> TabNet:
+    def network_of_plain_values(self) -> TabNet:
         """Return a network that does to plain values what ours does to z-scores.
 
         The norm of the input is linear in evaluation, and takes the z-score in.
@@ -194,15 +116,6 @@ class SIMSCore(TorchCore):
             norm.running_mean.mul_(self.deviation).add_(self.mean)
             norm.weight.div_(self.deviation)
         return net
-
-    def _positions(self) -> torch.Tensor | None:
-        """Place of every gene among the chosen ones, -1 for the others; ``None`` for all genes."""
-        if self.config["n_top_genes"] is None:
-            return None
-        n_features, device = int(self.config["n_features"]), self.genes.device
-        positions = torch.full((n_features,), -1, dtype=torch.int32, device=device)
-        positions[self.genes] = torch.arange(len(self.genes), dtype=torch.int32, device=device)
-        return positions
 
 
 def unit_rows(cells: CSRParts) -> CSRParts:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from episome.data import require_choice
 from episome.errors import UsageError
-from episome.log import get_logger
 from episome.models import ClassifierModel
 from episome_sims.core import SCALINGS, SIMSCore
 from episome_sims.groups import group_numbers, plain_groups
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from episome.train import CellDataModule, CorePlan, Fit
     from episome_sims.groups import Groups
     from episome_sims.reference_tables import Table
-
-logger = get_logger(__name__)
 
 
 class SIMS(PretrainingMixin, ClassifierModel):
@@ -135,9 +132,6 @@ class SIMS(PretrainingMixin, ClassifierModel):
     ) -> tuple[CorePlan, dict[str, object]]:
         if not self.is_trained_:
             learn_scale(self.module, datamodule, datamodule.split.train)
-        if plan_args.get("lr_schedule") == "plateau" and not len(datamodule.split.validation):
-            logger.info("no validation cells to watch: the learning rate stays constant")
-            plan_args = {**plan_args, "lr_schedule": None}
         return super()._make_plan(datamodule, plan_args, **kwargs)
 
     def _remember(self, result: Fit, data: CellDataModule, facts: dict[str, Any]) -> None:
