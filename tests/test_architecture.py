@@ -218,7 +218,8 @@ def method_names() -> set[str]:
 def code_strings_and_names(path: Path) -> set[str]:
     """Names and strings of a module's code; examples in docstrings and help may name a method.
 
-    What stands under ``if TYPE_CHECKING:`` is for type checkers and left out.
+    Names in lower case are left out: ``functional.linear`` is no model called ``linear``, which
+    only a string could name. What stands under ``if TYPE_CHECKING:`` is for type checkers and left out.
     """
     tree = ast.parse(path.read_bytes())
     skipped: set[int] = set()
@@ -229,10 +230,9 @@ def code_strings_and_names(path: Path) -> set[str]:
     for node in ast.walk(tree):
         if id(node) in skipped:
             continue
-        if isinstance(node, ast.Name):
-            found.add(node.id)
-        elif isinstance(node, ast.Attribute):
-            found.add(node.attr)
+        if isinstance(node, ast.Name | ast.Attribute):
+            name = node.id if isinstance(node, ast.Name) else node.attr
+            found |= {name} if name != name.lower() or "_" in name else set()
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             found.add(node.value)
     return found

@@ -49,7 +49,8 @@ def get_model(name: str) -> type[EpisomeModel]:
     Parameters
     ----------
     name
-        Spec name (``"sctab"``), class name (``"SCTab"``) or qualified name (``"sctab:SCTab"``).
+        Spec name (``"sctab"``), class name (``"SCTab"``) or qualified name (``"sctab:SCTab"``);
+        ``"embedding:KEY"`` for a model that learns from ``adata.obsm[KEY]``.
     """
     from episome.plugins import get_spec, load_class
 

@@ -188,6 +188,10 @@ CODES: dict[str, str] = {
         "The object names one species and the genes look like another's. A model reads genes: "
         "what the object says changes nothing, but one of both is wrong."
     ),
+    "E-G22": (
+        "The vectors have another length than those that the model was trained on. Dimensions "
+        "have no names: only the same model, fitted once, gives vectors that can be compared."
+    ),
     "E-L01": 'Cells have no label. unlabeled="keep" leaves them out of training.',
     "E-L02": "Some labels look like no label, but count as classes.",
     "E-L03": "The label column names fewer than two classes.",
@@ -272,6 +276,11 @@ CODES: dict[str, str] = {
     "E-M35": (
         "Labels given for foreign weights are not in alphabetical order, as the codes of the "
         "published models are. In the wrong order calls carry wrong names."
+    ),
+    "E-M36": (
+        "Files of CellTypist are pickles, and opening one runs whatever code is in it. It was not "
+        "opened. trust=True opens a file whose maker you know; the folder saved from it holds no "
+        "code."
     ),
     "E-P01": (
         "No installed plugin offers this name. `episome plugins` lists every name, and every "
@@ -423,6 +432,19 @@ CODES: dict[str, str] = {
         "Values of proteins, peaks or other features are negative or no integers, as after CLR, "
         "TF-IDF or log1p. That is usual; only a model of counts wants the raw ones."
     ),
+    "E-D47": (
+        "The model reads an array of obsm, such as the vectors of a foundation model, and these "
+        "cells have none of that name."
+    ),
+    "E-D52": (
+        "CellTypist is made for log1p values of cells scaled to 10,000 counts over all genes. The "
+        "training cells have other sums: genes were taken out after normalising, or the scale is "
+        "another. It is trained all the same, and its scores mean less."
+    ),
+    "E-D53": (
+        "Models of counts, such as scVI and scANVI, describe how many molecules were seen. Values "
+        "after log1p are no such numbers. Pass the layer that holds counts."
+    ),
     "E-U60": "There is no modality of this name or kind; the message lists those that there are.",
     "E-U61": (
         "The list of genes names some that the model was not trained on, so there is nothing to "
@@ -459,6 +481,10 @@ CODES: dict[str, str] = {
     "E-U72": (
         "An installed plugin has this name, for itself, a model or a class. On a clash neither "
         "gets it, so a new plugin takes another."
+    ),
+    "E-U74": (
+        "Vectors of another model have neither genes nor counts. Only models that are right on "
+        "any dense vectors read them."
     ),
     "E-U73": "There is a template for each of the four tasks, and for no other.",
     "E-X01": (

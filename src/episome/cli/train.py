@@ -58,6 +58,10 @@ __all__ = ["command"]
 @click.option("--rna-modality", help="Name of the RNA in a file of several modalities.")
 @click.option("--target-modality", help="Name of the modality that is to be predicted.")
 @click.option("--batch-key", help="Column of a covariate that the model conditions on.")
+@click.option(
+    "--obsm-key",
+    help="Array of obsm to learn from instead of genes; METHOD embedding:KEY says the same.",
+)
 @value_options
 @click.option(
     "--duplicates",
@@ -197,7 +201,8 @@ def _setup_arguments(options: dict[str, Any]) -> dict[str, object]:
     }
     # What was not asked for is left to the set-up of the model, which may not know it.
     names = ("labels_key", "layer", "rna_modality", "target_modality", "ontology_term_key")
-    setup |= {name: options[name] for name in (*names, "batch_key") if options[name]}
+    more = ("batch_key", "obsm_key")
+    setup |= {name: options[name] for name in (*names, *more) if options[name]}
     if options["unlabeled"] != "error":
         setup["unlabeled"] = options["unlabeled"]
     if raw := raw_choice(options):

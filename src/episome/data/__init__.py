@@ -27,8 +27,16 @@ if TYPE_CHECKING:
     )
     from episome.data._loader import CellLoader
     from episome.data._modalities import PairedCells, pair_modalities
+    from episome.data._obsm import ObsmSource, align_dimensions
     from episome.data._proteins import ProteinNames, modality_kind, protein_names
-    from episome.data._query import Query, open_source, prepare_query, require_choice, scan_values
+    from episome.data._query import (
+        Query,
+        open_source,
+        prepare_query,
+        refuse_matrix,
+        require_choice,
+        scan_values,
+    )
     from episome.data._read import read_any, read_cells
     from episome.data._read_kind import FileKind, check_readable, kind_of
     from episome.data._rule import InputRule, QueryKind
@@ -87,7 +95,10 @@ _HOME = {
     "obs_column": "_source",
     "open_source": "_query",
     "pair_modalities": "_modalities",
+    "ObsmSource": "_obsm",
+    "align_dimensions": "_obsm",
     "prepare_query": "_query",
+    "refuse_matrix": "_query",
     "protein_names": "_proteins",
     "read_any": "_read",
     "read_cells": "_read",

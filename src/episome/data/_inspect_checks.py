@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from episome.data._features import FeatureSpace
 from episome.data._gene_names import mixed_species, species_named, transposed
 from episome.data._inspection import NOUNS, Finding
+from episome.data._query import prepare_query
 from episome.data._rule import query_kind
 from episome.data._source import repeated_names
 from episome.data._values import check_values, doubtful_values
@@ -180,6 +181,10 @@ def look_as_a_model(
     repairs: list[str] = []
     genes = None
     if meant.features is None or meant.rule is None:
+        return repairs, genes
+    if meant.rule.obsm_key is not None:
+        with found.collecting():
+            repairs += prepare_query(source, meant.features, meant.rule).notes
         return repairs, genes
     with found.collecting():
         alignment = meant.features.match(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from episome.data._gene_names import transposed
 from episome.data._loader import CellLoader
+from episome.data._obsm import ObsmSource, align_dimensions
 from episome.data._read import read_cells
 from episome.data._rule import InputRule, QueryKind, query_kind
 from episome.data._source import AnnDataSource, CellSource, NanAsZero, repeated_names
@@ -174,6 +175,8 @@ def prepare_query(
         See ``check_values``, ``FeatureSpace.align`` and ``open_source``; what is wrong with genes
         and with values is said at once.
     """
+    if rule.obsm_key is not None:
+        return _embedded(data, features, rule, layer=layer, use_raw=use_raw, backed=backed)
     require_choice("input_kind", input_kind, ("auto", "counts", "log1p"))
     require_choice("duplicates", duplicates, ("error", "sum", "first"))
     require_choice("gene_case", gene_case, ("as is", "upper"))
@@ -209,6 +212,68 @@ def prepare_query(
     for note in notes:
         logger.log(logging.DEBUG if plain else logging.INFO, "%s", note)
     return Query(source, alignment, rule, kind, report, tuple(notes))
+
+
+def _embedded(
+    data: AnnData | str | Path | CellSource,
+    features: FeatureSpace,
+    rule: InputRule,
+    *,
+    layer: str | None,
+    use_raw: bool | Literal["auto"],
+    backed: bool,
+) -> Query:
+    """Check a query of a model that reads an array of ``obsm``; nothing of its genes matters."""
+    refuse_matrix(rule.obsm_key, layer=layer, use_raw=use_raw)
+    source = obsm_source(data, str(rule.obsm_key), backed=backed)
+    alignment = align_dimensions(source, features)
+    report = inspect_values(source)
+    kind = query_kind(rule, report)
+    note = f"{source.where}: {source.n_vars:,} dimensions; {kind.note}"
+    logger.debug("%s", note)
+    return Query(source, alignment, rule, kind, report, (note,))
+
+
+def obsm_source(
+    data: AnnData | str | Path | CellSource, key: str, *, backed: bool = False
+) -> ObsmSource:
+    """Return the source of one array of ``obsm``.
+
+    Raises
+    ------
+    UsageError
+        The data is of another type (E-U07).
+    InputDataError
+        It has no such array (E-D47).
+    """
+    name = None
+    if isinstance(data, str | Path):
+        name = Path(data).name or str(data)
+        data = read_cells(data, backed=backed)
+    if isinstance(data, ObsmSource):
+        return data
+    if isinstance(data, AnnDataSource) or (hasattr(data, "n_obs") and hasattr(data, "obsm")):
+        return ObsmSource(data, key, name=name)
+    raise not_cells(data)
+
+
+def refuse_matrix(
+    obsm_key: str | None, *, layer: str | None, use_raw: bool | Literal["auto"]
+) -> None:
+    """Refuse two places of the values.
+
+    Raises
+    ------
+    UsageError
+        E-U27.
+    """
+    if obsm_key is not None and (layer is not None or use_raw is True):
+        raise UsageError(
+            "E-U27",
+            f"both `obsm_key` and `{'layer' if layer is not None else 'use_raw'}` are given",
+            why=f"the values are those of obsm[{obsm_key!r}]",
+            fix="pass only one of them",
+        )
 
 
 def _kind_of(

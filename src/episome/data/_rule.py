@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from scipy import sparse
 
-from episome.data._values import InputKind, ValueReport, check_values
-from episome.errors import InputDataError
+from episome.data._values import InputKind, ValueReport, check_values, unusable_values
+from episome.errors import InputDataError, raise_problems
 from episome.log import get_logger
 
 logger = get_logger(__name__)
@@ -27,20 +27,23 @@ class InputRule:
     ----------
     input_kind
         ``"counts"``: every cell becomes ``log1p(target_sum * x / library)`` on the device.
-        ``"log1p"``: values enter as they are.
+        ``"log1p"``: values enter as they are. ``"embedding"``: those of ``obsm_key`` do.
     size_factor
         Genes that make up the library size: the model's (``"model_genes"``) or all of the data's.
     target_sum
         Library size after scaling.
+    obsm_key
+        Array of ``obsm`` that is read instead of a matrix of genes.
     """
 
-    input_kind: InputKind = "counts"
+    input_kind: InputKind | Literal["embedding"] = "counts"
     size_factor: Literal["model_genes", "all_genes"] = "model_genes"
     target_sum: float = DEFAULT_TARGET_SUM
+    obsm_key: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """Return the rule as plain data for the manifest."""
-        return asdict(self)
+        return {k: v for k, v in asdict(self).items() if v is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,9 @@ def query_kind(
         The values are no counts and no log1p, or a log1p query meets a counts model and its row
         sums do not prove that ``expm1`` gives back proportional counts (E-D07).
     """
+    if rule.input_kind == "embedding":
+        raise_problems(InputDataError, unusable_values(report))
+        return QueryKind(unlog=False, normalise=False, note="vectors are used as they are")
     kind = check_values(report, wanted)
     if rule.input_kind == "log1p":
         if kind == "log1p":

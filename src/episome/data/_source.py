@@ -176,6 +176,16 @@ class AnnDataSource:
         return turned
 
     @property
+    def adata(self) -> AnnData:
+        """The object itself."""
+        return self._adata
+
+    @property
+    def name(self) -> str:
+        """How messages name the object."""
+        return self._name
+
+    @property
     def n_obs(self) -> int:
         return int(self._adata.n_obs)
 

@@ -15,6 +15,7 @@ from episome.confidence import MAX_CELLS
 from episome.data import (
     AnnDataSource,
     Labels,
+    ObsmSource,
     check_classes,
     class_terms,
     clean_labels,
@@ -22,6 +23,7 @@ from episome.data import (
     definite_donors,
     labels_with_terms,
     obs_column,
+    refuse_matrix,
     term_column,
 )
 from episome.errors import Collector, UsageError
@@ -30,7 +32,12 @@ from episome.log import get_logger
 from episome.models._calls import CallsMixin
 from episome.models._confidence import MIN_CELLS, HeldOut, confidence_of, type_space
 from episome.models._fields import ExpressionField, LabelsField, labels_from_state
-from episome.models._setup import registered_input, require_cells, require_words
+from episome.models._setup import (
+    registered_embedding,
+    registered_input,
+    require_cells,
+    require_words,
+)
 from episome.ontology import CellOntology, ClassHierarchy, cell_ontology, releases
 
 if TYPE_CHECKING:
@@ -73,6 +80,7 @@ class AnnotationMixin(CallsMixin, _Base):
         *,
         layer: str | None = None,
         use_raw: bool | Literal["auto"] = False,
+        obsm_key: str | None = None,
         donor_key: str | list[str] | None = None,
         ontology_term_key: str | None = None,
         own_terms: Mapping[str, Mapping[str, Any]] | None = None,
@@ -100,6 +108,10 @@ class AnnotationMixin(CallsMixin, _Base):
         layer, use_raw
             Where the values are; default ``X``. ``use_raw="auto"`` takes ``raw`` where ``X``
             holds no counts and ``raw`` does, and records which.
+        obsm_key
+            Array of ``obsm`` to learn from instead of genes, such as the vectors of a foundation
+            model; queries need an array of the same name and length. For models that can
+            (``reads_embeddings``).
         donor_key
             Column or columns that name the donor; whole donors are held out for validation.
         ontology_term_key
@@ -131,8 +143,10 @@ class AnnotationMixin(CallsMixin, _Base):
         InputDataError, LabelError, UsageError
             The data cannot be used; all reasons are named.
         """
+        obsm_key = obsm_key or cls.default_obsm_key
         setup_method_args = cls._get_setup_method_args(**locals())
         require_cells(adata)
+        cls._require_embeddings(obsm_key, layer=layer, use_raw=use_raw)
         require_words(
             kwargs,
             unlabeled=unlabeled,
@@ -143,22 +157,27 @@ class AnnotationMixin(CallsMixin, _Base):
         )
         if kwargs.get("source_registry") is not None:
             fields = [
-                ExpressionField("X", layer, use_raw=bool(use_raw)),
+                ExpressionField("X", layer, use_raw=bool(use_raw), obsm_key=obsm_key),
                 LabelsField("labels", labels_key, unlabeled_category),
             ]
         else:
-            source = AnnDataSource(adata, layer=layer, use_raw=use_raw)
-            # What "auto" found here is what is read from now on.
-            setup_method_args["setup_args"]["use_raw"] = source.use_raw
             found = Collector()
+            if obsm_key is None:
+                source = AnnDataSource(adata, layer=layer, use_raw=use_raw)
+                # What "auto" found here is what is read from now on.
+                use_raw = setup_method_args["setup_args"]["use_raw"] = source.use_raw
             with found.collecting():
-                features, rule = registered_input(
-                    source,
-                    input_kind,
-                    size_factor,
-                    duplicates,
-                    allow_fractional=allow_fractional,
-                    nan=nan,
+                features, rule = (
+                    registered_input(
+                        source,
+                        input_kind,
+                        size_factor,
+                        duplicates,
+                        allow_fractional=allow_fractional,
+                        nan=nan,
+                    )
+                    if obsm_key is None
+                    else registered_embedding(ObsmSource(adata, obsm_key), obsm_key)
                 )
             with found.collecting():
                 labels = _registered_labels(
@@ -168,12 +187,35 @@ class AnnotationMixin(CallsMixin, _Base):
             if donor_key is not None:
                 _check_donors(adata, donor_key, labels_key)
             fields = [
-                ExpressionField("X", layer, use_raw=source.use_raw, features=features, rule=rule),
+                ExpressionField(
+                    "X",
+                    layer,
+                    use_raw=bool(use_raw),
+                    obsm_key=obsm_key,
+                    features=features,
+                    rule=rule,
+                ),
                 LabelsField("labels", labels_key, unlabeled_category, labels),
             ]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
+
+    @classmethod
+    def _require_embeddings(
+        cls, obsm_key: str | None, *, layer: str | None, use_raw: bool | Literal["auto"]
+    ) -> None:
+        """Refuse an embedding where the model cannot read one, or beside another place."""
+        refuse_matrix(obsm_key, layer=layer, use_raw=use_raw)
+        if obsm_key is not None and not cls.reads_embeddings:
+            raise UsageError(
+                "E-U74",
+                f"{cls.__name__} does not learn from vectors",
+                where="setup_anndata(obsm_key=)",
+                why="it is made for genes",
+                fix="use a model that reads embeddings, such as "
+                f'episome.get_model("embedding:{obsm_key}")',
+            )
 
     def class_hierarchy(self, also: Iterable[str] = ()) -> ClassHierarchy | None:
         """Return which classes are kinds of which others; ``None`` where none has a term.

@@ -31,7 +31,11 @@ class ArrayClassifierModel(AnnotationMixin, ArrayModel):
     def _check_rows(self, rows: NDArray[np.int64], codes: NDArray[np.int64]) -> None:
         require_all_classes(codes[rows], self.labels)
 
+    def _settle(self, cells: TrainingCells) -> None:
+        """Choose, once and on training cells, what all fits have in common; nothing here."""
+
     def _before_fit(self, cells: TrainingCells, rows: NDArray[np.int64]) -> None:
+        self._settle(cells)
         core, seed = self.module, settings.stream_seed("calibration", bits=32)
         votes, far = False, np.zeros(len(rows), dtype=np.float32)
         logits = np.full((len(rows), cells.n_classes), np.nan, dtype=np.float32)

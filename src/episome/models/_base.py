@@ -21,7 +21,9 @@ from episome.data import (
     GeneImportance,
     InputRule,
     Labels,
+    ObsmSource,
     Query,
+    align_dimensions,
     cellxgene_choice,
     combined_column,
     definite_donors,
@@ -80,6 +82,11 @@ class EpisomeModel(BaseModelClass):
     """
 
     capabilities: ClassVar[tuple[str, ...]] = ()
+    #: Whether ``setup_anndata(obsm_key=)`` makes sense: dense vectors instead of genes.
+    reads_embeddings: ClassVar[bool] = False
+    #: The array of ``obsm`` that is read unless the set-up names another; of the models that
+    #: ``episome.get_model("embedding:KEY")`` gives.
+    default_obsm_key: ClassVar[str | None] = None
     history_: dict[str, pd.DataFrame] | None
 
     def __init__(
@@ -250,10 +257,14 @@ class EpisomeModel(BaseModelClass):
                 why="it was loaded or made without an AnnData object",
                 fix="pass adata=, or load it with episome.models.load(folder, adata=adata)",
             )
+        return self._source_of(self.adata)
+
+    def _source_of(self, adata: AnnData) -> AnnDataSource | ObsmSource:
+        """Cells set up as the training cells were."""
         args = self.setup_args
-        return AnnDataSource(
-            self.adata, layer=args.get("layer"), use_raw=bool(args.get("use_raw"))
-        )
+        if args.get("obsm_key") is not None:
+            return ObsmSource(adata, args["obsm_key"])
+        return AnnDataSource(adata, layer=args.get("layer"), use_raw=bool(args.get("use_raw")))
 
     def training_codes(self) -> NDArray[np.int64]:
         """Class code of every training cell, -1 for those that take no part; zeros without any."""
@@ -523,9 +534,11 @@ class EpisomeModel(BaseModelClass):
         cls = type(self)
         if adata.is_view:
             raise UsageError("E-U29", "the object is a view", fix="adata = adata.copy()")
-        args = self.setup_args
-        source = AnnDataSource(adata, layer=args.get("layer"), use_raw=bool(args.get("use_raw")))
-        self.features.align(source.var, duplicates="sum", where=source.where)
+        source = self._source_of(adata)
+        if isinstance(source, ObsmSource):
+            align_dimensions(source, self.features)
+        else:
+            self.features.align(source.var, duplicates="sum", where=source.where)
         method = getattr(cls, str(self.registry["setup_method_name"]))
         method(adata, source_registry=self.registry, **self.registry["setup_args"])
         self._adata = adata

@@ -14,15 +14,12 @@ if TYPE_CHECKING:
 def model_card(model: EpisomeModel, manifest: Mapping[str, Any]) -> str:
     """Return a model card in Markdown: only what the run knows."""
     spec, labels = type(model).spec(), model.labels
-    rule = model.input_rule
     lines = [
         f"# {type(model).__name__}",
         "",
         spec.summary if spec else "A model of episome.",
         "",
-        f"- Input: {rule.input_kind}, {len(model.features):,} genes "
-        f"(e.g. {', '.join(model.features.ids[:3])}), library size over "
-        f"{rule.size_factor.replace('_', ' ')}, scaled to {rule.target_sum:g}.",
+        _input(model),
     ]
     if "n_cells" in model.fit_:
         n_cells, known = model.fit_["n_cells"], model.summary_stats.n_cells
@@ -41,6 +38,17 @@ def model_card(model: EpisomeModel, manifest: Mapping[str, Any]) -> str:
     versions = manifest["provenance"]["versions"]
     lines += ["", "Made with " + ", ".join(f"{k} {v}" for k, v in versions.items() if v) + ".", ""]
     return "\n".join(lines)
+
+
+def _input(model: EpisomeModel) -> str:
+    rule, n_features = model.input_rule, len(model.features)
+    if rule.obsm_key is not None:
+        return f"- Input: vectors of {n_features:,} dimensions, obsm[{rule.obsm_key!r}]."
+    return (
+        f"- Input: {rule.input_kind}, {n_features:,} genes "
+        f"(e.g. {', '.join(model.features.ids[:3])}), library size over "
+        f"{rule.size_factor.replace('_', ' ')}, scaled to {rule.target_sum:g}."
+    )
 
 
 def _shown(fit: Mapping[str, object]) -> dict[str, object]:

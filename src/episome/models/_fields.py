@@ -29,14 +29,23 @@ class ExpressionField(LayerField):
         layer: str | None,
         *,
         use_raw: bool = False,
+        obsm_key: str | None = None,
         features: FeatureSpace | None = None,
         rule: InputRule | None = None,
     ) -> None:
         super().__init__(registry_key, layer, is_count_data=False, correct_data_format=False)
         self._use_raw, self._features, self._rule = use_raw, features, rule
+        self._obsm_key = obsm_key
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Check that the layer is there; an embedding needs no matrix."""
+        if self._obsm_key is None:
+            super().validate_field(adata)
 
     def get_field_data(self, adata: AnnData) -> object:
-        """Return the matrix; ``raw`` where it was asked for."""
+        """Return the matrix; ``raw`` or an array of ``obsm`` where that was asked for."""
+        if self._obsm_key is not None and self._obsm_key in adata.obsm:
+            return adata.obsm[self._obsm_key]
         if self._use_raw and adata.raw is not None:
             return adata.raw.X
         return super().get_field_data(adata)

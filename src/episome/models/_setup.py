@@ -11,14 +11,17 @@ import numpy as np
 from episome.data import (
     FeatureSpace,
     InputRule,
+    ObsmSource,
     check_values,
     doubtful_values,
+    inspect_values,
     not_cells,
     require_choice,
     scan_values,
     transposed,
+    unusable_values,
 )
-from episome.errors import Collector, InputDataError, UsageError, warn
+from episome.errors import Collector, InputDataError, UsageError, raise_problems, warn
 from episome.log import get_logger
 
 if TYPE_CHECKING:
@@ -80,6 +83,32 @@ def _require_known(kwargs: Mapping[str, object]) -> None:
         )
 
 
+def registered_embedding(source: ObsmSource, key: str) -> tuple[FeatureSpace, InputRule]:
+    """Look at vectors of training cells.
+
+    Raises
+    ------
+    InputDataError
+        Too few cells (E-D31, E-D32), vectors with NaN or infinite values (E-D01, E-D03).
+    """
+    _require_enough(source)
+    rule = InputRule("embedding", obsm_key=key)
+    raise_problems(InputDataError, unusable_values(inspect_values(source)))
+    return FeatureSpace(tuple(source.var.index)), rule
+
+
+def _require_enough(source: CellSource) -> None:
+    if source.n_obs < MIN_TRAINING_CELLS:
+        raise InputDataError(
+            "E-D31" if source.n_obs == 0 else "E-D32",
+            "too few cells to train on",
+            where=source.where,
+            count=source.n_obs,
+            why=f"at least {MIN_TRAINING_CELLS} are needed",
+            fix="pass more cells",
+        )
+
+
 def registered_input(
     source: CellSource,
     input_kind: Literal["auto", "counts", "log1p"],
@@ -96,15 +125,7 @@ def registered_input(
     InputDataError
         Too few cells (E-D31, E-D32), genes or values that cannot be used.
     """
-    if source.n_obs < MIN_TRAINING_CELLS:
-        raise InputDataError(
-            "E-D31" if source.n_obs == 0 else "E-D32",
-            "too few cells to train on",
-            where=source.where,
-            count=source.n_obs,
-            why=f"at least {MIN_TRAINING_CELLS} are needed",
-            fix="pass more cells",
-        )
+    _require_enough(source)
     if turned := transposed(source.obs_names, source.var.index, source.where):
         raise InputDataError(turned)
     found = Collector()

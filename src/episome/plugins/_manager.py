@@ -29,6 +29,8 @@ from episome.plugins._discovery import (
     last_line,
     quiet,
 )
+from episome.plugins._embedded import PREFIX as EMBEDDING
+from episome.plugins._embedded import embedding_spec, reading
 from episome.plugins._specs import (
     DatasetSpec,
     MetricSpec,
@@ -559,14 +561,19 @@ def get_spec(name: str) -> ModelSpec:
     ----------
     name
         Spec name (``"sctab"``), class name (``"SCTab"``), or either qualified by the plugin
-        (``"sctab:SCTab"``, ``"sctab:sctab"``).
+        (``"sctab:SCTab"``, ``"sctab:sctab"``). ``"embedding:KEY"`` is a model that learns from
+        ``obsm[KEY]``, ``"embedding:KEY:NAME"`` a chosen one.
 
     Raises
     ------
     PluginError
         When no model has the name, more than one has, or its plugin failed to load.
     """
-    return get_manager().get(name, ModelSpec)
+    manager = get_manager()
+    if name.startswith(EMBEDDING):
+        known = manager.specs(ModelSpec).values()
+        return embedding_spec(name, known, lambda n: manager.get(n, ModelSpec))
+    return manager.get(name, ModelSpec)
 
 
 def plugin_status() -> list[PluginStatus]:
@@ -650,7 +657,7 @@ def load_class(spec: ModelSpec) -> Any:
             "BaseModelClass by way of episome.models",
             fix="derive it from a base of episome.models, or correct the target in the ModelSpec",
         )
-    return cls
+    return reading(cls, spec.obsm_key) if spec.obsm_key else cls
 
 
 def _where(spec: Spec) -> str:

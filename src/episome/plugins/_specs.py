@@ -55,11 +55,14 @@ class ModelSpec:
     modalities
         Of ``rna``, ``protein``, ``atac``.
     tags
-        How the host chooses without naming a method: ``demo``, ``floor``, ``student``.
+        How the host chooses without naming a method: ``demo``, ``floor``, ``student``, ``probe``
+        (learns from any dense vectors: what ``embedding:KEY`` stands for).
     needs
         What prediction needs beyond torch, such as ``("scvi",)``.
     plugin, distribution, version
         Filled in by the manager.
+    obsm_key
+        Array of ``obsm`` that a model named ``embedding:KEY`` reads; filled in by the manager.
     """
 
     name: str
@@ -74,6 +77,7 @@ class ModelSpec:
     plugin: str = ""
     distribution: str = ""
     version: str = ""
+    obsm_key: str = ""
 
     def __post_init__(self) -> None:
         _check(self, self.target, self.core)

@@ -24,6 +24,9 @@ logger = get_logger(__name__)
 class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
     """Multinomial logistic regression on log1p values, without densifying.
 
+    Vectors of ``obsm`` are scaled to unit variance first, as a linear probe wants them; the scale
+    is that of training cells and becomes part of the coefficients.
+
     The strength of the penalty is the one of ``penalties`` with the best cross-validated macro F1
     on training cells, folds by donor where there are at least four; among those within one
     standard error the one nearest to scikit-learn's 1.
@@ -43,6 +46,7 @@ class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
     """
 
     capabilities = ("annotation", "explanation")
+    reads_embeddings = True
     _core_cls = LogisticRegressionCore
 
     def __init__(
@@ -63,14 +67,31 @@ class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
             self._build_core(), locals(), f"LogisticRegression of {len(self.labels)} classes"
         )
 
+    def _settle(self, cells: TrainingCells) -> None:
+        # Chosen once for all fits: three strengths are too few to learn the calibration cells by.
+        self._penalty, self._cv_scores = self._tune(cells)
+
     def _fit_core(self, cells: TrainingCells) -> dict[str, object]:
         genes = variable_genes(cells.values, self.n_top_genes)
-        values = cells.values[:, genes]
-        penalty, scores = self._tune(values, cells)
-        fitted = self._fitted(values, cells.codes, penalty)
+        values, mean, scale = self._scaled(cells.values[:, genes])
+        fitted = self._fitted(values, cells.codes, self._penalty)
         coefficients, intercept = full_coefficients(fitted, cells.n_classes)
+        coefficients /= scale
+        intercept -= coefficients @ mean
         self.module.fill(genes=genes, coefficients=coefficients, intercept=intercept)
-        return {"penalty": penalty, "n_genes": len(genes), "cv_macro_f1": scores}
+        return {"penalty": self._penalty, "n_genes": len(genes), "cv_macro_f1": self._cv_scores}
+
+    def _scaled(
+        self, values: sparse.csr_matrix
+    ) -> tuple[sparse.csr_matrix | NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Return what the solver sees, and the mean and scale that it was freed of."""
+        width = values.shape[1]
+        if self.input_rule.input_kind != "embedding":
+            return values, np.zeros(width, np.float32), np.ones(width, np.float32)
+        dense = values.toarray()
+        mean, scale = dense.mean(axis=0), dense.std(axis=0)
+        scale[scale == 0] = 1.0
+        return (dense - mean) / scale, mean, scale
 
     def _fitted(
         self, values: sparse.csr_matrix, codes: NDArray[np.int64], penalty: float
@@ -86,20 +107,13 @@ class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
             warnings.simplefilter("ignore", ConvergenceWarning)
             return model.fit(values, codes)
 
-    def _tune(
-        self, values: sparse.csr_matrix, cells: TrainingCells
-    ) -> tuple[float, dict[str, float]]:
+    def _tune(self, cells: TrainingCells) -> tuple[float, dict[str, float]]:
         if len(self.penalties) == 1:
             return self.penalties[0], {}
         folds = list(training_folds(cells))
         if not folds:
             return min(self.penalties, key=lambda p: abs(np.log(p))), {}
-        table = np.array(
-            [
-                [self._score(values, cells.codes, penalty, *fold) for fold in folds]
-                for penalty in self.penalties
-            ]
-        )
+        table = np.array([self._scores(cells, *fold) for fold in folds]).T
         mean = table.mean(axis=1)
         error = table[mean.argmax()].std(ddof=1) / np.sqrt(len(folds))
         good = [i for i in range(len(mean)) if mean[i] >= mean.max() - error]
@@ -108,16 +122,17 @@ class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
         logger.info("cross-validated macro F1 by penalty: %s", scores)
         return self.penalties[best], scores
 
-    def _score(
-        self,
-        values: sparse.csr_matrix,
-        codes: NDArray[np.int64],
-        penalty: float,
-        train: NDArray[np.int64],
-        test: NDArray[np.int64],
-    ) -> float:
-        fitted = self._fitted(values[train], codes[train], penalty)
-        return macro_f1(codes[test], fitted.predict(values[test]))
+    def _scores(
+        self, cells: TrainingCells, train: NDArray[np.int64], test: NDArray[np.int64]
+    ) -> list[float]:
+        """Macro F1 of every penalty on one fold, genes chosen on its training part."""
+        genes = variable_genes(cells.values[train], self.n_top_genes)
+        known, mean, scale = self._scaled(cells.values[train][:, genes])
+        new = cells.values[test][:, genes]
+        if isinstance(known, np.ndarray):
+            new = (new.toarray() - mean) / scale
+        fits = [self._fitted(known, cells.codes[train], p) for p in self.penalties]
+        return [macro_f1(cells.codes[test], fitted.predict(new)) for fitted in fits]
 
 
 def training_folds(cells: TrainingCells, n_folds: int = 3) -> list[tuple[np.ndarray, np.ndarray]]:

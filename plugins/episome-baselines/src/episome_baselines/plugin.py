@@ -43,7 +43,7 @@ def episome_register_models() -> tuple[ModelSpec, ...]:
             "logreg",
             "LogisticRegression",
             "sparse multinomial logistic regression, tuned on training cells",
-            tags=("demo", "floor"),
+            tags=("demo", "floor", "probe"),
             capabilities=("annotation", "explanation"),
         ),
         _spec(
