@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from episome.jobs import train_auto
     from episome.models import EpisomeModel
 
-__all__ = ["__version__", "get_model", "list_models"]
+__all__ = ["__version__", "get_model", "list_models", "train_auto"]
 
 __version__: str
 
@@ -85,7 +86,11 @@ def _room(name: str) -> ModuleType | None:
 
 
 def __getattr__(name: str) -> object:
-    """Resolve the version and the rooms on first use."""
+    """Resolve the version, the rooms and what belongs to one of them on first use."""
+    if name == "train_auto":
+        from episome.jobs import train_auto
+
+        return train_auto
     if name == "__version__":
         globals()[name] = value = _version()
         return value

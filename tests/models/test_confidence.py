@@ -12,8 +12,7 @@ from episome.data import simulate_cells
 from episome.errors import UsageError
 from episome.inference import CALL_COLUMNS
 from episome.metrics import expected_calibration_error
-from episome.models import KNNClassifier, LogisticRegression, load
-from episome.models._confidence import folds
+from episome.models import KNNClassifier, LogisticRegression, MajorityClass, load
 
 
 def cells(n=1500, n_donors=8, seed=0, **kwargs):
@@ -127,37 +126,14 @@ def test_models_fitted_at_once_are_calibrated_out_of_fold(logreg):
     assert facts["n_cells"] == logreg.fit_["n_train"]
 
 
-def test_folds_of_few_cells_predict_each_once_by_a_fit_that_knows_its_class():
-    codes = np.array([0] * 50 + [1] * 30 + [2] * 2 + [3])
-
-    parts = list(folds(codes, None, 0))
-
-    held = np.concatenate([h for _, h in parts])
-    assert len(held) == len(set(held)) == len(codes) - 1
-    for fitted, out in parts:
-        assert set(codes[fitted]) == {0, 1, 2, 3}
-        assert not set(fitted) & set(out)
-
-
-def test_folds_keep_donors_together_where_no_class_is_lost():
-    rng = np.random.default_rng(0)
-    donors = rng.integers(0, 12, 600).astype(str).astype(object)
-    codes = rng.integers(0, 3, 600)
-
-    for fitted, held in folds(codes, donors, 0):
-        assert not set(donors[fitted]) & set(donors[held])
-    # A class of one donor: the folds go by class.
-    codes[donors == "3"] = 3
-    codes[(donors != "3") & (codes == 3)] = 0
-    shared = [set(donors[f]) & set(donors[h]) for f, h in folds(codes, donors, 0)]
-    assert any(shared)
-
-
 def test_of_many_cells_one_part_is_held_out():
-    parts = list(folds(np.arange(6000) % 3, None, 0))
+    adata = simulate_cells(6000, 12, n_types=3, n_donors=1)
+    MajorityClass.setup_anndata(adata, labels_key="cell_type")
+    model = MajorityClass(adata)
 
-    assert len(parts) == 1
-    assert len(parts[0][1]) == pytest.approx(1200, abs=3)
+    model.train()
+
+    assert model.confidence_.facts["n_cells"] == pytest.approx(1200, abs=3)
 
 
 # -- what it does --------------------------------------------------------------------------------

@@ -441,6 +441,10 @@ CODES: dict[str, str] = {
         "training cells have other sums: genes were taken out after normalising, or the scale is "
         "another. It is trained all the same, and its scores mean less."
     ),
+    "E-U82": (
+        "The column of batches names none for some cells, and every cell is conditioned on its "
+        "batch. Give those cells a batch, or leave the column out."
+    ),
     "E-D53": (
         "Models of counts, such as scVI and scANVI, describe how many molecules were seen. Values "
         "after log1p are no such numbers. Pass the layer that holds counts."
@@ -481,6 +485,14 @@ CODES: dict[str, str] = {
     "E-U72": (
         "An installed plugin has this name, for itself, a model or a class. On a clash neither "
         "gets it, so a new plugin takes another."
+    ),
+    "E-U75": (
+        "Models are compared on held-out cells, and there is nothing to compare: no annotator is "
+        "installed, none could be trained on these cells, or there is one cell type only."
+    ),
+    "E-U76": (
+        "The comparison of models takes every one as it comes; settings such as a preset or a "
+        "number of epochs belong to one of them."
     ),
     "E-U74": (
         "Vectors of another model have neither genes nor counts. Only models that are right on "

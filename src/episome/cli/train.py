@@ -26,6 +26,7 @@ from episome.errors import UsageError
 
 if TYPE_CHECKING:
     from episome.jobs import Run
+    from episome.plugins import ModelSpec
 
 __all__ = ["command"]
 
@@ -34,12 +35,18 @@ __all__ = ["command"]
     "train",
     epilog=examples(
         "episome train sctab atlas.h5ad --labels-key cell_type --donor-key donor_id -o my-model",
+        "episome train auto atlas.h5ad --labels-key cell_type --donor-key donor_id -o my-model",
         "episome train logreg cells.h5ad --labels-key type --labels-file labels.csv -o my-model",
+        "episome train markers cells.h5ad --markers markers.csv -o my-model",
     ),
 )
 @click.argument("method")
 @click.argument("input", type=click.Path(path_type=Path))
-@click.option("--labels-key", help="Column of obs with the cell types; for annotators.")
+@click.option(
+    "--labels-key",
+    help="Column of obs with the cell types; for annotators, but those that a table of markers is "
+    "enough for.",
+)
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the model."
 )
@@ -83,6 +90,12 @@ __all__ = ["command"]
     show_default=True,
     help="What to do with cells without a label.",
 )
+@click.option(
+    "--markers",
+    type=click.Path(path_type=Path),
+    help="Table of marker genes (csv or tsv with the columns cell_type and gene, or gmt), for "
+    "models that take one.",
+)
 @click.option("--preset", help="Size preset of the model, where it has some.")
 @click.option("--max-epochs", type=click.IntRange(1), help="Passes over the cells.")
 @click.option("--batch-size", type=click.IntRange(1), help="Cells per update.")
@@ -108,6 +121,17 @@ __all__ = ["command"]
 @click.option(
     "--set", "settings_", multiple=True, metavar="KEY=VALUE", help="Argument of the model."
 )
+@click.option(
+    "--models",
+    help="Names that METHOD auto compares, separated by commas; default all installed annotators.",
+)
+@click.option(
+    "--time-budget",
+    type=click.FloatRange(0, min_open=True),
+    default=600.0,
+    show_default=True,
+    help="Seconds that METHOD auto may compare; the training of the best comes on top.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @machine_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing folder.")
@@ -117,7 +141,8 @@ __all__ = ["command"]
 def command(ctx: click.Context, /, **options: Any) -> None:
     """Train METHOD on INPUT, an h5ad file, and save a model folder.
 
-    METHOD is a name that `episome plugins` lists.
+    METHOD is a name that `episome plugins` lists, or auto: the installed annotators are compared
+    on held-out cells, and the best is trained.
     """
     run_command(ctx, "train", lambda: _train(ctx, options))
 
@@ -127,8 +152,9 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     from episome.data import check_readable
     from episome.io import check_model_output
 
-    spec = plugins.get_spec(options["method"])
-    if "annotation" in spec.capabilities and not options["labels_key"]:
+    auto = options["method"] == "auto"
+    spec = None if auto else plugins.get_spec(options["method"])
+    if (_wants_labels(spec) or options["labels_file"]) and not options["labels_key"]:
         raise click.MissingParameter(ctx=ctx, param_hint="'--labels-key'", param_type="option")
     raw_choice(options)
     check_readable(options["input"])
@@ -145,6 +171,14 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     train_arguments = device_arguments(options["device"])
     for name in ("max_epochs", "batch_size", "refit", "augment"):
         if options[name] is not None:
+            if auto:
+                raise UsageError(
+                    "E-U76",
+                    f"--{name.replace('_', '-')} is a setting of one model",
+                    where="auto",
+                    why="every candidate is taken as it comes",
+                    fix="leave it out, or name the model",
+                )
             train_arguments[name] = options[name]
     request = TrainRequest(
         method=options["method"],
@@ -159,6 +193,8 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         seed=options["seed"],
         max_memory=options["max_memory"],
         trust=options["trust"],
+        models=tuple(filter(None, (options["models"] or "").replace(" ", "").split(","))),
+        time_budget=options["time_budget"],
     )
     set_threads(options["threads"])
     state = state_of(ctx)
@@ -185,10 +221,17 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     return remembered(run, outcome)
 
 
+def _wants_labels(spec: ModelSpec | None) -> bool:
+    """Whether labelled cells are needed: an annotator that is not tagged ``unlabelled``."""
+    if spec is None:
+        return True
+    return "annotation" in spec.capabilities and "unlabelled" not in spec.tags
+
+
 def _run(options: dict[str, Any]) -> Run:
     from episome.jobs import Run
 
-    read = ("input", "labels_file", "own_terms")
+    read = ("input", "labels_file", "own_terms", "markers")
     other = {k: v for k, v in options.items() if k not in {*read, "output", *NO_DIFFERENCE}}
     return Run("train", options["output"], other, [options[k] for k in read])
 
@@ -242,6 +285,8 @@ def _model_arguments(options: dict[str, Any]) -> dict[str, object]:
         arguments[key] = _value(value)
     if options["preset"]:
         arguments["preset"] = options["preset"]
+    if options["markers"]:
+        arguments["markers"] = str(options["markers"])
     return arguments
 
 
@@ -276,12 +321,34 @@ def _text(result: Any) -> str:
         f"({result.input_kind}){classes}",
         *_held_out(result.fit),
         *(f"  {note}" for note in result.notes),
+        *_compared(result.fit),
     ]
     if result.n_classes:
         lines.append(f"  next: episome annotate query.h5ad -m {result.output} -o calls.csv")
     else:
         lines.append(f'  next, in Python: model = episome.models.load("{result.output}")')
     return "\n".join(lines)
+
+
+def _compared(fit: Any) -> list[str]:
+    """Return the table of the models that were compared."""
+    if "auto" not in fit:
+        return []
+    found = fit["auto"]
+    lines = [f"  chosen: {found['reason']} ({found['held_out']})"]
+    width = max(len(row["model"]) for row in found["table"])
+    head = f"{'model':<{width}}  macro F1 (95 % interval)  accuracy    ECE  seconds"
+    lines.append(f"  {head}")
+    for row in found["table"]:
+        if row["macro_f1"] == row["macro_f1"]:  # not NaN
+            shown = (
+                f"{row['macro_f1']:8.3f} ({row['low']:.3f} to {row['high']:.3f})  "
+                f"{row['accuracy']:8.3f}  {row['ece']:5.3f}  {row['seconds']:7.1f}"
+            )
+        else:
+            shown = " " * 52
+        lines.append(f"  {row['model']:<{width}}  {shown}  {row['reason']}")
+    return lines
 
 
 def _held_out(fit: Any) -> list[str]:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from episome.data._alignment import Alignment, AlignmentReport
     from episome.data._augment import DonorShifts, donor_shifts
     from episome.data._features import FeatureSpace
+    from episome.data._folds import folds
     from episome.data._gene_names import transposed
     from episome.data._genes import variable_genes
     from episome.data._importance import GeneImportance
@@ -96,6 +97,7 @@ _HOME = {
     "open_source": "_query",
     "pair_modalities": "_modalities",
     "ObsmSource": "_obsm",
+    "folds": "_folds",
     "align_dimensions": "_obsm",
     "prepare_query": "_query",
     "refuse_matrix": "_query",

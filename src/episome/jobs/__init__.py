@@ -8,6 +8,7 @@ from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
     from episome.jobs._annotate import AnnotateRequest, AnnotateResult, annotate, describe_input
+    from episome.jobs._auto import AutoResult, train_auto
     from episome.jobs._check import CheckRequest, CheckResult, check
     from episome.jobs._check_plugin import (
         Checked,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _HOME = {
     "AnnotateRequest": "_annotate",
     "AnnotateResult": "_annotate",
+    "AutoResult": "_auto",
     "CheckRequest": "_check",
     "CheckResult": "_check",
     "Checked": "_check_plugin",
@@ -46,6 +48,7 @@ _HOME = {
     "join_labels": "_labels_file",
     "new_plugin": "_new_plugin",
     "train": "_train",
+    "train_auto": "_auto",
 }
 __all__ = sorted(_HOME)
 

@@ -13,6 +13,7 @@ from episome.data import check_readable, read_any, read_cells
 from episome.errors import UsageError
 from episome.inference import pick_device
 from episome.io import check_model_output
+from episome.jobs._auto import train_auto
 from episome.jobs._labels_file import join_labels
 from episome.log import get_logger
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from episome.models import Ensemble, EpisomeModel
 
 logger = get_logger(__name__)
+
+#: Method that compares the installed annotators.
+AUTO = "auto"
 
 ProgressReport = Callable[[int, int, dict[str, float]], None]
 
@@ -33,7 +37,7 @@ class TrainRequest:
     Parameters
     ----------
     method
-        Name of an installed model.
+        Name of an installed model, or ``"auto"``: see ``train_auto``.
     input
         File of cells, with labels for annotators; of two modalities for translators.
     output
@@ -54,6 +58,8 @@ class TrainRequest:
         Default ``episome.settings.seed``.
     max_memory, trust
         Of ``episome.data.read_cells``.
+    models, time_budget
+        Of ``train_auto``, for the method ``"auto"``.
     """
 
     method: str
@@ -68,6 +74,8 @@ class TrainRequest:
     seed: int | None = None
     max_memory: int | None = None
     trust: bool = False
+    models: tuple[str, ...] = ()
+    time_budget: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,8 @@ def train(request: TrainRequest, *, progress: ProgressReport | None = None) -> T
     EpisomeError
         Of the family in ``episome.errors``; nothing is written then.
     """
+    if request.method == AUTO:
+        return _auto(request)
     spec = plugins.get_spec(request.method)
     check_readable(request.input)
     check_model_output(request.output, overwrite=request.overwrite)
@@ -132,6 +142,43 @@ def train(request: TrainRequest, *, progress: ProgressReport | None = None) -> T
     model.train(**train_args)
     model.save(request.output, overwrite=request.overwrite)
     return _result(model, request.output, spec.name, tuple(notes))
+
+
+def _auto(request: TrainRequest) -> TrainResult:
+    """Train the annotator that is best on held-out cells."""
+    for name in request.models:
+        plugins.get_spec(name)
+    if request.model or request.n_models != 1:
+        raise UsageError(
+            "E-U76",
+            "settings of one model are given to the comparison of many",
+            where="auto",
+            examples=sorted(request.model) or ["n_models"],
+            why="every candidate is taken as it comes",
+            fix="leave them out, or train the model that you mean by its name",
+        )
+    check_readable(request.input)
+    check_model_output(request.output, overwrite=request.overwrite)
+    if request.seed is not None:
+        settings.seed = request.seed
+    from episome.models import AnnotationMixin
+
+    wanted = known_arguments(
+        AnnotationMixin.setup_anndata, request.setup, "auto (set-up)", exactly=True
+    )
+    adata = read_cells(request.input, max_memory=request.max_memory, trust=request.trust)
+    notes = _join(adata, request, wanted)
+    labels_key = str(wanted.pop("labels_key"))
+    found = train_auto(
+        adata,
+        labels_key,
+        models=request.models or None,
+        time_budget=request.time_budget,
+        train_kwargs=dict(request.train),
+        **wanted,
+    )
+    found.model.save(request.output, overwrite=request.overwrite)
+    return _result(found.model, request.output, " + ".join(found.chosen), tuple(notes))
 
 
 def _join(adata: AnnData, request: TrainRequest, setup: dict[str, object]) -> list[str]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from episome import settings
-from episome.data import require_all_classes
+from episome.data import folds, require_all_classes
 from episome.models._annotation import AnnotationMixin
 from episome.models._array import ArrayModel, TrainingCells
-from episome.models._confidence import HeldOut, folds, outputs_as_logits, type_space
+from episome.models._confidence import MAX_FOLDED, HeldOut, outputs_as_logits, type_space
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +41,8 @@ class ArrayClassifierModel(AnnotationMixin, ArrayModel):
         votes, far = False, np.zeros(len(rows), dtype=np.float32)
         logits = np.full((len(rows), cells.n_classes), np.nan, dtype=np.float32)
         try:
-            for fitted, held in folds(cells.codes, cells.donors, seed):
+            parts = folds(cells.codes, cells.donors, seed=seed)
+            for fitted, held in parts if len(rows) <= MAX_FOLDED else islice(parts, 1):
                 self.module = type(core).from_config(core.config)
                 known = _some(cells, fitted)
                 self._fit_core(known)

@@ -32,6 +32,8 @@ def model_card(model: EpisomeModel, manifest: Mapping[str, Any]) -> str:
             f"{labels.ontology_release or 'not recorded'}."
         )
         lines += _confidence(manifest["confidence"])
+    if "auto" in model.fit_:
+        lines.append(f"- Chosen: {model.fit_['auto']['reason']}.")
     lines += [f"- {k.replace('_', ' ')}: {v}" for k, v in _shown(manifest["fit"]).items()]
     if spec is not None and spec.reference:
         lines += ["", f"Reference: {spec.reference}"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,6 @@ MIN_OWN_PART = 200
 OWN_SHARE = 0.1
 #: Cells up to which every one is predicted by a fit without it; beyond, one part is.
 MAX_FOLDED = 5000
-FOLDS = 5
 N_GENES = 2000
 
 
@@ -166,67 +165,6 @@ def mean_held_out(parts: list[HeldOut | None]) -> HeldOut | None:
     first = known[0]
     far = None if first.distances is None else first.distances[np.isin(first.rows, rows)]
     return HeldOut(rows, as_logits(np.mean(shares, axis=0)), first.source, distances=far)
-
-
-def folds(
-    codes: NDArray[np.int64], donors: NDArray[np.object_] | None, seed: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield positions to fit on and positions to predict, so that every class can be learned.
-
-    Up to 5,000 cells each is predicted once; of more a fifth is. Whole donors are held out where
-    there are five whose cells are never the only ones of a class.
-
-    Parameters
-    ----------
-    codes
-        Class of every cell, int64 (n_cells,).
-    donors
-        Donor of every cell, or ``None`` entries.
-    seed
-        Of the draw.
-    """
-    of_fold = _by_donor(codes, donors, seed)
-    if of_fold is None:
-        of_fold = _by_class(codes, seed)
-    for fold in range(FOLDS if len(codes) <= MAX_FOLDED else 1):
-        held = np.flatnonzero(of_fold == fold)
-        if len(held):
-            yield np.flatnonzero(of_fold != fold), held
-
-
-def _by_class(codes: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Fold of every cell, evenly within classes; -1 for the only cell of a class."""
-    rng = np.random.default_rng(seed)
-    of_fold = np.full(len(codes), -1, dtype=np.int64)
-    for code in np.unique(codes):
-        members = rng.permutation(np.flatnonzero(codes == code))
-        if len(members) > 1:
-            of_fold[members] = (np.arange(len(members)) + rng.integers(FOLDS)) % FOLDS
-    return of_fold
-
-
-def _by_donor(
-    codes: NDArray[np.int64], donors: NDArray[np.object_] | None, seed: int
-) -> NDArray[np.int64] | None:
-    """Fold of every cell by donor, evenly by cells; ``None`` where a class would be lost."""
-    if donors is None:
-        return None
-    known = np.array([d is not None for d in donors])
-    names, which = np.unique(np.asarray(donors[known], dtype=str), return_inverse=True)
-    if len(names) < FOLDS:
-        return None
-    sizes = np.bincount(which)
-    order = np.random.default_rng(seed).permutation(len(names))
-    order = order[np.argsort(-sizes[order], kind="stable")]
-    load, of_donor = np.zeros(FOLDS), np.zeros(len(names), dtype=np.int64)
-    for donor in order:
-        of_donor[donor] = int(load.argmin())
-        load[of_donor[donor]] += sizes[donor]
-    of_fold = np.full(len(codes), -1, dtype=np.int64)
-    of_fold[known] = of_donor[which]
-    n_classes = len(np.unique(codes))
-    whole = all(len(np.unique(codes[of_fold != f])) == n_classes for f in range(FOLDS))
-    return of_fold if whole else None
 
 
 def outputs_as_logits(outputs: dict[str, Any]) -> NDArray[np.floating]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from episome.data import variable_genes
+from episome.data import folds, variable_genes
 from episome.log import get_logger
 from episome.metrics import macro_f1
 from episome.models import ArrayClassifierModel, ExplanationMixin, TrainingCells
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
+#: Parts that the strength of the penalty is chosen by.
+FOLDS = 3
+
 
 class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
     """Multinomial logistic regression on log1p values, without densifying.
@@ -28,7 +31,7 @@ class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
     is that of training cells and becomes part of the coefficients.
 
     The strength of the penalty is the one of ``penalties`` with the best cross-validated macro F1
-    on training cells, folds by donor where there are at least four; among those within one
+    on training cells, folds by donor where there are at least three; among those within one
     standard error the one nearest to scikit-learn's 1.
 
     Parameters
@@ -110,12 +113,12 @@ class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
     def _tune(self, cells: TrainingCells) -> tuple[float, dict[str, float]]:
         if len(self.penalties) == 1:
             return self.penalties[0], {}
-        folds = list(training_folds(cells))
-        if not folds:
+        parts = list(folds(cells.codes, cells.donors, seed=cells.seed, n_folds=FOLDS))
+        if len(parts) < 2:
             return min(self.penalties, key=lambda p: abs(np.log(p))), {}
-        table = np.array([self._scores(cells, *fold) for fold in folds]).T
+        table = np.array([self._scores(cells, *part) for part in parts]).T
         mean = table.mean(axis=1)
-        error = table[mean.argmax()].std(ddof=1) / np.sqrt(len(folds))
+        error = table[mean.argmax()].std(ddof=1) / np.sqrt(len(parts))
         good = [i for i in range(len(mean)) if mean[i] >= mean.max() - error]
         best = min(good, key=lambda i: abs(np.log(self.penalties[i])))
         scores = {f"{p:g}": round(float(m), 4) for p, m in zip(self.penalties, mean, strict=True)}
@@ -133,29 +136,6 @@ class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
             new = (new.toarray() - mean) / scale
         fits = [self._fitted(known, cells.codes[train], p) for p in self.penalties]
         return [macro_f1(cells.codes[test], fitted.predict(new)) for fitted in fits]
-
-
-def training_folds(cells: TrainingCells, n_folds: int = 3) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Folds of training cells, by donor where at least four are known; none for tiny classes."""
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    counts = np.bincount(cells.codes, minlength=cells.n_classes)
-    if counts.min() < n_folds:
-        n_folds = 2
-    if counts.min() < 2:
-        return []
-    donors = cells.donors
-    known = [] if donors is None else sorted({d for d in donors if d is not None})
-    blank = np.zeros(len(cells.codes))
-    if len(known) >= 4:
-        index = {d: i for i, d in enumerate(known)}
-        groups = np.array([index.get(d, len(known) + i) for i, d in enumerate(donors)])
-        folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=cells.seed)
-        split = list(folds.split(blank, cells.codes, groups))
-    else:
-        folds = StratifiedKFold(n_folds, shuffle=True, random_state=cells.seed)
-        split = list(folds.split(blank, cells.codes))
-    return [f for f in split if len(np.unique(cells.codes[f[0]])) > 1]
 
 
 def full_coefficients(
