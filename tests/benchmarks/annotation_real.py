@@ -12,122 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 import pandas as pd
+from _splits import DATA, LABEL, TASKS, SplitTask, parts
 from sklearn.metrics import accuracy_score, f1_score
-from sklearn.model_selection import train_test_split
 
 SEEDS = (0, 1, 2)
 MODELS = ("majority", "centroid", "knn", "logreg", "sctab")
-LABEL = "label_of_the_split"
-DATA = Path(os.environ.get("EPISOME_TEST_DATA", ".")) / "data"
-
-
-@dataclass(frozen=True)
-class SplitTask:
-    """One data set, its labels and donors, and which cells are for testing."""
-
-    file: str
-    labels_key: str
-    donor_key: str | None
-    test: Callable[[ad.AnnData], np.ndarray]
-    reference: tuple[str, str]
-    keep: Callable[[ad.AnnData], np.ndarray] | None = None
-
-
-def one_of(
-    column: str, values: Callable[[list[str]], list[str]]
-) -> Callable[[ad.AnnData], np.ndarray]:
-    """Cells whose column holds one of the values chosen from its sorted ones."""
-
-    def mask(adata: ad.AnnData) -> np.ndarray:
-        text = adata.obs[column].astype(str)
-        return text.isin(values(sorted(text.unique()))).to_numpy()
-
-    return mask
-
-
-def stratified(labels_key: str) -> Callable[[ad.AnnData], np.ndarray]:
-    """30 % of every class, as scikit-learn draws them with seed 0."""
-
-    def mask(adata: ad.AnnData) -> np.ndarray:
-        labels = adata.obs[labels_key].astype(str).to_numpy()
-        rows = train_test_split(
-            np.arange(adata.n_obs), test_size=0.3, stratify=labels, random_state=0
-        )[1]
-        out = np.zeros(adata.n_obs, dtype=bool)
-        out[rows] = True
-        return out
-
-    return mask
-
-
-TASKS = {
-    "kang-donors": SplitTask(
-        "kang_pbmc_ifnb.h5ad",
-        "cell_type_label",
-        "donor_id",
-        one_of("donor_id", lambda _: ["kang_101", "kang_107", "kang_1016"]),
-        ("kang_pbmc_ifnb", "test donors"),
-        keep=lambda a: (a.obs["donor_id"].astype(str) != "unassigned").to_numpy(),
-    ),
-    "kang-stimulated": SplitTask(
-        "kang_pbmc_ifnb.h5ad",
-        "cell_type_label",
-        "donor_id",
-        one_of("condition", lambda _: ["stimulated"]),
-        ("kang_pbmc_ifnb", "train control"),
-    ),
-    "facs": SplitTask(
-        "pbmc_facs_zheng.h5ad",
-        "facs_label",
-        None,
-        stratified("facs_label"),
-        ("pbmc_facs_zheng", "random 70/30"),
-        keep=lambda a: (
-            a.obs["facs_label"].astype(str).map(a.obs["facs_label"].astype(str).value_counts())
-            >= 5
-        ).to_numpy(),
-    ),
-    "onek1k": SplitTask(
-        "onek1k_blood.h5ad",
-        "cell_type_label",
-        "donor_id",
-        one_of("donor_id", lambda v: v[-8:]),
-        ("onek1k_blood", "test the last 8"),
-    ),
-    "snare": SplitTask(
-        "multiome_mop_snare.h5ad",
-        "cluster (remapped)",
-        "Batch",
-        one_of("Batch", lambda v: v[len(v) // 2 :]),
-        ("multiome_mop_snare", "RNA only"),
-    ),
-}
-
-
-def parts(task: SplitTask) -> tuple[ad.AnnData, ad.AnnData]:
-    """Training and test cells; test classes that training lacks are left out."""
-    adata = ad.read_h5ad(DATA / task.file)
-    if task.keep is not None:
-        adata = adata[task.keep(adata)].copy()
-    adata.obs[LABEL] = adata.obs[task.labels_key].astype(str)
-    test = task.test(adata)
-    test &= adata.obs[LABEL].isin(adata.obs[LABEL][~test]).to_numpy()
-    train = ~task.test(adata)
-    columns = [LABEL, *([task.donor_key] if task.donor_key else [])]
-    return tuple(
-        ad.AnnData(a.X, obs=a.obs[columns], var=a.var) for a in (adata[train], adata[test])
-    )
 
 
 def episome(*arguments: object) -> dict[str, object]:

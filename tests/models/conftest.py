@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 
@@ -23,3 +26,12 @@ def correct():
     return lambda model, adata, **kwargs: (
         model.predict(adata, **kwargs) == adata.obs["cell_type"].to_numpy(dtype=object)
     ).mean()
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real sets, where this machine has them."""
+    folder = os.environ.get("EPISOME_TEST_DATA")
+    if not folder:
+        pytest.skip("EPISOME_TEST_DATA is not set: the real files are elsewhere")
+    return Path(folder, "data")

@@ -5,6 +5,22 @@ from __future__ import annotations
 from episome.testing import parametrize_with_checks
 
 
-@parametrize_with_checks(["majority", "centroid", "logreg", "knn"])
+@parametrize_with_checks(
+    [
+        "majority",
+        "centroid",
+        "logreg",
+        "linear",
+        "mlp",
+        "knn",
+        "pca",
+        "correlation",
+        "markers",
+        "celltypist",
+        "scvi",
+        "scanvi",
+        "xgboost",
+    ]
+)
 def test_conformance(check, model_cls):
     check(model_cls)

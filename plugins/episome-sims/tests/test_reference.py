@@ -306,6 +306,23 @@ def test_import_lists_of_any_form_are_the_same(bare: Path, tmp_path: Path) -> No
         assert model.features.ids == tuple(GENES)
 
 
+def test_import_tables_keep_symbols_and_ontology_terms(bare: Path, tmp_path: Path) -> None:
+    symbols = [f"SYMBOL{i}" for i in range(47)]
+    genes = pd.DataFrame({"feature_name": symbols, "length": 1}, index=GENES)
+    terms = [f"CL:{i:07d}" for i in range(6)]
+    labels = pd.DataFrame({"cell_type_ontology_term_id": terms, "cell_type": LABELS})
+    labels.to_csv(tmp_path / "labels.tsv", sep="\t", index=False)
+
+    model = SIMS.from_reference_checkpoint(bare, genes=genes, labels=tmp_path / "labels.tsv")
+
+    assert model.features.ids == tuple(GENES)
+    assert model.labels.term_ids == tuple(terms)
+    by_symbol = cells()
+    by_symbol.var_names = symbols
+    assert np.array_equal(model.predict_proba(by_symbol), model.predict_proba(cells()))
+    assert set(model.annotate(cells())["label_ontology_term_id"]) <= {"", *terms}
+
+
 def test_import_other_network_is_refused(
     network: Callable, export: Callable, settings_of: Callable, tmp_path: Path
 ) -> None:

@@ -192,6 +192,14 @@ CODES: dict[str, str] = {
         "The vectors have another length than those that the model was trained on. Dimensions "
         "have no names: only the same model, fitted once, gives vectors that can be compared."
     ),
+    "E-G23": (
+        "A table of markers names genes that the data do not have. They are left out; where many "
+        "are, the table names them in another way, or is of another species."
+    ),
+    "E-G24": (
+        "None of the markers of a type is a gene of the data, so the type can never be called. At "
+        "least two types have to be left."
+    ),
     "E-L01": 'Cells have no label. unlabeled="keep" leaves them out of training.',
     "E-L02": "Some labels look like no label, but count as classes.",
     "E-L03": "The label column names fewer than two classes.",
@@ -228,6 +236,10 @@ CODES: dict[str, str] = {
     ),
     "E-L28": "Predicted labels are neither a class of the hierarchy nor a word for no call.",
     "E-L29": "Some labels are numbers and some are names, which are never equal.",
+    "E-L30": (
+        "The CELLxGENE schema wants terms of the Cell Ontology, and no class of the model has one "
+        "that it allows."
+    ),
     "E-M02": (
         "The file is a pickle, or a folder with one: loading it could run any code. It is "
         "never opened. Load it with the program that wrote it."
@@ -440,6 +452,14 @@ CODES: dict[str, str] = {
         "CellTypist is made for log1p values of cells scaled to 10,000 counts over all genes. The "
         "training cells have other sums: genes were taken out after normalising, or the scale is "
         "another. It is trained all the same, and its scores mean less."
+    ),
+    "E-U80": (
+        "A model by marker genes is given a table of them, or learns them from labelled cells, "
+        "and has neither."
+    ),
+    "E-U81": (
+        "Markers are a table of types and genes, with weights and directions where you like; the "
+        "message says what could not be read as one."
     ),
     "E-U82": (
         "The column of batches names none for some cells, and every cell is conditioned on its "

@@ -34,6 +34,7 @@ __all__ = ["command"]
     epilog=examples(
         "episome annotate query.h5ad -m my-model -o calls.csv",
         "episome annotate query.h5ad -m my-model -o annotated.h5ad",
+        "episome annotate query.h5ad -m my-model -o calls.csv --cluster-key leiden",
     ),
 )
 @click.argument("input", type=click.Path(path_type=Path))
@@ -69,9 +70,30 @@ __all__ = ["command"]
     metavar="P",
     help="Leave out the labels of cells that the model is less sure of.",
 )
+@click.option(
+    "--cluster-key",
+    metavar="COLUMN",
+    help="Column of obs with clusters: adds the label that most cells of each have, the share "
+    "that agrees, and its 95 % interval. Nothing is clustered.",
+)
+@click.option(
+    "--cellxgene",
+    is_flag=True,
+    help="Add cell_type and cell_type_ontology_term_id as the CELLxGENE schema wants them.",
+)
+@click.option(
+    "--prefix",
+    metavar="TEXT",
+    help="Before the names of the columns; default episome_ in an h5ad, else nothing.",
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Cells at a time.")
 @machine_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@click.option(
+    "--overwrite-columns",
+    is_flag=True,
+    help="Replace columns of the h5ad that exist already, cell types of others included.",
+)
 @file_options
 @command_options
 @click.pass_context
@@ -85,7 +107,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
 def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     from episome.data import check_readable
-    from episome.io import check_output, read_manifest
+    from episome.io import check_output, prefixed, read_manifest
 
     use_raw = raw_choice(options)
     to_stdout = options["output"] == Path("-")
@@ -114,7 +136,9 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     with progress(None, "annotating", unit="cells", enabled=visible) as bar:
         result = annotate(request, progress=lambda done, total: bar.update(done, f"of {total:,}"))
     if to_stdout and not state.json and state.stdout is not None:
-        state.stdout.write(result.calls.to_csv(index_label="cell"))
+        calls = result.calls
+        named = calls.set_axis(prefixed(calls.columns, options["prefix"] or ""), axis=1)
+        state.stdout.write(named.to_csv(index_label="cell"))
         return Outcome()
     counts = result.calls["label"].value_counts()
     states = result.calls["status"].value_counts()

@@ -16,23 +16,40 @@ if TYPE_CHECKING:
     from episome.confidence._conformal import ConformalScores
     from episome.confidence._maps import CalibrationMap, Fitted, fit_map
     from episome.confidence._novelty import MAX_CELLS, Novelty, TypeSpace
-    from episome.confidence._temperature import as_logits, fit_temperature, scaled
+    from episome.confidence._shift import (
+        DEPTHS,
+        REMOVED,
+        ShiftGrid,
+        ShiftPoint,
+        mean_grid,
+        shift_point,
+        softened,
+    )
+    from episome.confidence._temperature import as_logits, fit_temperature, logits_of, scaled
 
 _HOME = {
     "CalibrationMap": "_maps",
     "CalibrationSource": "_confidence",
     "Confidence": "_confidence",
     "ConformalScores": "_conformal",
+    "DEPTHS": "_shift",
     "Fitted": "_maps",
     "MAX_CELLS": "_novelty",
     "Novelty": "_novelty",
+    "REMOVED": "_shift",
+    "ShiftGrid": "_shift",
+    "ShiftPoint": "_shift",
     "TypeSpace": "_novelty",
     "as_logits": "_temperature",
     "fit_confidence": "_confidence",
     "fit_map": "_maps",
     "fit_temperature": "_temperature",
+    "logits_of": "_temperature",
+    "mean_grid": "_shift",
     "reliability": "_confidence",
     "scaled": "_temperature",
+    "shift_point": "_shift",
+    "softened": "_shift",
 }
 __all__ = sorted(_HOME)
 

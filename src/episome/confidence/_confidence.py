@@ -11,6 +11,7 @@ import numpy as np
 from episome.confidence._conformal import ConformalScores
 from episome.confidence._maps import CalibrationMap, fit_map
 from episome.confidence._novelty import Novelty, TypeSpace
+from episome.confidence._shift import ShiftGrid
 from episome.confidence._temperature import scaled
 from episome.errors import ModelFileError
 from episome.metrics import brier_score, expected_calibration_error, negative_log_likelihood
@@ -40,12 +41,15 @@ class Confidence:
     facts
         What was measured on calibration cells that the map was not fitted on: see
         :func:`fit_confidence`.
+    shift
+        What is known of queries that lack genes or counts; ``None`` where nothing is.
     """
 
     map: CalibrationMap = field(default_factory=CalibrationMap)
     scores: ConformalScores | None = None
     novelty: Novelty | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    shift: ShiftGrid | None = None
 
     @property
     def is_calibrated(self) -> bool:
@@ -68,6 +72,8 @@ class Confidence:
             "floor": self.map.floor,
             **self.facts,
         }
+        if self.shift is not None:
+            plain["shift"] = self.shift.to_json()
         return tensors, plain
 
     @classmethod
@@ -81,7 +87,7 @@ class Confidence:
         ModelFileError
             The tables do not fit the classes, or hold what is no number (E-M06).
         """
-        own = {"calibrated", "map", "temperature", "floor"}
+        own = {"calibrated", "map", "temperature", "floor", "shift"}
         facts = {k: v for k, v in plain.items() if k not in own}
         arrays = _under(tensors, "map/")
         broken = [k for k, v in tensors.items() if v.dtype.kind == "f" and np.isnan(v).any()]
@@ -108,6 +114,7 @@ class Confidence:
             scores,
             Novelty.from_tensors(novelty) if novelty else None,
             facts,
+            ShiftGrid.from_json(plain["shift"]) if plain.get("shift") else None,
         )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -30,6 +31,14 @@ def as_logits(probabilities: ArrayLike) -> NDArray[np.float64]:
     values = np.asarray(probabilities, dtype=np.float64)
     logits: NDArray[np.float64] = np.log(np.maximum(values, SMALLEST))
     return logits
+
+
+def logits_of(outputs: Mapping[str, Any]) -> NDArray[np.floating]:
+    """Return the logits of a core's outputs, from its probabilities where it gives no others."""
+    if "logits" in outputs:
+        logits: NDArray[np.floating] = np.asarray(outputs["logits"])
+        return logits
+    return as_logits(outputs["probabilities"])
 
 
 def fit_temperature(logits: ArrayLike, codes: ArrayLike, *, smoothing: float = 0.0) -> float:

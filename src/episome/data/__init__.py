@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from episome.data._loader import CellLoader
     from episome.data._modalities import PairedCells, pair_modalities
+    from episome.data._name_tables import NameTable, read_gene_list, read_label_list
     from episome.data._obsm import ObsmSource, align_dimensions
     from episome.data._proteins import ProteinNames, modality_kind, protein_names
     from episome.data._query import (
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     )
     from episome.data._read import read_any, read_cells
     from episome.data._read_kind import FileKind, check_readable, kind_of
+    from episome.data._reduced import ReducedCells
     from episome.data._rule import InputRule, QueryKind
     from episome.data._schema import SchemaChoice, cellxgene_choice
     from episome.data._simulate import simulate_cells
@@ -68,6 +70,7 @@ _HOME = {
     "Inspection": "_inspection",
     "Labels": "_labels",
     "MuInspection": "_inspection",
+    "NameTable": "_name_tables",
     "PairedCells": "_modalities",
     "ProteinNames": "_proteins",
     "Query": "_query",
@@ -97,6 +100,7 @@ _HOME = {
     "open_source": "_query",
     "pair_modalities": "_modalities",
     "ObsmSource": "_obsm",
+    "ReducedCells": "_reduced",
     "folds": "_folds",
     "align_dimensions": "_obsm",
     "prepare_query": "_query",
@@ -104,6 +108,8 @@ _HOME = {
     "protein_names": "_proteins",
     "read_any": "_read",
     "read_cells": "_read",
+    "read_gene_list": "_name_tables",
+    "read_label_list": "_name_tables",
     "require_all_classes": "_labels",
     "require_choice": "_query",
     "scan_values": "_query",

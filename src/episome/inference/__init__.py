@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from episome.inference._array_core import ArrayCore
     from episome.inference._attribution import Attribution, ExplainingCore, attribution
     from episome.inference._calls import CALL_COLUMNS, CallLimits, calls_frame
+    from episome.inference._completed import completed_calls
     from episome.inference._cores import BatchSource, Core
     from episome.inference._device import pick_device
     from episome.inference._ensemble import EnsembleCore
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from episome.inference._importance import gene_importance, mean_importance
     from episome.inference._outputs import as_csr
     from episome.inference._predictor import Predictor
+    from episome.inference._vote import VOTE_COLUMNS, cluster_votes
 
 _HOME = {
     "CALL_COLUMNS": "_calls",
@@ -42,8 +44,11 @@ _HOME = {
     "ExplainingCore": "_attribution",
     "Predictor": "_predictor",
     "as_csr": "_outputs",
+    "VOTE_COLUMNS": "_vote",
     "attribution": "_attribution",
     "calls_frame": "_calls",
+    "cluster_votes": "_vote",
+    "completed_calls": "_completed",
     "core_from_folder": "_folders",
     "folder_confidence": "_folders",
     "folder_features": "_folders",

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episome.confidence import Confidence, as_logits
+from episome.confidence import Confidence, as_logits, softened
 from episome.data import FeatureSpace, GeneImportance, InputRule, Labels, Query, prepare_query
 from episome.errors import UsageError
 from episome.inference._calls import CallLimits, calls_frame
@@ -154,17 +154,26 @@ class Predictor:
         model's genes) and what the core gives: ``probabilities`` (from logits by softmax),
         ``latent``, ... ``hidden``: see :meth:`batches`.
         """
+        softer = self._temperature(query)
         for batch in self.batches(query, rows=rows, batch_size=batch_size, hidden=hidden):
             out = {k: to_numpy(v) for k, v in self._run(batch).items()}
             if "logits" in out:
                 out["probabilities"] = class_probabilities(out)
             require_outputs(out, len(batch["empty"]), self.labels, self.core)
             if "probabilities" in out:
-                out |= self._sure(out, batch)
+                out |= self._sure(out, batch, softer)
             yield {**out, "ind_x": batch["ind_x"].cpu().numpy(), "empty": batch["empty"]}
 
+    def _temperature(self, query: BatchSource) -> float:
+        """Return what confidence is lowered by where the query lacks genes."""
+        shift, report = self.confidence.shift, getattr(query, "alignment", None)
+        if shift is None or report is None:
+            return 1.0
+        found = report.report.weight
+        return shift.temperature(1.0 - (report.report.overlap if found is None else found))
+
     def _sure(
-        self, out: dict[str, NDArray[Any]], batch: dict[str, Any]
+        self, out: dict[str, NDArray[Any]], batch: dict[str, Any], softer: float
     ) -> dict[str, NDArray[Any]]:
         """Calibrate: what the core said itself stays as ``raw_probabilities``."""
         raw, found = out["probabilities"], self.confidence
@@ -172,7 +181,7 @@ class Predictor:
             return {"raw_probabilities": raw}
         logits = out["logits"] if "logits" in out else as_logits(raw)
         shares = found.map.probabilities(logits)
-        sure = {"raw_probabilities": raw, "probabilities": shares}
+        sure = {"raw_probabilities": raw, "probabilities": softened(shares, softer)}
         if found.novelty is not None:
             values = columns_of(batch["X"], found.novelty.space.genes, len(self.features))
             sure["novelty"] = found.novelty.score(shares, values, picked=True)

@@ -22,11 +22,18 @@ if TYPE_CHECKING:
         write_model_folder,
     )
     from episome.io._json import decode, encode
-    from episome.io._results import check_columns, check_output, write_calls
+    from episome.io._results import (
+        SCHEMA_COLUMNS,
+        check_columns,
+        check_output,
+        prefixed,
+        write_calls,
+    )
 
 _HOME = {
     "EnsembleFolder": "_ensemble",
     "ModelFolder": "_folder",
+    "SCHEMA_COLUMNS": "_results",
     "check_columns": "_results",
     "check_model_output": "_folder",
     "check_output": "_results",
@@ -34,6 +41,7 @@ _HOME = {
     "encode": "_json",
     "ensure_free": "_atomic",
     "is_ensemble": "_folder",
+    "prefixed": "_results",
     "read_ensemble_folder": "_ensemble",
     "read_manifest": "_folder",
     "read_model_folder": "_folder",

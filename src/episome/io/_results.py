@@ -18,6 +18,8 @@ logger = get_logger(__name__)
 
 TABLES = (".csv", ".tsv", ".parquet")
 PREFIX = "episome_"
+#: Columns of the CELLxGENE schema: their names are those of the schema, whatever the prefix.
+SCHEMA_COLUMNS = ("cell_type", "cell_type_ontology_term_id")
 
 
 def check_output(
@@ -71,18 +73,47 @@ def check_output(
     return path
 
 
+def prefixed(columns: Sequence[str], prefix: str) -> list[str]:
+    """Return the names that columns of calls get; those of the CELLxGENE schema keep theirs."""
+    return [c if c in SCHEMA_COLUMNS else f"{prefix}{c}" for c in columns]
+
+
 def check_columns(
-    adata: AnnData, columns: Sequence[str], *, prefix: str = PREFIX, overwrite: bool = False
+    adata: AnnData,
+    columns: Sequence[str],
+    *,
+    prefix: str | None = None,
+    overwrite: bool = False,
+    overwrite_columns: bool = False,
 ) -> None:
     """Check before any work that calls can be added to ``adata.obs``.
+
+    Parameters
+    ----------
+    adata
+        The query.
+    columns
+        Names of the columns of calls.
+    prefix
+        Of the columns in ``obs``; default ``"episome_"``.
+    overwrite
+        Columns with the prefix may be replaced; those of the CELLxGENE schema never: they hold
+        what somebody found out.
+    overwrite_columns
+        All may be replaced.
 
     Raises
     ------
     UsageError
         Columns exist already (E-L16).
     """
-    clash = [f"{prefix}{c}" for c in columns if f"{prefix}{c}" in adata.obs.columns]
-    if clash and not overwrite:
+    names = prefixed(columns, PREFIX if prefix is None else prefix)
+    clash = [c for c in names if c in adata.obs.columns]
+    if overwrite:
+        clash = [c for c in clash if c in SCHEMA_COLUMNS]
+    if clash and not overwrite_columns:
+        schema = set(clash) <= set(SCHEMA_COLUMNS)
+        replace = "overwrite_columns=True (--overwrite-columns)"
         raise UsageError(
             "E-L16",
             "columns exist already",
@@ -90,7 +121,9 @@ def check_columns(
             count=len(clash),
             total=len(columns),
             examples=clash,
-            fix="pass another prefix=, or overwrite=True",
+            fix=f"leave cellxgene out, or pass {replace}"
+            if schema
+            else f"pass another prefix= (--prefix), or overwrite=True, or {replace}",
         )
 
 
@@ -100,8 +133,9 @@ def write_calls(
     *,
     adata: AnnData | None = None,
     provenance: dict[str, object] | None = None,
-    prefix: str = PREFIX,
+    prefix: str | None = None,
     overwrite: bool = False,
+    overwrite_columns: bool = False,
 ) -> Path:
     """Write calls, one row per cell in the order of the query.
 
@@ -117,9 +151,12 @@ def write_calls(
     provenance
         Goes to ``uns["episome"]``.
     prefix
-        Of the columns in ``obs``.
+        Of the columns; default ``"episome_"`` in ``obs`` and none in a table. Columns of the
+        CELLxGENE schema have none.
     overwrite
-        Replace an existing file.
+        Replace an existing file, and columns with the prefix.
+    overwrite_columns
+        Replace existing columns, also those of the CELLxGENE schema.
 
     Raises
     ------
@@ -130,10 +167,19 @@ def write_calls(
     if path.suffix == ".h5ad":
         if adata is None:
             raise UsageError("E-U09", "an h5ad needs the query's AnnData", fix="pass adata=")
-        annotated = _annotated(adata, calls, provenance or {}, prefix, overwrite=overwrite)
+        check_columns(
+            adata,
+            list(calls.columns),
+            prefix=prefix,
+            overwrite=overwrite,
+            overwrite_columns=overwrite_columns,
+        )
+        names = prefixed(calls.columns, PREFIX if prefix is None else prefix)
+        annotated = _annotated(adata, calls.set_axis(names, axis=1), provenance or {})
         return write_file(
             path, lambda p: annotated.write_h5ad(p, compression="gzip"), overwrite=overwrite
         )
+    calls = calls.set_axis(prefixed(calls.columns, prefix or ""), axis=1)
     if path.suffix == ".parquet":
         return write_file(path, lambda p: calls.to_parquet(p), overwrite=overwrite)
     separator = "," if path.suffix == ".csv" else "\t"
@@ -157,18 +203,10 @@ def _storable(obs: pd.DataFrame) -> pd.DataFrame:
     return obs.rename(columns=new)
 
 
-def _annotated(
-    adata: AnnData,
-    calls: pd.DataFrame,
-    provenance: dict[str, object],
-    prefix: str,
-    *,
-    overwrite: bool,
-) -> AnnData:
+def _annotated(adata: AnnData, calls: pd.DataFrame, provenance: dict[str, object]) -> AnnData:
     import anndata
 
-    check_columns(adata, list(calls.columns), prefix=prefix, overwrite=overwrite)
-    columns = {f"{prefix}{c}": calls[c].to_numpy() for c in calls.columns}
+    columns = {str(c): calls[c].to_numpy() for c in calls.columns}
     obs = adata.obs.drop(columns=[c for c in adata.obs.columns if str(c).startswith("_scvi")])
     obs = _storable(obs.assign(**columns))
     raw = (

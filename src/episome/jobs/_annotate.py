@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from episome.data import AnnDataSource, check_readable, read_cells
-from episome.inference import CallLimits, Predictor
+from episome.inference import CallLimits, Predictor, completed_calls
 from episome.io import check_columns, check_output, is_ensemble, read_manifest, write_calls
 
 if TYPE_CHECKING:
@@ -55,6 +55,14 @@ class AnnotateRequest:
         Replace an existing file.
     error_rate, false_alarms, min_confidence
         Which calls are kept, see ``episome.inference.CallLimits``.
+    cluster_key
+        Column of clusters that vote, see ``episome.inference.cluster_votes``.
+    cellxgene
+        Add the columns of the CELLxGENE schema.
+    prefix
+        Of the columns that are written; default ``"episome_"`` in an ``.h5ad``, else none.
+    overwrite_columns
+        Replace columns of the ``.h5ad`` that exist already.
     max_memory, trust
         Of ``episome.data.read_cells``.
     """
@@ -65,6 +73,10 @@ class AnnotateRequest:
     error_rate: float | None = None
     false_alarms: float | None = None
     min_confidence: float | None = None
+    cluster_key: str | None = None
+    cellxgene: bool = False
+    prefix: str | None = None
+    overwrite_columns: bool = False
     layer: str | None = None
     use_raw: bool | Literal["auto"] = False
     input_kind: Literal["auto", "counts", "log1p"] = "auto"
@@ -83,7 +95,10 @@ class AnnotateRequest:
 
 @dataclass(frozen=True, slots=True)
 class AnnotateResult:
-    """What ``episome annotate`` found: the calls and the lines of the input report."""
+    """What ``episome annotate`` found: the calls and the lines of the input report.
+
+    The columns of ``calls`` have no prefix, whatever the file has.
+    """
 
     calls: pd.DataFrame
     notes: tuple[str, ...]
@@ -120,13 +135,21 @@ def annotate(
     )
     try:
         limits = CallLimits(request.error_rate, request.false_alarms, request.min_confidence)
-        nothing = predictor.no_calls(limits=limits)
+        source = AnnDataSource(
+            adata, layer=request.layer, use_raw=request.use_raw, name=request.input.name
+        )
+        complete = _completion(request, predictor, source)
+        nothing = complete(predictor.no_calls(limits=limits), slice(0))
         if whole:
-            check_columns(adata, list(nothing.columns), overwrite=request.overwrite)
+            check_columns(
+                adata,
+                list(nothing.columns),
+                prefix=request.prefix,
+                overwrite=request.overwrite,
+                overwrite_columns=request.overwrite_columns,
+            )
         query = predictor.prepare(
-            AnnDataSource(
-                adata, layer=request.layer, use_raw=request.use_raw, name=request.input.name
-            ),
+            source,
             input_kind=request.input_kind,
             min_gene_overlap=request.min_gene_overlap,
             duplicates=request.duplicates,
@@ -135,19 +158,42 @@ def annotate(
             allow_fractional=request.allow_fractional,
             nan=request.nan,
         )
-        calls = _calls(predictor, query, request.batch_size, limits, progress)
+        # Clusters are spread over all batches: they vote when the last is there.
+        calls = complete(
+            _calls(predictor, query, request.batch_size, limits, progress), slice(None)
+        )
         if request.output is not None:
             write_calls(
                 request.output,
                 calls,
                 adata=adata if whole else None,
                 provenance=_provenance(manifest, query),
+                prefix=request.prefix,
                 overwrite=request.overwrite,
+                overwrite_columns=request.overwrite_columns,
             )
     finally:
         if adata.isbacked:
             adata.file.close()
     return AnnotateResult(calls, query.notes, len(calls), query.source.n_vars, request.output)
+
+
+def _completion(
+    request: AnnotateRequest, predictor: Predictor, source: AnnDataSource
+) -> Callable[[pd.DataFrame, slice], pd.DataFrame]:
+    """Return what adds the wanted columns to the calls of some cells."""
+    labels = predictor.require_labels()
+    clusters = None if request.cluster_key is None else source.obs_column(request.cluster_key)
+
+    def complete(calls: pd.DataFrame, rows: slice) -> pd.DataFrame:
+        return completed_calls(
+            calls,
+            labels,
+            clusters=None if clusters is None else clusters.iloc[rows],
+            cellxgene=request.cellxgene,
+        )
+
+    return complete
 
 
 def _calls(

@@ -32,6 +32,8 @@ N_FOLDS = 3
 BEHIND = 0.10
 #: Smaller differences in macro F1 are decided by the likelihood of the calibrated probabilities.
 SAME = 0.005
+#: A training of epochs may take this part of the time that is left, while others wait.
+SHARES = 4
 
 COLUMNS = ("model", "macro_f1", "low", "high", "accuracy", "nll", "ece", "seconds", "reason")
 
@@ -114,7 +116,8 @@ def train_auto(
         Names to compare; default every installed annotator.
     time_budget
         Seconds for the comparison. The last training comes on top. A model of epochs that needs
-        more than half of what is left is stopped, one of a single fit cannot be.
+        more than a quarter of what is left, while others wait, is stopped; one of a single fit
+        cannot be.
     ensemble
         Whether the mean of the two best may win.
     max_cells
@@ -145,10 +148,10 @@ def train_auto(
     if not names:
         raise UsageError("E-U75", "there is no model to compare", fix="episome plugins")
     first = arena.parts[:1]
-    for name in names:
-        _try(arena, name, first, train_kwargs)
+    for i, name in enumerate(names):
+        _try(arena, name, first, train_kwargs, n_left=len(names) - i)
     for name in _contenders(arena):
-        _try(arena, name, arena.parts[1:], train_kwargs)
+        _try(arena, name, arena.parts[1:], train_kwargs, n_left=1)
     table, chosen, reason = _verdict(arena, ensemble=ensemble)
     logger.info("%s: %s", " + ".join(chosen), reason)
     model = _train(adata, setup, chosen, train_kwargs)
@@ -223,6 +226,8 @@ def _try(
     name: str,
     parts: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
     train_kwargs: dict[str, Any] | None,
+    *,
+    n_left: int,
 ) -> None:
     trial = arena.trials.setdefault(name, Trial(name, len(arena.truth)))
     for fitted, held in parts:
@@ -236,7 +241,7 @@ def _try(
             arena.setup,
             fitted,
             held,
-            seconds=arena.left / 2,
+            seconds=arena.left / min(max(n_left, 1), SHARES),
             train_kwargs=train_kwargs or {},
         )
         if trial.problem:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from episome import plugins, settings
 from episome.data import check_readable, read_any, read_cells
@@ -163,7 +163,7 @@ def _auto(request: TrainRequest) -> TrainResult:
         settings.seed = request.seed
     from episome.models import AnnotationMixin
 
-    wanted = known_arguments(
+    wanted: dict[str, Any] = known_arguments(
         AnnotationMixin.setup_anndata, request.setup, "auto (set-up)", exactly=True
     )
     adata = read_cells(request.input, max_memory=request.max_memory, trust=request.trust)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -10,6 +11,15 @@ from episome.errors import UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+#: Finds the neighbours of query cells: ``(query, k)`` to distances and rows of the reference, both
+#: (n_query, k), nearest first.
+Search: TypeAlias = (
+    "Callable[[NDArray[np.float32], int], tuple[NDArray[np.floating], NDArray[np.int64]]]"
+)
+
+#: What a tie adds to the share of its winner: less than any vote, more than rounding takes away.
+NUDGE = 1e-6
 
 
 def knn_probabilities(
@@ -22,6 +32,8 @@ def knn_probabilities(
     weights: Literal["uniform", "distance"] = "distance",
     metric: Literal["euclidean", "cosine"] = "euclidean",
     exclude: NDArray[np.int64] | None = None,
+    ties: Literal["code", "distance"] = "code",
+    search: Search | None = None,
     block: int = 2048,
 ) -> NDArray[np.float32]:
     """Vote shares of the nearest reference cells.
@@ -42,14 +54,20 @@ def knn_probabilities(
         Votes per cell; at most ``n_reference``, less one with `exclude`.
     weights
         ``"distance"`` weighs a vote by the inverse distance; a neighbour at distance zero decides.
-        ``"uniform"`` votes are equal, so that the largest share of a tie is that of the smallest
-        class code.
+        ``"uniform"`` votes are equal.
     metric
         Distance.
     exclude
         Row of the reference that each query cell may not use, (n_query,): ``np.arange(n)`` for
         the reference itself leaves each cell out of its own vote. A negative number excludes
         none.
+    ties
+        Which class has the largest share of equally many uniform votes. ``"code"``: shares stay
+        equal, so that the smallest class code comes first. ``"distance"``: the class whose
+        voters have the smaller sum of distances; its share is larger by one millionth.
+    search
+        What finds the neighbours, such as an approximate index of `reference`, by distances that
+        grow as those of `metric` do. By default all distances are computed.
     block
         Query rows at a time.
 
@@ -63,24 +81,53 @@ def knn_probabilities(
         `exclude` has not one row per query cell (E-U41), names rows that the reference does not
         have (E-U44), or leaves no neighbour (E-U43).
     """
-    from sklearn.neighbors import NearestNeighbors
-
     if exclude is not None:
         exclude = _checked(np.asarray(exclude), len(query), len(reference))
     more = 0 if exclude is None else 1
     k = min(n_neighbors + more, len(reference))
-    index = NearestNeighbors(n_neighbors=k, metric=metric, algorithm="brute").fit(reference)
+    find = exact_search(reference, metric) if search is None else search
     out = np.zeros((len(query), n_classes), dtype=np.float32)
     for start in range(0, len(query), block):
         part = slice(start, start + block)
-        distance, rows = index.kneighbors(query[part])
+        distance, rows = find(query[part], k)
         if exclude is not None:
             distance, rows = _without(exclude[part], distance, rows)
         weight = _vote_weights(distance, weights)
         view = out[part]
         np.add.at(view, (np.arange(len(rows))[:, None], labels[rows]), weight)
         view /= view.sum(axis=1, keepdims=True)
+        if weights == "uniform" and ties == "distance":
+            _settle_ties(view, labels[rows], distance)
     return out
+
+
+def exact_search(
+    reference: NDArray[np.float32], metric: Literal["euclidean", "cosine"] = "euclidean"
+) -> Search:
+    """Return what finds neighbours by computing all distances; see :func:`knn_probabilities`."""
+    from sklearn.neighbors import NearestNeighbors
+
+    index = NearestNeighbors(metric=metric, algorithm="brute").fit(reference)
+
+    def find(query: NDArray[np.float32], k: int) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+        distance, rows = index.kneighbors(query, n_neighbors=k)
+        return distance, rows
+
+    return find
+
+
+def _settle_ties(
+    shares: NDArray[np.float32], codes: NDArray[np.int64], distance: NDArray[np.floating]
+) -> None:
+    """Raise the share of the nearest class among those with the most votes, in place."""
+    # Shares of equally many votes are equal to the last bit: all are the same quotient.
+    best = shares == shares.max(axis=1, keepdims=True)
+    rows = np.flatnonzero(best.sum(axis=1) > 1)
+    sums = np.zeros((len(rows), shares.shape[1]))
+    np.add.at(sums, (np.arange(len(rows))[:, None], codes[rows]), distance[rows])
+    winner = np.where(best[rows], sums, np.inf).argmin(axis=1)
+    shares[rows, winner] += np.float32(NUDGE)
+    shares[rows] /= shares[rows].sum(axis=1, keepdims=True)
 
 
 def _checked(exclude: NDArray[np.int64], n_query: int, n_reference: int) -> NDArray[np.int64]:

@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     from episome.models._embedding import EmbeddingMixin
     from episome.models._ensemble import Ensemble
     from episome.models._explanation import ExplanationMixin
+    from episome.models._inert import inert_classes, inert_dtype, number_from_bytes
     from episome.models._network import NetworkModel
     from episome.models._reconstruction import ReconstructionMixin
+    from episome.models._reference import ReferenceWeights
     from episome.models._registry import registry_from_parts
     from episome.models._translation import TranslationMixin
+    from episome.models._weights_file import WeightsFile
 
 _HOME = {
     "AnnotationMixin": "_annotation",
@@ -41,6 +44,7 @@ _HOME = {
     "EmbeddingMixin": "_embedding",
     "NetworkModel": "_network",
     "ReconstructionMixin": "_reconstruction",
+    "ReferenceWeights": "_reference",
     "SupportsAnnotation": "_capabilities",
     "SupportsEmbedding": "_capabilities",
     "SupportsExplanation": "_capabilities",
@@ -52,7 +56,11 @@ _HOME = {
     "EpisomeModel": "_base",
     "ExplanationMixin": "_explanation",
     "TrainingCells": "_array",
+    "WeightsFile": "_weights_file",
     "as_rows": "_arguments",
+    "inert_classes": "_inert",
+    "inert_dtype": "_inert",
+    "number_from_bytes": "_inert",
     "registry_from_parts": "_registry",
 }
 __all__ = [*sorted(_HOME), "load"]

@@ -11,7 +11,7 @@ import numpy as np
 from scvi.data import AnnDataManager
 
 from episome import settings
-from episome.confidence import MAX_CELLS
+from episome.confidence import MAX_CELLS, CalibrationSource
 from episome.data import (
     AnnDataSource,
     Labels,
@@ -27,10 +27,10 @@ from episome.data import (
     term_column,
 )
 from episome.errors import Collector, UsageError
-from episome.inference import gene_importance
+from episome.inference import Predictor, gene_importance
 from episome.log import get_logger
 from episome.models._calls import CallsMixin
-from episome.models._confidence import MIN_CELLS, HeldOut, confidence_of, type_space
+from episome.models._confidence import MIN_CELLS, HeldOut, confidence_of, default_share, type_space
 from episome.models._fields import ExpressionField, LabelsField, labels_from_state
 from episome.models._setup import (
     registered_embedding,
@@ -38,6 +38,8 @@ from episome.models._setup import (
     require_cells,
     require_words,
 )
+from episome.models._shift import N_CELLS, N_DRAWS, ShiftedCells, shifted_cells
+from episome.models._training import normalized_rows
 from episome.ontology import CellOntology, ClassHierarchy, cell_ontology, releases
 
 if TYPE_CHECKING:
@@ -45,10 +47,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
-    from episome.data import SchemaChoice
+    from episome.data import Query, SchemaChoice, Split
     from episome.inference import BatchSource
     from episome.models._base import EpisomeModel as _Base
     from episome.models._ensemble import Ensemble
+    from episome.train import CellDataModule
 else:
     _Base = object
 
@@ -312,6 +315,63 @@ class AnnotationMixin(CallsMixin, _Base):
             seed=seed,
             name=type(self).__name__,
         )
+
+    def _calibration_size(
+        self, given: float | None, train_size: float | None, validation_size: float | None
+    ) -> float:
+        """Share of the cells for calibration; none where the caller gave all of them away."""
+        if given is not None:
+            return float(given)
+        if train_size is not None or validation_size is not None:
+            return 0.0
+        return default_share(int((self.training_codes() >= 0).sum()))
+
+    def _calibrate(self, split: Split) -> None:
+        """Fit the confidence of a model with epochs that the host did not run.
+
+        On the calibration cells of the split, or on its validation cells where those are few.
+        """
+        query, codes = self.training_query(), self.training_codes()
+        own = len(split.calibration) >= MIN_CELLS
+        rows = split.calibration if own else split.validation
+        self._held_out = None
+        if len(rows):
+            raw = Predictor(
+                self.module, features=self.features, rule=self.input_rule, labels=self.labels
+            )
+            found = raw.collect(query, ["logits"], rows=rows)
+            source: CalibrationSource = "held out" if own else "validation"
+            shifted = self._shifted(query, codes, split.train, rows)
+            self._held_out = HeldOut(rows, found["logits"], source, shifted=shifted)
+        self._fit_confidence(
+            codes, self.training_donors(), split.train, lambda r: normalized_rows(query, r)
+        )
+
+    def _shifted(
+        self,
+        cells: Query | CellDataModule,
+        codes: NDArray[np.int64],
+        fitted: NDArray[np.int64],
+        held: NDArray[np.int64],
+        *,
+        n_folds: int = 1,
+    ) -> tuple[ShiftedCells, ...]:
+        """Return what the core as it is now says of held-out cells that lack genes or counts."""
+        seed = settings.stream_seed("shift", bits=32)
+        predictor = Predictor(
+            self.module, features=self.features, rule=self.input_rule, labels=self.labels
+        )
+        weights = gene_importance(predictor, cells, codes, fitted, seed=seed)
+        found = shifted_cells(
+            predictor,
+            cells,
+            held,
+            weights,
+            n_cells=N_CELLS // n_folds,
+            n_draws=N_DRAWS // n_folds,
+            seed=seed + int(held[0]),  # another draw of genes in every fold
+        )
+        return tuple(found)
 
     def _weigh_genes(
         self, cells: BatchSource, codes: NDArray[np.int64], rows: NDArray[np.int64]

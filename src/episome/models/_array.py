@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
+    from episome.data import Query
     from episome.inference import ArrayCore
 
 
@@ -58,6 +59,7 @@ class ArrayModel(EpisomeModel):
     """Base of models without epochs: subclasses implement :meth:`_fit_core`."""
 
     _core_cls: ClassVar[type[ArrayCore]]
+    _cells_read: Query | None = None
 
     def _build_core(self, **config: object) -> ArrayCore:
         classes = {} if self.labels is None else {"n_classes": len(self.labels)}
@@ -97,7 +99,14 @@ class ArrayModel(EpisomeModel):
                 why="it is fitted at once, without epochs or batches",
                 fix="leave it out; settings of the method are arguments of the model",
             )
-        cells, rows = self._training_cells((datasplitter_kwargs or {}).get("external_indexing"))
+        try:
+            self._train_on((datasplitter_kwargs or {}).get("external_indexing"))
+        finally:
+            self._cells_read = None
+        plugins.after_train(model=self, run={"seed": settings.seed})
+
+    def _train_on(self, given: Sequence[Sequence[int]] | None) -> None:
+        cells, rows = self._training_cells(given)
         plugins.before_train(model=self, run={"seed": settings.seed})
         started = time.monotonic()
         self._before_fit(cells, rows)
@@ -114,7 +123,10 @@ class ArrayModel(EpisomeModel):
         self.is_trained_ = True
         self.history_ = {}
         self._after_fit(cells, rows)
-        plugins.after_train(model=self, run={"seed": settings.seed})
+
+    def training_query(self) -> Query:
+        """Training cells, aligned and ready to be read; during a training they are read once."""
+        return super().training_query() if self._cells_read is None else self._cells_read
 
     def _before_fit(self, cells: TrainingCells, rows: NDArray[np.int64]) -> None:
         """Do what has to come before the fit on these rows; nothing here."""
@@ -129,7 +141,7 @@ class ArrayModel(EpisomeModel):
         rows = np.arange(len(codes)) if given is None else row_numbers(given[0])
         rows = rows[codes[rows] >= 0]
         self._check_rows(rows, codes)
-        query = self.training_query()
+        query = self._cells_read = super().training_query()
         split = given_split([rows], len(codes), settings.seed)
         data = CellDataModule(
             query.source,

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from episome.data import require_choice
-from episome.inference import CallLimits
+from episome.inference import CallLimits, completed_calls
+from episome.io import prefixed
 from episome.metrics import uncertainty
 from episome.models._arguments import as_rows
 
@@ -114,6 +115,9 @@ class CallsMixin(Answering):
         error_rate: float | None = None,
         false_alarms: float | None = None,
         min_confidence: float | None = None,
+        cluster_key: str | None = None,
+        cellxgene: bool = False,
+        prefix: str = "",
         **query: Any,
     ) -> pd.DataFrame:
         """Return one row of calls per cell, indexed by cell name, in the order of the query.
@@ -130,6 +134,14 @@ class CallsMixin(Answering):
             By default the 1 % of status ``novel`` keep theirs.
         min_confidence
             Calls below it are ambiguous and lose their label.
+        cluster_key
+            Column of ``obs`` with clusters that somebody made: adds the vote of each, see
+            ``episome.inference.cluster_votes``.
+        cellxgene
+            Add ``cell_type`` and ``cell_type_ontology_term_id`` as the CELLxGENE schema wants
+            them: terms of the Cell Ontology, or ``unknown``.
+        prefix
+            Before the name of every column but those of the schema.
 
         Returns
         -------
@@ -137,19 +149,26 @@ class CallsMixin(Answering):
         where the training data had it), ``confidence`` (calibrated probability of ``label_raw``),
         ``label_raw`` (the most probable class, whatever the limits), ``novelty`` (0 to 1),
         ``status`` (``assigned``, ``ambiguous``, ``novel``, ``low_quality``), ``second``,
-        ``second_confidence``, with an error rate ``set``.
+        ``second_confidence``, with an error rate ``set``; with clusters ``cluster_label``,
+        ``cluster_agreement``, ``cluster_low`` and ``cluster_high``.
 
         Raises
         ------
         UsageError
-            Shares outside 0 and 1 (E-U65), or limits for a model without calibration (E-U66).
+            Shares outside 0 and 1 (E-U65), limits for a model without calibration (E-U66), or no
+            such column of clusters (E-U04).
         """
         limits = CallLimits(error_rate, false_alarms, min_confidence)
-        predictor = self.predictor()
+        predictor, rows = self.predictor(), as_rows(indices)
         prepared = self.prepare(adata, **query)
-        return predictor.annotate(
-            prepared, rows=as_rows(indices), batch_size=batch_size, limits=limits
+        clusters = None if cluster_key is None else prepared.source.obs_column(cluster_key)
+        if clusters is not None and rows is not None:
+            clusters = clusters.iloc[rows]
+        calls = predictor.annotate(prepared, rows=rows, batch_size=batch_size, limits=limits)
+        calls = completed_calls(
+            calls, predictor.require_labels(), clusters=clusters, cellxgene=cellxgene
         )
+        return calls.set_axis(prefixed(calls.columns, prefix), axis=1)
 
     def uncertainty(
         self,

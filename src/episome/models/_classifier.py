@@ -11,7 +11,7 @@ from episome.data import require_all_classes, require_choice
 from episome.errors import UsageError
 from episome.inference import Predictor
 from episome.models._annotation import AnnotationMixin
-from episome.models._confidence import MIN_CELLS, HeldOut, default_share
+from episome.models._confidence import MIN_CELLS, HeldOut
 from episome.models._embedding import EmbeddingMixin
 from episome.models._explanation import ExplanationMixin
 from episome.models._network import NetworkModel
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from episome.confidence import CalibrationSource
     from episome.train import Fit
 
 
@@ -127,16 +128,6 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
             augment=augment,
         )
 
-    def _calibration_size(
-        self, given: float | None, train_size: float | None, validation_size: float | None
-    ) -> float:
-        """Share of the cells for calibration; none where the caller gave all of them away."""
-        if given is not None:
-            return float(given)
-        if train_size is not None or validation_size is not None:
-            return 0.0
-        return default_share(int((self.training_codes() >= 0).sum()))
-
     def _hold_out(self, datamodule: CellDataModule, *, again: bool) -> None:
         split = datamodule.split
         own = len(split.calibration) >= MIN_CELLS
@@ -146,11 +137,14 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
             return
         self._held_out = None
         if len(rows):
-            found = Predictor(
+            predictor = Predictor(
                 self.module, features=self.features, rule=self.input_rule, labels=self.labels
-            ).stream(datamodule, rows=rows)
+            )
+            found = predictor.stream(datamodule, rows=rows)
             logits = np.concatenate([out["logits"] for out in found])
-            self._held_out = HeldOut(rows, logits, "held out" if own else "validation")
+            shifted = self._shifted(datamodule, datamodule.labels, split.train, rows)
+            source: CalibrationSource = "held out" if own else "validation"
+            self._held_out = HeldOut(rows, logits, source, shifted=shifted)
 
     def _training_defaults(self) -> dict[str, Any]:
         return {"max_epochs": 50, "batch_size": 256, "plan_kwargs": {}}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import softmax
@@ -19,6 +19,7 @@ from episome.confidence import (
 )
 from episome.data import variable_genes
 from episome.log import get_logger
+from episome.models._shift import ShiftedCells, shift_grid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,6 +54,8 @@ class HeldOut:
     distances
         To the nearest type in a space that was fitted without the cell, float32 (n,); ``None``
         where the cells are none of those that the model's own space is made of.
+    shifted
+        What it says about some of them with genes or counts taken away.
     """
 
     rows: NDArray[np.int64]
@@ -60,6 +63,7 @@ class HeldOut:
     source: CalibrationSource
     votes: bool = False
     distances: NDArray[np.floating] | None = None
+    shifted: tuple[ShiftedCells, ...] = ()
 
 
 def default_share(n_labelled: int) -> float:
@@ -114,6 +118,7 @@ def confidence_of(
         votes=held.votes,
         seed=seed,
     )
+    found = replace(found, shift=shift_grid(held.shifted, found.map, codes))
     shared = "; they also chose the epoch" if held.source == "validation" else ""
     logger.info(
         "%s is calibrated on %d cells (%s%s): expected calibration error %.3f, before %.3f",
@@ -165,11 +170,3 @@ def mean_held_out(parts: list[HeldOut | None]) -> HeldOut | None:
     first = known[0]
     far = None if first.distances is None else first.distances[np.isin(first.rows, rows)]
     return HeldOut(rows, as_logits(np.mean(shares, axis=0)), first.source, distances=far)
-
-
-def outputs_as_logits(outputs: dict[str, Any]) -> NDArray[np.floating]:
-    """Return the logits of a core's outputs, from its probabilities where it gives no others."""
-    if "logits" in outputs:
-        logits: NDArray[np.floating] = np.asarray(outputs["logits"])
-        return logits
-    return as_logits(outputs["probabilities"])

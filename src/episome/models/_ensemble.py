@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 
 from episome import plugins, settings
-from episome.confidence import Confidence
+from episome.confidence import Confidence, mean_grid
 from episome.errors import Problem, UsageError, warn
 from episome.inference import (
     CONFIDENCE_PREFIX,
@@ -175,6 +176,8 @@ class Ensemble(ExplanationMixin, CallsMixin):
             seed=settings.stream_seed("calibration", self._seed, bits=32),
             name=f"the ensemble of {len(self)}",
         )
+        shift = mean_grid([m.confidence_.shift for m in self.members])
+        self.confidence_ = replace(self.confidence_, shift=shift)
 
     def _warn_of_twins(self) -> None:
         states = [m.module.state()[0] for m in self.members]

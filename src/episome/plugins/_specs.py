@@ -56,7 +56,8 @@ class ModelSpec:
         Of ``rna``, ``protein``, ``atac``.
     tags
         How the host chooses without naming a method: ``demo``, ``floor``, ``student``, ``probe``
-        (learns from any dense vectors: what ``embedding:KEY`` stands for).
+        (learns from any dense vectors: what ``embedding:KEY`` stands for), ``unlabelled`` (an
+        annotator that can do without labels, so that nobody is asked for them).
     needs
         What prediction needs beyond torch, such as ``("scvi",)``.
     plugin, distribution, version

@@ -204,6 +204,14 @@ class Subject:
             if capability in self.capabilities
         }
 
+    def ask_raw(self, model: Any, query: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        """Return what the core of a model says, before its confidence is fitted to the query."""
+        found = self.ask(model, query, **kwargs)
+        if self.annotates:
+            raw = model.predict_proba(query, calibrated=False, **kwargs)
+            found[_ANSWERS["annotation"][0]] = raw.to_numpy()
+        return found
+
     def verbs(self, model: Any) -> list[Callable[[Any], object]]:
         """Return every method that answers a query, as the host calls it."""
         asked: list[Callable[[Any], object]] = [lambda query: self.ask(model, query)]

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
         balanced_weights,
         check_plan_kwargs,
     )
+    from episome.train._schedules import (
+        bounded_epochs,
+        small_reference_dropout,
+        small_reference_training,
+    )
 
 _HOME = {
     "AverageWeights": "_callbacks",
@@ -46,9 +51,12 @@ _HOME = {
     "ProgressReport": "_fit",
     "ReestimateBatchNorm": "_callbacks",
     "balanced_weights": "_plan",
+    "bounded_epochs": "_schedules",
     "check_plan_kwargs": "_plan",
     "check_trainer_kwargs": "_fit",
     "fit": "_fit",
+    "small_reference_dropout": "_schedules",
+    "small_reference_training": "_schedules",
 }
 __all__ = sorted(_HOME)
 

@@ -6,18 +6,49 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from episome_baselines.celltypist_model import CellTypist
     from episome_baselines.centroid import NearestCentroid
+    from episome_baselines.correlation import CorrelationClassifier
     from episome_baselines.knn import KNNClassifier
+    from episome_baselines.linear import LinearClassifier
     from episome_baselines.logreg import LogisticRegression
     from episome_baselines.majority import MajorityClass
+    from episome_baselines.markers import MarkerScore
+    from episome_baselines.mlp import MLPClassifier
+    from episome_baselines.pca import PCAEmbedding
+    from episome_baselines.scvi_adapters import SCANVIAdapter, SCVIAdapter
+    from episome_baselines.xgboost_pca import XGBoostPCA
 
-__all__ = ["KNNClassifier", "LogisticRegression", "MajorityClass", "NearestCentroid"]
+__all__ = [
+    "CellTypist",
+    "CorrelationClassifier",
+    "KNNClassifier",
+    "LinearClassifier",
+    "LogisticRegression",
+    "MLPClassifier",
+    "MajorityClass",
+    "MarkerScore",
+    "NearestCentroid",
+    "PCAEmbedding",
+    "SCANVIAdapter",
+    "SCVIAdapter",
+    "XGBoostPCA",
+]
 
 _MODULES = {
+    "CellTypist": "celltypist_model",
+    "CorrelationClassifier": "correlation",
     "KNNClassifier": "knn",
+    "LinearClassifier": "linear",
     "LogisticRegression": "logreg",
+    "MLPClassifier": "mlp",
     "MajorityClass": "majority",
+    "MarkerScore": "markers",
     "NearestCentroid": "centroid",
+    "PCAEmbedding": "pca",
+    "SCANVIAdapter": "scvi_adapters",
+    "SCVIAdapter": "scvi_adapters",
+    "XGBoostPCA": "xgboost_pca",
 }
 
 

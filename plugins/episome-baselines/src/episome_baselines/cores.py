@@ -10,6 +10,8 @@ from scipy import sparse
 
 from episome.inference import ArrayCore
 from episome.metrics import knn_probabilities
+from episome_baselines.components import project
+from episome_baselines.nearest import ApproximateIndex, wants_approximate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,12 +62,24 @@ class KNNClassifierCore(ArrayCore):
     array_names = ("genes", "mean", "loadings", "reference", "codes")
 
     def prepare(self) -> None:
-        """Check the shapes."""
+        """Check the shapes; an index over the reference is built at its first use."""
         n_genes = len(self.require("genes", None))
         width = self.require("loadings", None, n_genes).shape[0]
         self.require("mean", n_genes)
         n_cells = len(self.require("codes", None))
         self.require("reference", n_cells, width)
+        self._index: ApproximateIndex | None = None
+
+    def index(self) -> ApproximateIndex | None:
+        """Return the index over the reference; ``None`` where all distances are computed."""
+        reference = self.arrays["reference"]
+        if self._index is None and wants_approximate(self.config["index"], len(reference)):
+            self._index = ApproximateIndex(
+                reference,
+                n_neighbors=int(self.config["n_neighbors"]),
+                metric=self.config["metric"],
+            )
+        return self._index
 
     def forward(self, batch: Mapping[str, object]) -> dict[str, NDArray[np.floating]]:
         """Return vote shares as probabilities and the components as latent."""
@@ -79,15 +93,10 @@ class KNNClassifierCore(ArrayCore):
             n_neighbors=int(self.config["n_neighbors"]),
             weights=self.config["weights"],
             metric=self.config["metric"],
+            ties="distance",
+            search=self.index(),
         )
         return {"probabilities": votes, "latent": latent}
-
-
-def project(
-    values: object, mean: NDArray[np.floating], loadings: NDArray[np.floating]
-) -> NDArray[np.float32]:
-    """Principal components of sparse rows; the query is projected, never refitted."""
-    return np.asarray(values @ loadings.T - mean @ loadings.T, dtype=np.float32)
 
 
 class LogisticRegressionCore(ArrayCore):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from episome.data import variable_genes
+from episome.data import require_choice
 from episome.models import ArrayClassifierModel, EmbeddingMixin, TrainingCells
-from episome_baselines.cores import KNNClassifierCore, project
+from episome_baselines.components import fit_components
+from episome_baselines.cores import KNNClassifierCore
+from episome_baselines.nearest import wants_approximate
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -28,9 +28,22 @@ class KNNClassifier(EmbeddingMixin, ArrayClassifierModel):
     n_top_genes
         Variable genes, chosen on training cells; ``None``: all.
     weights
-        ``"distance"`` or ``"uniform"`` votes.
+        ``"distance"`` or ``"uniform"`` votes; a tie of these goes to the class whose voters have
+        the smaller sum of distances.
     metric
         ``"euclidean"`` or ``"cosine"``.
+    index
+        ``"exact"``: all distances are computed. ``"approximate"``: an index of pynndescent (extra
+        ``ann``), which is built once more after loading; below 1,000 training cells there is none.
+        ``"auto"``: the index above 200,000 training cells where it is installed. ``fit_`` says
+        which it was, and the share of the exact neighbours that the index finds (``recall``).
+
+    Raises
+    ------
+    MissingDependencyError
+        An approximate index is wanted and pynndescent is not installed (E-P02).
+    UsageError
+        A word that an argument does not take (E-U30).
     """
 
     capabilities = ("annotation", "embedding")
@@ -46,10 +59,20 @@ class KNNClassifier(EmbeddingMixin, ArrayClassifierModel):
         n_top_genes: int | None = 2000,
         weights: Literal["uniform", "distance"] = "distance",
         metric: Literal["euclidean", "cosine"] = "euclidean",
+        index: Literal["auto", "exact", "approximate"] = "auto",
     ) -> None:
+        require_choice("weights", weights, ("uniform", "distance"))
+        require_choice("metric", metric, ("euclidean", "cosine"))
+        require_choice("index", index, ("auto", "exact", "approximate"))
+        # Said before anything is fitted.
+        wants_approximate(index, 0)
         super().__init__(adata, registry)
         core = self._build_core(
-            n_neighbors=n_neighbors, n_components=n_components, weights=weights, metric=metric
+            n_neighbors=n_neighbors,
+            n_components=n_components,
+            weights=weights,
+            metric=metric,
+            index=index,
         )
         self.n_components, self.n_top_genes = n_components, n_top_genes
         self._finish_init(
@@ -59,16 +82,24 @@ class KNNClassifier(EmbeddingMixin, ArrayClassifierModel):
         )
 
     def _fit_core(self, cells: TrainingCells) -> dict[str, object]:
-        from sklearn.decomposition import PCA
-
-        genes = variable_genes(cells.values, self.n_top_genes)
-        dense = cells.values[:, genes].toarray()
-        k = min(self.n_components, min(dense.shape) - 1)
-        solver = "randomized" if min(dense.shape) > 100 else "full"
-        pca = PCA(n_components=k, random_state=cells.seed, svd_solver=solver).fit(dense)
-        mean, loadings = pca.mean_.astype(np.float32), pca.components_.astype(np.float32)
-        reference = project(cells.values[:, genes], mean, loadings)
-        self.module.fill(
-            genes=genes, mean=mean, loadings=loadings, reference=reference, codes=cells.codes
+        found = fit_components(
+            cells.values, self.n_components, n_top_genes=self.n_top_genes, seed=cells.seed
         )
-        return {"n_genes": len(genes), "n_components": int(k)}
+        core: KNNClassifierCore = self.module
+        core.fill(
+            genes=found.genes,
+            mean=found.mean,
+            loadings=found.loadings,
+            reference=found.project(cells.values),
+            codes=cells.codes,
+        )
+        facts: dict[str, object] = {
+            "n_genes": len(found.genes),
+            "n_components": len(found.loadings),
+            "index": "exact",
+        }
+        index = core.index()
+        if index is None:
+            return facts
+        recall = index.recall(int(core.config["n_neighbors"]), seed=cells.seed)
+        return {**facts, "index": "approximate", "recall": round(recall, 4)}

@@ -6,6 +6,9 @@ from episome.plugins import ModelSpec, hookimpl
 
 EPISOME_API = (1, 0)
 
+#: Where the linear model and the network of the baselines were published.
+SCTAB = "10.1038/s41467-024-51059-5"
+
 
 def _spec(
     name: str,
@@ -14,15 +17,18 @@ def _spec(
     *,
     tags: tuple[str, ...],
     capabilities: tuple[str, ...] = ("annotation",),
+    cores: str = "cores",
+    reference: str = "",
 ) -> ModelSpec:
     target = f"episome_baselines.{name}:{class_name}"
     return ModelSpec(
         name=name,
         target=target,
-        core=f"episome_baselines.cores:{class_name}Core",
+        core=f"episome_baselines.{cores}:{class_name}Core",
         summary=summary,
         capabilities=capabilities,
         tags=tags,
+        reference=reference,
     )
 
 
@@ -47,10 +53,84 @@ def episome_register_models() -> tuple[ModelSpec, ...]:
             capabilities=("annotation", "explanation"),
         ),
         _spec(
+            "linear",
+            "LinearClassifier",
+            "one linear layer, trained batch by batch",
+            tags=(),
+            capabilities=("annotation", "explanation"),
+            cores="neural_cores",
+            reference=SCTAB,
+        ),
+        _spec(
+            "mlp",
+            "MLPClassifier",
+            "dense layers with batch norm, the plain network to beat",
+            tags=(),
+            capabilities=("annotation", "embedding", "explanation"),
+            cores="neural_cores",
+            reference=SCTAB,
+        ),
+        _spec(
+            "pca",
+            "PCAEmbedding",
+            "principal components of the training cells; needs no labels",
+            tags=(),
+            capabilities=("embedding", "reconstruction"),
+            cores="pca_core",
+        ),
+        _spec(
             "knn",
             "KNNClassifier",
             "vote of the nearest training cells",
             tags=("floor",),
             capabilities=("annotation", "embedding"),
+        ),
+        _spec(
+            "correlation",
+            "CorrelationClassifier",
+            "rank correlation with profiles of each class, refined as in SingleR",
+            tags=(),
+            cores="correlation_core",
+            reference="10.1038/s41590-018-0276-y",
+        ),
+        _spec(
+            "markers",
+            "MarkerScore",
+            "ranks of marker genes, from a table or learned; a table needs no labels",
+            tags=("unlabelled",),
+            cores="markers_core",
+        ),
+        ModelSpec(
+            name="xgboost",
+            target="episome_baselines.xgboost_pca:XGBoostPCA",
+            core="episome_baselines.xgboost_core:XGBoostPCACore",
+            summary="boosted trees on principal components (extra: xgboost)",
+            reference=SCTAB,
+            needs=("xgboost",),
+        ),
+        ModelSpec(
+            name="celltypist",
+            target="episome_baselines.celltypist_model:CellTypist",
+            core="episome_baselines.celltypist_core:CellTypistCore",
+            summary="CellTypist: a logistic regression per class on scaled, chosen genes",
+            reference="10.1126/science.abl5197",
+        ),
+        ModelSpec(
+            name="scvi",
+            target="episome_baselines.scvi_adapters:SCVIAdapter",
+            core="episome_baselines.scvi_core:SCVIAdapterCore",
+            summary="scVI of scvi-tools: a latent space of counts; needs no labels",
+            reference="10.1038/s41592-018-0229-2",
+            capabilities=("embedding", "reconstruction"),
+            needs=("scvi",),
+        ),
+        ModelSpec(
+            name="scanvi",
+            target="episome_baselines.scvi_adapters:SCANVIAdapter",
+            core="episome_baselines.scvi_core:SCANVIAdapterCore",
+            summary="scANVI of scvi-tools: scVI trained further with labels",
+            reference="10.15252/msb.20209620",
+            capabilities=("annotation", "embedding"),
+            needs=("scvi",),
         ),
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scipy import sparse
 
-    from episome_sctab.reference_tables import Table
+    from episome.data import NameTable
 
 
 class SCTab(ClassifierModel):
@@ -94,8 +94,8 @@ class SCTab(ClassifierModel):
         cls,
         checkpoint: str | Path,
         *,
-        genes: Table | None = None,
-        labels: Table | None = None,
+        genes: NameTable | None = None,
+        labels: NameTable | None = None,
         unlabeled_category: str = "unknown",
         gamma: float | None = None,
         mask: Literal["entmax15", "sparsemax"] | None = None,

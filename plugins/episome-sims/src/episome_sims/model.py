@@ -24,10 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from episome.data import CellSource
+    from episome.data import CellSource, NameTable
     from episome.train import CellDataModule, CorePlan, Fit
     from episome_sims.groups import Groups
-    from episome_sims.reference_tables import Table
 
 
 class SIMS(PretrainingMixin, ClassifierModel):
@@ -230,8 +229,8 @@ class SIMS(PretrainingMixin, ClassifierModel):
         checkpoint: str | Path,
         *,
         trust: bool = False,
-        genes: Table | None = None,
-        labels: Table | None = None,
+        genes: NameTable | None = None,
+        labels: NameTable | None = None,
         unlabeled_category: str = "unknown",
         input_scaling: Literal["none", "l2"] = "l2",
         target_sum: float = 1e4,
@@ -250,8 +249,9 @@ class SIMS(PretrainingMixin, ClassifierModel):
             is refused. ``False`` reads files of tensors and plain data only.
         genes, labels
             Gene of every input and class of every output, in order: a list, a table, or a file of
-            names (``.csv``, ``.tsv``, ``.txt``, ``.parquet``). Default what the file itself
-            names.
+            either (``.csv``, ``.tsv``, ``.txt``, ``.parquet``). Symbols beside identifiers of
+            genes, and Cell Ontology identifiers beside labels, are kept. Default what the file
+            itself names.
         unlabeled_category
             Name for cells without a label.
         input_scaling

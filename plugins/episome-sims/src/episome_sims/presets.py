@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from episome.errors import UsageError
+from episome.train import small_reference_dropout, small_reference_training
 
 # Gonzalez-Ferrer et al. (2024): the defaults of the published code.
 PUBLISHED: dict[str, object] = {
@@ -43,12 +44,10 @@ SMALL: dict[str, object] = {
     "mask_scale": 0.1,
 }
 SMALL_BELOW, VENTI_FROM = 20_000, 100_000
-REFIT_BELOW = 20_000
 # Sparsemax masks are narrow: where most values of a panel are not zero, dropout of many genes
 # leaves them little to choose from. On 600 simulated deep cells of 500 genes a dropout of 0.7 gave
 # a macro F1 of 0.39, one of 0.3 gave 0.995.
 GENES_TO_KEEP = 350
-MANY_GENES = 5_000
 DROPOUT_OF_MANY = 0.85
 
 
@@ -68,10 +67,13 @@ def values_for(preset: str, n_cells: int, n_genes: int) -> tuple[str, dict[str, 
     if preset != "small":
         names = ", ".join(f'"{name}"' for name in ("auto", "small", *WIDTHS))
         raise UsageError("E-U23", f"preset={preset!r}", fix=f"use one of {names}, and set sizes")
-    # A panel of few genes cannot spare as many of them as a transcriptome can.
-    most = DROPOUT_OF_MANY if n_genes > MANY_GENES else float(SMALL["dropout"])
-    spared = 1.0 - GENES_TO_KEEP / max(n_genes, 1)
-    return preset, {**SMALL, "dropout": round(min(most, max(spared, 0.0)), 3)}
+    dropout = small_reference_dropout(
+        n_genes,
+        dropout=float(SMALL["dropout"]),
+        dropout_of_many=DROPOUT_OF_MANY,
+        genes_to_keep=GENES_TO_KEEP,
+    )
+    return preset, {**SMALL, "dropout": dropout}
 
 
 def training_defaults(preset: str, n_cells: int) -> dict[str, object]:
@@ -89,23 +91,6 @@ def training_defaults(preset: str, n_cells: int) -> dict[str, object]:
             },
             "early_stopping_patience": 50,
         }
-    return {
-        "max_epochs": small_epochs(n_cells),
-        "batch_size": 64,
-        "plan_kwargs": {
-            "lr": 1e-2,
-            "weight_decay": 0.05,
-            "lr_schedule": "cosine",
-            "weight_average": 0.99,
-        },
-        # The learning rate falls to zero over all epochs: a run is not cut short.
-        "early_stopping": False,
-        "refit": n_cells < REFIT_BELOW,
-    }
-
-
-def small_epochs(n_cells: int) -> int:
-    """Return the epochs of the small preset: hundreds of updates, minutes for the largest."""
-    if n_cells < 5_000:
-        return min(max(round(50_000 / max(n_cells, 1)), 40), 100)
-    return max(round(200_000 / n_cells), 8)
+    return small_reference_training(
+        n_cells, batch_size=64, lr=1e-2, weight_decay=0.05, weight_average=0.99
+    )

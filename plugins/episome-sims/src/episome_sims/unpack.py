@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 
+from episome.models import inert_classes, inert_dtype, number_from_bytes
+
 ENCODER = "sklearn.preprocessing._label.LabelEncoder"
 _OPTIMISERS = ("adam.Adam", "adamw.AdamW", "sgd.SGD", "rmsprop.RMSprop", "nadam.NAdam")
 _SCHEDULERS = ("ReduceLROnPlateau", "StepLR", "CosineAnnealingLR", "ExponentialLR")
@@ -33,7 +35,6 @@ NAMES = frozenset(
     {*_CLASSES, "numpy.dtype", "numpy.ndarray"}
     | {f"{place}.{name}" for place in _NUMPY for name in ("_reconstruct", "scalar")}
 )
-_NUMBERS = re.compile(r"[biuf][1248]")
 #: Settings that are read; everything else of a file stays there.
 SETTINGS = (
     "input_dim", "output_dim", "n_d", "n_a", "n_steps", "gamma", "n_independent", "n_shared",
@@ -113,26 +114,11 @@ def _texts(value: object) -> list[str] | None:
 # --- stand-ins ------------------------------------------------------------------------------
 
 
-class NumberType:
-    """What a file says about the type of a number."""
-
-    def __init__(self, code: str, *_: object) -> None:
-        self.code, self.order = code, "<"
-
-    def __setstate__(self, state: tuple[object, ...]) -> None:
-        self.order = ">" if state[1] == ">" else "<"
-
-
 class Scalar:
     """A number of numpy, rebuilt from its bytes."""
 
-    def __init__(self, kind: NumberType, data: bytes) -> None:
-        import numpy as np
-
-        if not isinstance(kind, NumberType) or not _NUMBERS.fullmatch(kind.code):
-            msg = "a number of an unknown type"
-            raise pickle.UnpicklingError(msg)
-        self.value = np.frombuffer(data, kind.order + kind.code)[0].item()
+    def __init__(self, kind: object, data: bytes) -> None:
+        self.value = number_from_bytes(kind, data).item()
 
 
 class Array:
@@ -159,11 +145,7 @@ def _strings(state: tuple[object, ...]) -> list[object] | None:
 
 def stand_ins() -> list[object]:
     """Return inert things under the names that a file may hold."""
-    known: list[object] = []
-    for full in _CLASSES:
-        module, _, name = full.rpartition(".")
-        known.append(type(name, (), {"__module__": module}))
-    known.append(type("dtype", (NumberType,), {"__module__": "numpy"}))
+    known: list[object] = [*inert_classes(_CLASSES), inert_dtype()]
     array = type("ndarray", (Array,), {"__module__": "numpy"})
     known.append(array)
     for place in _NUMPY:

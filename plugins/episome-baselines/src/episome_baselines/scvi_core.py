@@ -1,0 +1,167 @@
+"""The cores of the adapters to scvi-tools: what the host asks of its modules.
+
+Importing this file imports neither scvi-tools nor Lightning; building a core imports scvi-tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from episome.nn import TorchCore
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    _Module = nn.Module
+else:
+    _Module = object
+
+#: How far a number may be from a whole one that it is taken for, absolute and by its size.
+NEARLY, NEARLY_OF = 1e-3, 1e-5
+#: Largest count that the smallest of a normalised cell is taken for.
+LARGEST_SMALLEST = 20
+
+
+class SCVIAdapterCore(_Module):
+    """What a module of scvi-tools has beside its own methods, so that the host can run it.
+
+    The encoder reads counts, which the host hands on as normalised values and the size of the
+    cell; they are multiplied out again, to the integers that they were. Expected expression is
+    that of the first batch of the training data for every cell, known or new: a query's batches
+    are not the model's.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("scvi",)
+    inference_format: ClassVar[str] = "dense"
+    #: ``mean`` is scvi-tools' ``px_scale``: shares of the cell's molecules.
+    mean_scale: ClassVar[str] = "proportion"
+    #: Class of the module, in ``episome_baselines.scvi_modules``.
+    module_name: ClassVar[str] = "SCVIModule"
+
+    config: dict[str, Any]
+    genes: torch.Tensor
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, object]) -> SCVIAdapterCore:
+        """Build a module with fresh weights; imports scvi-tools."""
+        from episome_baselines import scvi_modules
+
+        core: SCVIAdapterCore = getattr(scvi_modules, cls.module_name)(**config)
+        return core
+
+    def on_load(self, model: object, **kwargs: object) -> None:
+        """Do nothing: folders hold no state of old scvi-tools to mend."""
+
+    def state(self) -> tuple[dict[str, NDArray[np.generic]], dict[str, bytes]]:
+        """Return all parameters and buffers as arrays, and no files."""
+        return TorchCore.state(self)
+
+    def load_state(
+        self, tensors: Mapping[str, NDArray[np.generic]], files: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Fill the module strictly.
+
+        Raises
+        ------
+        ModelFileError
+            Tensors are missing, unknown or of another shape (E-M06).
+        """
+        TorchCore.load_state(self, tensors, files)
+        self.eval()
+
+    def select_genes(self, genes: NDArray[np.int64]) -> None:
+        """Say which columns the network reads, int64 (n_input,)."""
+        self.genes.copy_(torch.as_tensor(genes))
+
+    def inference(self, *args: object, **kwargs: object) -> Any:
+        """Return what the ``Predictor`` calls; with arguments, do what scvi-tools' method does."""
+        if args or kwargs:
+            return super().inference(*args, **kwargs)
+        self.eval()
+        return self._predicting()
+
+    def _predicting(self) -> Callable[[Mapping[str, Any]], dict[str, torch.Tensor]]:
+        def predict(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+            latent = self.latent(batch)
+            return {"latent": latent, "mean": self.expected(latent)}
+
+        return predict
+
+    def latent(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Return the mean of the posterior, float32 (B, n_latent); nothing is drawn."""
+        cells = counts(batch, float(self.config["target_sum"]))[:, self.genes]
+        hidden = self.z_encoder.encoder(torch.log1p(cells))
+        found: torch.Tensor = self.z_encoder.mean_encoder(hidden)
+        return found
+
+    def expected(self, latent: torch.Tensor) -> torch.Tensor:
+        """Return shares of molecules in the first batch, float32 (B, n_features).
+
+        Genes that the network does not model are NaN.
+        """
+        first = latent.new_zeros((len(latent), 1))
+        shares = self.decoder(self.dispersion, latent, first, first.long())[0]
+        if shares.shape[1] == self.config["n_features"]:
+            found: torch.Tensor = shares
+            return found
+        full = shares.new_full((len(shares), int(self.config["n_features"])), float("nan"))
+        full[:, self.genes] = shares
+        return full
+
+
+class SCANVIAdapterCore(SCVIAdapterCore):
+    """The same of scANVI, whose classifier reads the mean of the posterior."""
+
+    module_name: ClassVar[str] = "SCANVIModule"
+
+    def _predicting(self) -> Callable[[Mapping[str, Any]], dict[str, torch.Tensor]]:
+        def predict(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+            latent = self.latent(batch)
+            return {"latent": latent, "logits": self.classifier(latent)}
+
+        return predict
+
+
+def counts(batch: Mapping[str, Any], target_sum: float) -> torch.Tensor:
+    """Return the counts of a normalised batch.
+
+    Parameters
+    ----------
+    batch
+        ``"X"``: log1p values, float32 (B, G); ``"size_factor"``: size of each cell (B,).
+    target_sum
+        What cells were scaled to.
+
+    Returns
+    -------
+    float32 (B, G). Numbers that are whole but for rounding are made whole. A cell that came
+    normalised is scaled so that its smallest value is 1, 2, ... where that makes all of them
+    whole: no other scale was that of its counts. Numbers that no scale makes whole stay.
+    """
+    size = batch["size_factor"].to(torch.float64)[:, None]
+    values = torch.expm1(batch["X"].to(torch.float64)) * (size / target_sum)
+    # Sizes such as 1,000 leave whole numbers after scaling too.
+    scaled_to = (size - target_sum).abs() <= NEARLY_OF * target_sum
+    found, done = values, _whole(values) & ~scaled_to
+    if not bool(done.all()):
+        smallest = torch.where(values > 0, values, torch.inf).amin(dim=1, keepdim=True)
+        for count in range(1, LARGEST_SMALLEST + 1):
+            scaled = values * (count / smallest)
+            fits = _whole(scaled) & ~done
+            found, done = torch.where(fits, scaled, found), done | fits
+    rounded = found.round()
+    return torch.where(_near(found, rounded), rounded, found).to(batch["X"].dtype)
+
+
+def _near(values: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+    return (values - rounded).abs() <= NEARLY + NEARLY_OF * values.abs()
+
+
+def _whole(values: torch.Tensor) -> torch.Tensor:
+    """Whether all numbers of a row are whole, (B, 1)."""
+    return _near(values, values.round()).all(dim=1, keepdim=True)

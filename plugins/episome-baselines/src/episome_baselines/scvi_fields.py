@@ -1,0 +1,132 @@
+"""Set-up of the adapters: the host's, and the batch that scvi-tools conditions on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scvi.data import AnnDataManager
+from scvi.data.fields import CategoricalObsField
+
+from episome.data import obs_column
+from episome.errors import InputDataError, UsageError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from scvi.model.base import BaseModelClass
+
+#: Name of the only batch where none was named.
+ONE_BATCH = "all cells"
+
+
+class BatchField(CategoricalObsField):
+    """Batches as text; a cell of an unknown one counts to the first.
+
+    Parameters
+    ----------
+    batch_key
+        Column of ``obs``; ``None``: one batch.
+    """
+
+    def __init__(self, batch_key: str | None) -> None:
+        super().__init__("batch", batch_key)
+        self._batch_key = batch_key
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Accept objects without the column."""
+
+    def register_field(self, adata: AnnData) -> dict[str, object]:
+        """Write ``obs["_scvi_batch"]`` and return the batches, sorted."""
+        return self._write(adata, np.array(sorted(set(self._names(adata))), dtype=object))
+
+    def transfer_field(
+        self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: object
+    ) -> dict[str, object]:
+        """Write the codes of the model's batches."""
+        return self._write(adata_target, state_registry[self.CATEGORICAL_MAPPING_KEY])
+
+    def _names(self, adata: AnnData) -> list[str]:
+        if self._batch_key is None or self._batch_key not in adata.obs:
+            return [ONE_BATCH] * adata.n_obs
+        return [str(v) for v in adata.obs[self._batch_key]]
+
+    def _write(self, adata: AnnData, batches: np.ndarray) -> dict[str, object]:
+        code = {name: i for i, name in enumerate(batches)}
+        adata.obs[self.attr_key] = np.array(
+            [code.get(name, 0) for name in self._names(adata)], dtype=np.int64
+        )
+        return {
+            self.CATEGORICAL_MAPPING_KEY: batches,
+            self.ORIGINAL_ATTR_KEY: self._batch_key or self.attr_key,
+        }
+
+
+def require_counts(input_kind: str) -> None:
+    """Refuse log1p values, which no likelihood of counts describes.
+
+    Raises
+    ------
+    InputDataError
+        ``input_kind="log1p"`` (E-D53).
+    """
+    if input_kind == "log1p":
+        raise InputDataError(
+            "E-D53",
+            'input_kind="log1p" is given to a model of counts',
+            where="setup_anndata()",
+            why="its likelihood is that of numbers of molecules",
+            fix="pass the layer that holds counts (layer=... or use_raw=True), or take another "
+            "model",
+        )
+
+
+def require_batches(adata: AnnData, batch_key: str | None) -> None:
+    """Refuse a column that is not there, or has no batch for some cells.
+
+    Raises
+    ------
+    UsageError
+        There is no such column (E-U04), or values are missing in it (E-U82).
+    """
+    if batch_key is None:
+        return
+    missing = obs_column(adata, batch_key).isna()
+    if missing.any():
+        raise UsageError(
+            "E-U82",
+            f"column {batch_key!r} names no batch for some cells",
+            where="adata.obs",
+            count=int(missing.sum()),
+            total=len(missing),
+            examples=list(missing.index[missing][:3]),
+            why="every cell is conditioned on its batch",
+            fix=f"adata.obs[{batch_key!r}] = adata.obs[{batch_key!r}].astype(str)",
+        )
+
+
+def add_batches(
+    cls: type[BaseModelClass], adata: AnnData, batch_key: str | None, kwargs: dict[str, Any]
+) -> None:
+    """Register an object that the host has just set up once more, with its batches.
+
+    Parameters
+    ----------
+    cls
+        The model.
+    adata
+        The object.
+    batch_key
+        Its column of batches.
+    kwargs
+        Of the set-up; what scvi-tools hands on when it transfers one is passed to the fields.
+    """
+    found = cls._setup_adata_manager_store[adata.uns["_scvi_uuid"]]
+    method = {k: found.registry[k] for k in ("model_name", "setup_method_name")}
+    args = {**found.registry["setup_args"], "batch_key": batch_key}
+    fields = [*found.fields, BatchField(batch_key)]
+    manager = AnnDataManager(fields=fields, setup_method_args={**method, "setup_args": args})
+    manager.register_fields(adata, **{k: kwargs[k] for k in _TRANSFER if k in kwargs})
+    cls.register_manager(manager)
+
+
+_TRANSFER = ("source_registry", "extend_categories", "allow_missing_labels")

@@ -1,0 +1,118 @@
+"""Cells as a query of fewer genes and fewer counts would hold them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from episome.data._loader import CellLoader
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from episome.data._alignment import Alignment
+    from episome.data._matrix import Rows
+    from episome.data._rule import InputRule, QueryKind
+    from episome.data._source import CellSource
+
+
+class ThinnedSource:
+    """A source of counts of which every molecule is kept with one chance.
+
+    Parameters
+    ----------
+    source
+        Counts.
+    share
+        Chance of a molecule to stay, from 0 to 1.
+    seed
+        Of the draw; the same rows asked for at once give the same counts.
+    """
+
+    def __init__(self, source: CellSource, share: float, seed: int) -> None:
+        self._source, self._share, self._seed = source, share, seed
+
+    @property
+    def n_obs(self) -> int:
+        return self._source.n_obs
+
+    @property
+    def n_vars(self) -> int:
+        return self._source.n_vars
+
+    @property
+    def obs_names(self) -> pd.Index:
+        return self._source.obs_names
+
+    @property
+    def var(self) -> pd.DataFrame:
+        return self._source.var
+
+    @property
+    def where(self) -> str:
+        return self._source.where
+
+    def obs_column(self, key: str) -> pd.Series:
+        """Return one column of the cell table."""
+        return self._source.obs_column(key)
+
+    def read(self, rows: Rows) -> sparse.csr_matrix:
+        """Return the counts that are kept of ``rows``, CSR float32."""
+        block = self._source.read(rows)
+        first = rows.start if isinstance(rows, slice) else int(rows[0]) if len(rows) else 0
+        rng = np.random.default_rng([self._seed, first or 0])
+        counts = np.maximum(np.rint(block.data), 0).astype(np.int64)
+        kept = rng.binomial(counts, self._share).astype(np.float32)
+        thinned = sparse.csr_matrix((kept, block.indices.copy(), block.indptr.copy()), block.shape)
+        thinned.eliminate_zeros()
+        return thinned
+
+
+@dataclass(frozen=True, slots=True)
+class ReducedCells:
+    """What a :class:`CellLoader` reads, with fewer genes or counts.
+
+    Parameters
+    ----------
+    source, alignment, rule, kind
+        Of a query.
+    """
+
+    source: CellSource
+    alignment: Alignment
+    rule: InputRule
+    kind: QueryKind
+
+    def without(self, genes: NDArray[np.bool_]) -> ReducedCells:
+        """Leave genes of the model out, as if the data had none of their names.
+
+        Parameters
+        ----------
+        genes
+            Of the model, bool (n_features,).
+        """
+        columns = self.alignment.columns.copy()
+        known = columns >= 0
+        columns[known] = np.where(genes[columns[known]], -1, columns[known])
+        return replace(self, alignment=replace(self.alignment, columns=columns))
+
+    def thinned(self, share: float, *, seed: int) -> ReducedCells:
+        """Keep a share of the counts."""
+        return replace(self, source=ThinnedSource(self.source, share, seed))
+
+    def loader(
+        self, rows: NDArray[np.int64] | None = None, *, batch_size: int = 1024
+    ) -> CellLoader:
+        """Batches in the order of the rows."""
+        return CellLoader(
+            self.source,
+            self.alignment,
+            rule=self.rule,
+            kind=self.kind,
+            rows=rows,
+            batch_size=batch_size,
+        )

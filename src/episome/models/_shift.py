@@ -1,0 +1,134 @@
+"""What a model says about held-out cells once genes or counts are taken from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from episome.confidence import (
+    DEPTHS,
+    REMOVED,
+    CalibrationMap,
+    ShiftGrid,
+    logits_of,
+    shift_point,
+)
+from episome.data import ReducedCells
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    from episome.data import GeneImportance, Query
+    from episome.inference import Predictor
+    from episome.train import CellDataModule
+
+#: Cells that are looked at for every share of the genes, and draws of genes, in all folds.
+N_CELLS, N_DRAWS = 960, 24
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShiftedCells:
+    """Raw outputs for held-out cells that lack something.
+
+    ``removed`` is the share of the weight of the genes that they lack, ``level`` the one that was
+    aimed at, ``depth`` the share of the counts that they kept.
+    """
+
+    level: float
+    removed: float
+    depth: float
+    rows: NDArray[np.int64]
+    logits: NDArray[np.floating]
+
+
+def shifted_cells(
+    predictor: Predictor,
+    cells: Query | CellDataModule,
+    rows: NDArray[np.int64],
+    importance: GeneImportance | None,
+    *,
+    n_cells: int,
+    n_draws: int,
+    seed: int,
+) -> Iterator[ShiftedCells]:
+    """Yield what a model says about cells with less and less in them.
+
+    Genes are drawn at random until they carry the wanted share of the weight, or are that share of
+    the genes where nobody knows their weight. Counts are thinned; values that are no counts are
+    not.
+
+    Parameters
+    ----------
+    predictor
+        Of a model that did not see the cells, without its calibration.
+    cells
+        What the rows are rows of.
+    rows
+        Held-out cells.
+    importance
+        Weight of every gene for the calls of this model.
+    n_cells, n_draws
+        Cells that are looked at for every share of the genes, and draws of genes among them.
+    seed
+        Of genes, cells and counts.
+    """
+    rng = np.random.default_rng(seed)
+    weight = _weight_of_genes(importance, len(predictor.features))
+    counted = cells.rule.input_kind == "counts" and cells.kind.normalise and not cells.kind.unlog
+    base = ReducedCells(cells.source, cells.alignment, cells.rule, cells.kind)
+    for level in REMOVED:
+        # Which genes are missing matters more than which cells: some draws cost far more.
+        times = n_draws if level > 0 else 1
+        each = max(n_cells // times, 1)
+        for draw in range(times):
+            chosen = rows if len(rows) <= each else np.sort(rng.choice(rows, each, replace=False))
+            lost = _drawn(weight, level, rng)
+            fewer = base.without(lost) if lost.any() else base
+            for depth in DEPTHS if counted and draw == 0 else DEPTHS[:1]:
+                found = fewer if depth == 1.0 else fewer.thinned(depth, seed=seed)
+                parts = [logits_of(out) for out in predictor.stream(found, rows=chosen)]
+                logits = np.concatenate(parts)
+                yield ShiftedCells(level, float(weight[lost].sum()), depth, chosen, logits)
+
+
+def _weight_of_genes(importance: GeneImportance | None, n_genes: int) -> NDArray[np.floating]:
+    """Share of the weight of every gene, mean over classes; all alike where nobody knows."""
+    if importance is None or not importance.weights.any():
+        return np.full(n_genes, 1.0 / n_genes)
+    known = importance.weights[importance.weights.any(axis=1)]
+    shares: NDArray[np.floating] = known.mean(axis=0, dtype=np.float64)
+    return shares
+
+
+def _drawn(
+    weight: NDArray[np.floating], level: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Genes that carry a share of the weight, bool (n_genes,)."""
+    order = rng.permutation(len(weight))
+    gone = np.zeros(len(weight), dtype=bool)
+    gone[order[np.cumsum(weight[order]) <= level]] = level > 0
+    return gone
+
+
+def shift_grid(
+    found: Iterable[ShiftedCells], map_: CalibrationMap, codes: NDArray[np.int64]
+) -> ShiftGrid | None:
+    """Put what all folds said together; ``None`` where nothing was measured."""
+    points: dict[tuple[float, float], list[ShiftedCells]] = {}
+    for part in found:
+        points.setdefault((part.level, part.depth), []).append(part)
+    if not points:
+        return None
+    grid = []
+    for (_, depth), parts in points.items():
+        rows = np.concatenate([p.rows for p in parts])
+        logits = np.concatenate([p.logits for p in parts])
+        sizes = [len(p.rows) for p in parts]
+        removed = float(np.average([p.removed for p in parts], weights=sizes))
+        shares = map_.probabilities(logits)
+        grid.append(shift_point(shares, codes[rows], removed=removed, depth=depth))
+    return ShiftGrid(tuple(grid))
