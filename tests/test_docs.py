@@ -53,6 +53,17 @@ def test_page_on_sctab_as_written_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "cli-ensemble" / "members" / "1" / "manifest.json").is_file()
 
 
+def test_page_on_choosing_as_written_runs() -> None:
+    names: dict[str, object] = {}
+
+    for kind, text in blocks("user_guide/choosing.md"):
+        if kind == "python":
+            exec(compile(text, "choosing.md", "exec"), names)
+
+    assert names["result"].chosen
+    assert names["model"].is_trained_
+
+
 def test_page_on_confidence_as_written_runs(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {}
 

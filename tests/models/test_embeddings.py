@@ -136,6 +136,18 @@ def test_models_of_genes_say_that_they_are(model: LogisticRegression) -> None:
         MajorityClass.setup_anndata(cells_with_vectors(), "kind", obsm_key=KEY)
 
 
+def test_neighbours_vote_among_the_vectors_as_they_are() -> None:
+    adata, query = cells_with_vectors(), cells_with_vectors(seed=1)
+    cls = episome.get_model(f"embedding:{KEY}")
+    cls.setup_anndata(adata, labels_key="kind")
+    trained = cls(adata)
+    trained.train()
+    assert (trained.predict(query) == query.obs["kind"].to_numpy()).mean() > 0.95
+    np.testing.assert_allclose(
+        trained.get_latent_representation(query), query.obsm[KEY], atol=1e-6
+    )
+
+
 def test_names() -> None:
     assert get_spec("embedding:X_pca").obsm_key == "X_pca"
     assert get_spec("embedding:X_pca:logreg").class_name == "LogisticRegression"

@@ -24,7 +24,7 @@ def embedding_spec(
     """Return the spec that ``embedding:KEY`` or ``embedding:KEY:MODEL`` stands for.
 
     Without a model it is the first, by name, of the installed ones that are tagged ``probe`` and
-    ``floor``.
+    ``floor``: of those in this repository the vote of neighbours.
 
     Parameters
     ----------

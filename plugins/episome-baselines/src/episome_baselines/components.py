@@ -125,6 +125,17 @@ def fit_components(
     )
 
 
+def as_they_are(width: int) -> Components:
+    """Return components that change nothing, for vectors that another model made."""
+    return Components(
+        np.arange(width),
+        np.zeros(width, dtype=np.float32),
+        np.ones(width, dtype=np.float32),
+        np.eye(width, dtype=np.float32),
+        np.full(width, np.nan),
+    )
+
+
 def moments(values: sparse.csr_matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and unbiased variance of every column, float64, in one pass over the values."""
     n, width = values.shape

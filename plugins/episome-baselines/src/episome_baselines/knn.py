@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from episome.data import require_choice
 from episome.models import ArrayClassifierModel, EmbeddingMixin, TrainingCells
-from episome_baselines.components import fit_components
+from episome_baselines.components import as_they_are, fit_components
 from episome_baselines.cores import KNNClassifierCore
 from episome_baselines.nearest import wants_approximate
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 class KNNClassifier(EmbeddingMixin, ArrayClassifierModel):
-    """Vote of the nearest training cells on principal components.
+    """Vote of the nearest training cells on principal components, or on vectors of ``obsm``.
+
+    Distances between vectors of ``obsm`` are those of the vectors as they are.
 
     Parameters
     ----------
@@ -47,6 +49,7 @@ class KNNClassifier(EmbeddingMixin, ArrayClassifierModel):
     """
 
     capabilities = ("annotation", "embedding")
+    reads_embeddings = True
     _core_cls = KNNClassifierCore
 
     def __init__(
@@ -82,8 +85,12 @@ class KNNClassifier(EmbeddingMixin, ArrayClassifierModel):
         )
 
     def _fit_core(self, cells: TrainingCells) -> dict[str, object]:
-        found = fit_components(
-            cells.values, self.n_components, n_top_genes=self.n_top_genes, seed=cells.seed
+        found = (
+            as_they_are(cells.values.shape[1])
+            if self.input_rule.input_kind == "embedding"
+            else fit_components(
+                cells.values, self.n_components, n_top_genes=self.n_top_genes, seed=cells.seed
+            )
         )
         core: KNNClassifierCore = self.module
         core.fill(

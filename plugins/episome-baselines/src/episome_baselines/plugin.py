@@ -82,7 +82,7 @@ def episome_register_models() -> tuple[ModelSpec, ...]:
             "knn",
             "KNNClassifier",
             "vote of the nearest training cells",
-            tags=("floor",),
+            tags=("floor", "probe"),
             capabilities=("annotation", "embedding"),
         ),
         _spec(
@@ -96,7 +96,7 @@ def episome_register_models() -> tuple[ModelSpec, ...]:
         _spec(
             "markers",
             "MarkerScore",
-            "ranks of marker genes, from a table or learned; a table needs no labels",
+            "mean of marker genes, from a table or learned; a table needs no labels",
             tags=("unlabelled",),
             cores="markers_core",
         ),
