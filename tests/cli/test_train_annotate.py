@@ -20,7 +20,7 @@ from episome import settings
 from episome.cli import _app
 from episome.cli._errors import guarded
 from episome.data import simulate_cells
-from episome.io import read_manifest
+from episome.io import read_manifest, read_model_folder
 from episome.models import LogisticRegression
 
 
@@ -575,3 +575,56 @@ def test_a_file_that_declares_more_than_is_allowed_is_refused(
     assert result.exit_code == 3
     assert the_object(result)["error"]["code"] == "E-F09"
     assert run("check", files / "query.h5ad", "--trust").exit_code == 0
+
+
+# -- cells that stay in the file -----------------------------------------------------------------
+
+
+def tensors_of(folder):
+    return {k: v.tolist() for k, v in read_model_folder(folder).tensors.items()}
+
+
+def test_train_from_the_file_gives_the_model_of_the_cells_in_memory(run, files, tmp_path):
+    words = ["train", "logreg", files / "reference.h5ad", "--labels-key", "cell_type"]
+
+    in_memory = run(*words, "-o", tmp_path / "memory")
+    backed = run(*words, "-o", tmp_path / "backed", "--backed")
+
+    assert backed.exit_code == 0, backed.output
+    assert "read while training" not in backed.stdout + in_memory.stdout
+    assert tensors_of(tmp_path / "backed") == tensors_of(tmp_path / "memory")
+
+
+def test_train_joins_a_table_of_labels_to_cells_that_stay_in_the_file(run, files, tmp_path):
+    before = (files / "reference.h5ad").read_bytes()
+    words = ["train", "centroid", files / "reference.h5ad", "--labels-key", "type"]
+    words += ["--labels-file", files / "labels.csv", "--backed"]
+
+    result = run(*words, "-o", tmp_path / "model")
+
+    assert result.exit_code == 0, result.output
+    assert (files / "reference.h5ad").read_bytes() == before
+
+
+def test_train_reads_a_file_that_does_not_fit_into_memory_from_disk(run, tmp_path):
+    cells = simulate_cells(150, 2_000, n_types=3, n_donors=5)
+    cells.write_h5ad(tmp_path / "large.h5ad")
+    limit = str(cells.X.nnz * 4 / 2**30)  # half of what the matrix takes
+    words = [tmp_path / "large.h5ad", "--labels-key", "cell_type", "--max-memory", limit]
+
+    result = run("train", "centroid", *words, "-o", tmp_path / "model")
+
+    assert result.exit_code == 0, result.output
+    said = "large.h5ad does not fit into memory: its cells are read while training"
+    assert result.stdout.count(said) == 1
+    refused = run("train", "auto", *words, "-o", tmp_path / "other", "--json")
+    assert the_object(refused)["error"]["code"] == "E-F09"
+
+
+def test_the_comparison_of_models_is_not_backed(run, files, tmp_path):
+    words = ["train", "auto", files / "reference.h5ad", "--labels-key", "cell_type", "--backed"]
+
+    result = run(*words, "-o", tmp_path / "model", "--json")
+
+    assert result.exit_code == 2
+    assert the_object(result)["error"]["code"] == "E-U83"

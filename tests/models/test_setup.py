@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from episome.errors import InputDataError, LabelError, UsageError
+from episome.errors import InputDataError, InputFileError, LabelError, UsageError
 from episome.testing import fingerprint
 
 DOCUMENTED_UNS = {"_scvi_uuid", "_scvi_manager_uuid"}
@@ -63,8 +63,10 @@ def test_objects_outside_the_schema_are_refused(toy):
 
     with pytest.raises(UsageError, match=r"ToyModel.setup_anndata.*E-U28"):
         toy.ToyModel(adata)
-    with pytest.raises(UsageError, match=r"a model cannot be made from a str.*E-U07"):
-        toy.ToyModel("cells.h5ad")
+    with pytest.raises(UsageError, match=r"a model cannot be made from a ndarray.*E-U07"):
+        toy.ToyModel(adata.X.toarray())
+    with pytest.raises(InputFileError, match=r"no-such-file\.h5ad.*E-F07"):
+        toy.ToyModel("no-such-file.h5ad")
 
 
 @pytest.mark.parametrize("direct", [True, False])

@@ -347,8 +347,8 @@ CODES: dict[str, str] = {
     "E-U15": "A value in plan_kwargs is impossible.",
     "E-U16": "train() was given an argument that it does not take. Nothing was trained.",
     "E-U17": (
-        "The model was made or loaded without data. Pass data to the call, or attach them "
-        "when loading."
+        "The model was made or loaded without data, or reads its cells from a file and the call "
+        "wants an AnnData object. Pass data to the call, or attach them when loading."
     ),
     "E-U18": "A model folder has no place for this argument.",
     "E-U19": "Fewer than two labelled cells are left for training.",
@@ -517,6 +517,14 @@ CODES: dict[str, str] = {
     "E-U74": (
         "Vectors of another model have neither genes nor counts. Only models that are right on "
         "any dense vectors read them."
+    ),
+    "E-U83": (
+        "Most models read their cells in batches, so that these may stay in a file. This one hands "
+        "all of them to another program or needs several modalities, and takes an object."
+    ),
+    "E-U84": (
+        "setup_source looks at cells for one model: its labels, its genes, its arguments. Call it "
+        "on the model that is to be trained."
     ),
     "E-U73": "There is a template for each of the four tasks, and for no other.",
     "E-X01": (

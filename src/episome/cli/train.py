@@ -134,6 +134,12 @@ __all__ = ["command"]
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @machine_options
+@click.option(
+    "--backed",
+    is_flag=True,
+    help="Leave the cells in the file (h5ad, zarr) and read them while training; done by itself "
+    "where they would not fit into memory.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing folder.")
 @file_options
 @command_options
@@ -193,6 +199,7 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         seed=options["seed"],
         max_memory=options["max_memory"],
         trust=options["trust"],
+        backed=options["backed"],
         models=tuple(filter(None, (options["models"] or "").replace(" ", "").split(","))),
         time_budget=options["time_budget"],
     )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from episome.data._modalities import PairedCells, pair_modalities
     from episome.data._name_tables import NameTable, read_gene_list, read_label_list
     from episome.data._obsm import ObsmSource, align_dimensions
+    from episome.data._prepared import PreparedCells, ScannedSource, in_memory
     from episome.data._proteins import ProteinNames, modality_kind, protein_names
     from episome.data._query import (
         Query,
@@ -43,9 +44,15 @@ if TYPE_CHECKING:
     from episome.data._read_kind import FileKind, check_readable, kind_of
     from episome.data._reduced import ReducedCells
     from episome.data._rule import InputRule, QueryKind
-    from episome.data._schema import SchemaChoice, cellxgene_choice
+    from episome.data._schema import SchemaChoice, cellxgene_choice, cellxgene_source
     from episome.data._simulate import simulate_cells
-    from episome.data._source import AnnDataSource, CellSource, combined_column, obs_column
+    from episome.data._source import (
+        AnnDataSource,
+        CellSource,
+        combined_column,
+        existing_columns,
+        obs_column,
+    )
     from episome.data._splits import Split, given_split, split_cells, stratified_halves
     from episome.data._values import (
         ValueReport,
@@ -72,13 +79,16 @@ _HOME = {
     "MuInspection": "_inspection",
     "NameTable": "_name_tables",
     "PairedCells": "_modalities",
+    "PreparedCells": "_prepared",
     "ProteinNames": "_proteins",
     "Query": "_query",
     "QueryKind": "_rule",
+    "ScannedSource": "_prepared",
     "SchemaChoice": "_schema",
     "Split": "_splits",
     "ValueReport": "_values",
     "cellxgene_choice": "_schema",
+    "cellxgene_source": "_schema",
     "check_classes": "_labels",
     "check_readable": "_read_kind",
     "check_values": "_values",
@@ -88,7 +98,9 @@ _HOME = {
     "definite_donors": "_labels",
     "donor_shifts": "_augment",
     "doubtful_values": "_values",
+    "existing_columns": "_source",
     "given_split": "_splits",
+    "in_memory": "_prepared",
     "inspect": "_inspect",
     "inspect_values": "_values",
     "kind_of": "_read_kind",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from episome.data._gene_names import transposed
 from episome.data._loader import CellLoader
 from episome.data._obsm import ObsmSource, align_dimensions
+from episome.data._prepared import ScannedSource
 from episome.data._read import read_cells
 from episome.data._rule import InputRule, QueryKind, query_kind
 from episome.data._source import AnnDataSource, CellSource, NanAsZero, repeated_names
@@ -294,7 +295,7 @@ def scan_values(
     -------
     What to read from, what it holds, and the lines of the input report.
     """
-    report = inspect_values(source)
+    report = source.values() if isinstance(source, ScannedSource) else inspect_values(source)
     if nan == "error" or not report.n_nan:
         return source, report, ()
     note = f"{source.where}: {report.n_nan:,} NaN are read as zero"

@@ -37,6 +37,10 @@ class ThinnedSource:
         self._source, self._share, self._seed = source, share, seed
 
     @property
+    def in_memory(self) -> bool:
+        return bool(getattr(self._source, "in_memory", True))
+
+    @property
     def n_obs(self) -> int:
         return self._source.n_obs
 

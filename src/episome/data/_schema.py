@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from episome.data._keys import CELLXGENE_DATASET, CELLXGENE_DONOR, CELLXGENE_LABELS
+from episome.data._read import read_cells
+from episome.data._source import AnnDataSource, CellSource, existing_columns
 from episome.errors import InputDataError, UsageError
 
 if TYPE_CHECKING:
@@ -62,10 +65,58 @@ def cellxgene_choice(adata: AnnData, *, model: str) -> SchemaChoice:
     if CELLXGENE_DONOR in adata.obs.columns:
         dataset = (CELLXGENE_DATASET,) if CELLXGENE_DATASET in adata.obs.columns else ()
         donor = (*dataset, CELLXGENE_DONOR)
+    layer, use_raw = _place(adata)
+    return SchemaChoice(CELLXGENE_LABELS, donor, layer, use_raw)
+
+
+def cellxgene_source(
+    data: str | Path | CellSource, *, model: str
+) -> tuple[CellSource, SchemaChoice]:
+    """Open cells that are in the schema and stay where they are.
+
+    Parameters
+    ----------
+    data
+        A path, or a source, which is read as it is.
+    model
+        How the message names the model.
+
+    Returns
+    -------
+    The source, and the columns that were chosen.
+
+    Raises
+    ------
+    UsageError
+        There is no ``cell_type`` column (E-U28).
+    """
+    source = data if isinstance(data, CellSource) else _opened(data)
+    there = existing_columns(source, (CELLXGENE_LABELS, CELLXGENE_DATASET, CELLXGENE_DONOR))
+    if CELLXGENE_LABELS not in there:
+        raise UsageError(
+            "E-U28",
+            "the cells are not set up and have no column 'cell_type'",
+            where=source.where,
+            why="without the columns of the CELLxGENE schema nobody knows which are the labels",
+            fix=f"{model}.setup_source(data, labels_key=...) makes what the model takes",
+        )
+    donor = tuple(there[1:]) if CELLXGENE_DONOR in there else None
+    layer, use_raw = getattr(source, "layer", None), bool(getattr(source, "use_raw", False))
+    return source, SchemaChoice(CELLXGENE_LABELS, donor, layer, use_raw)
+
+
+def _opened(path: str | Path) -> CellSource:
+    """Open a file with its values where the schema has them."""
+    adata = read_cells(path, backed=True)
+    layer, use_raw = _place(adata)
+    return AnnDataSource(adata, layer=layer, use_raw=use_raw, name=Path(path).name or str(path))
+
+
+def _place(adata: AnnData) -> tuple[str | None, bool]:
+    """Return the layer of the counts, and whether they are in ``raw``."""
     layers = [k for k in adata.layers if k is not None]
     use_raw = adata.raw is not None and _looks_like_counts(adata.raw.X)
-    layer = "counts" if not use_raw and "counts" in layers else None
-    return SchemaChoice(CELLXGENE_LABELS, donor, layer, use_raw)
+    return ("counts" if not use_raw and "counts" in layers else None), use_raw
 
 
 def _looks_like_counts(matrix: Matrix) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -34,6 +35,10 @@ class CellSource(Protocol):
         Cell names and the table of genes (its index holds the identifiers).
     where
         How messages name this source, e.g. ``"query.h5ad, adata.raw.X"``.
+
+    A source may also say ``in_memory: bool``, whether single rows in any order cost no more than
+    rows in a block; one that does not say counts as in memory. ``obs_columns``, a list of names,
+    spares looking for columns one by one.
     """
 
     @property
@@ -73,6 +78,8 @@ class AnnDataSource:
 
     Attributes
     ----------
+    layer
+        Layer that is read, or ``None``.
     use_raw
         Whether ``raw`` is read.
     notes
@@ -105,7 +112,7 @@ class AnnDataSource:
             raise UsageError(
                 "E-U27", "both `layer` and `use_raw` are given", fix="pass only one of them"
             )
-        self._adata, self.use_raw = adata, bool(use_raw)
+        self._adata, self.layer, self.use_raw = adata, layer, bool(use_raw)
         self._name = name or (Path(adata.filename).name if adata.isbacked else "adata")
         self._slot = "raw.X" if use_raw else ("X" if layer is None else f"layers[{layer!r}]")
         self._var = adata.raw.var if use_raw and adata.raw is not None else adata.var
@@ -192,6 +199,11 @@ class AnnDataSource:
     @property
     def n_vars(self) -> int:
         return len(self._var)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the matrix is in memory, not in a file."""
+        return _in_memory(self._matrix)
 
     @property
     def dtype(self) -> str:
@@ -281,6 +293,10 @@ class NanAsZero:
         self._source = source
 
     @property
+    def in_memory(self) -> bool:
+        return bool(getattr(self._source, "in_memory", True))
+
+    @property
     def n_obs(self) -> int:
         return self._source.n_obs
 
@@ -367,6 +383,19 @@ def obs_column(adata: AnnData, key: str, *, name: str = "adata") -> pd.Series:
             fix="pass the name of an existing column",
         )
     return adata.obs[key]
+
+
+def existing_columns(source: CellSource, keys: Sequence[str]) -> list[str]:
+    """Return those of some names that are columns of a source's cell table."""
+    names = getattr(source, "obs_columns", None)
+    if names is not None:
+        return [k for k in dict.fromkeys(keys) if k in names]
+    found = []
+    for key in dict.fromkeys(keys):
+        with contextlib.suppress(UsageError, KeyError):  # how a source says that it has none
+            source.obs_column(key)
+            found.append(key)
+    return found
 
 
 def combined_column(

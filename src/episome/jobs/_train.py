@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from episome import plugins, settings
 from episome.data import check_readable, read_any, read_cells
-from episome.errors import UsageError
+from episome.errors import InputFileError, UsageError
 from episome.inference import pick_device
 from episome.io import check_model_output
 from episome.jobs._auto import train_auto
@@ -58,6 +58,9 @@ class TrainRequest:
         Default ``episome.settings.seed``.
     max_memory, trust
         Of ``episome.data.read_cells``.
+    backed
+        Leave the cells of h5ad and zarr in the file and read them while training. Chosen by itself
+        where they would not fit into memory, by models that can.
     models, time_budget
         Of ``train_auto``, for the method ``"auto"``.
     """
@@ -74,6 +77,7 @@ class TrainRequest:
     seed: int | None = None
     max_memory: int | None = None
     trust: bool = False
+    backed: bool = False
     models: tuple[str, ...] = ()
     time_budget: float = 600.0
 
@@ -121,10 +125,12 @@ def train(request: TrainRequest, *, progress: ProgressReport | None = None) -> T
     set_up = cls.setup_mudata if translates else cls.setup_anndata
     setup = known_arguments(set_up, request.setup, f"{spec.name} (set-up)", exactly=True)
     train_args = known_arguments(cls.train, request.train, f"{spec.name} (train)")
-    read = read_any if translates else read_cells
-    data = read(request.input, max_memory=request.max_memory, trust=request.trust)
-    notes = _join(data, request, setup)
-    set_up(data, **setup)
+    data, backed = _cells(request, cls, in_modalities=translates)
+    notes = [*_said_of_reading(request, backed=backed), *_join(data, request, setup)]
+    if backed:
+        data = cls.setup_source(data, **setup)
+    else:
+        set_up(data, **setup)
     model: EpisomeModel | Ensemble
     if request.n_models == 1:
         model = cls(data, **model_args)
@@ -144,8 +150,44 @@ def train(request: TrainRequest, *, progress: ProgressReport | None = None) -> T
     return _result(model, request.output, spec.name, tuple(notes))
 
 
+def _cells(
+    request: TrainRequest, cls: type[EpisomeModel], *, in_modalities: bool
+) -> tuple[Any, bool]:
+    """Read the cells, and say whether their values stay in the file."""
+    options: dict[str, Any] = {"max_memory": request.max_memory, "trust": request.trust}
+    if request.backed:
+        return read_cells(request.input, backed=True, **options), True
+    if in_modalities:
+        return read_any(request.input, **options), False
+    try:
+        return read_cells(request.input, **options), False
+    except InputFileError as error:
+        # Too large, and not broken or made to do harm.
+        details = error.problems[0].details
+        if not cls.reads_sources or not {"declared_bytes", "max_memory"} <= details.keys():
+            raise
+        return read_cells(request.input, backed=True, **options), True
+
+
+def _said_of_reading(request: TrainRequest, *, backed: bool) -> list[str]:
+    """Return the line that says where the cells are read from, if that was not asked for."""
+    if not backed or request.backed:
+        return []
+    line = f"{request.input.name} does not fit into memory: its cells are read while training"
+    logger.info("%s", line)
+    return [line]
+
+
 def _auto(request: TrainRequest) -> TrainResult:
     """Train the annotator that is best on held-out cells."""
+    if request.backed:
+        raise UsageError(
+            "E-U83",
+            "the comparison of models reads its cells into memory",
+            where="auto",
+            why="every candidate sees them many times",
+            fix="leave backed (--backed) out, or train the model that you mean by its name",
+        )
     for name in request.models:
         plugins.get_spec(name)
     if request.model or request.n_models != 1:

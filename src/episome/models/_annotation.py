@@ -33,6 +33,7 @@ from episome.models._calls import CallsMixin
 from episome.models._confidence import MIN_CELLS, HeldOut, confidence_of, default_share, type_space
 from episome.models._fields import ExpressionField, LabelsField, labels_from_state
 from episome.models._setup import (
+    SOURCE,
     registered_embedding,
     registered_input,
     require_cells,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
-    from episome.data import Query, SchemaChoice, Split
+    from episome.data import CellSource, Query, SchemaChoice, Split
     from episome.inference import BatchSource
     from episome.models._base import EpisomeModel as _Base
     from episome.models._ensemble import Ensemble
@@ -148,6 +149,7 @@ class AnnotationMixin(CallsMixin, _Base):
         """
         obsm_key = obsm_key or cls.default_obsm_key
         setup_method_args = cls._get_setup_method_args(**locals())
+        given: CellSource | None = kwargs.pop(SOURCE, None)  # type: ignore[assignment]
         require_cells(adata)
         cls._require_embeddings(obsm_key, layer=layer, use_raw=use_raw)
         require_words(
@@ -166,9 +168,10 @@ class AnnotationMixin(CallsMixin, _Base):
         else:
             found = Collector()
             if obsm_key is None:
-                source = AnnDataSource(adata, layer=layer, use_raw=use_raw)
+                source = given or AnnDataSource(adata, layer=layer, use_raw=use_raw)
                 # What "auto" found here is what is read from now on.
-                use_raw = setup_method_args["setup_args"]["use_raw"] = source.use_raw
+                use_raw = bool(getattr(source, "use_raw", False))
+                setup_method_args["setup_args"]["use_raw"] = use_raw
             with found.collecting():
                 features, rule = (
                     registered_input(
@@ -180,7 +183,7 @@ class AnnotationMixin(CallsMixin, _Base):
                         nan=nan,
                     )
                     if obsm_key is None
-                    else registered_embedding(ObsmSource(adata, obsm_key), obsm_key)
+                    else registered_embedding(given or ObsmSource(adata, obsm_key), obsm_key)
                 )
             with found.collecting():
                 labels = _registered_labels(
@@ -284,6 +287,8 @@ class AnnotationMixin(CallsMixin, _Base):
 
     def training_codes(self) -> NDArray[np.int64]:
         """Class code of every training cell, -1 for cells without a label."""
+        if self._cells is not None:
+            return self._cells.codes
         self.training_source()
         codes = np.asarray(self.adata.obs["_scvi_labels"], dtype=np.int64)
         return np.where(codes >= len(self.labels), -1, codes)

@@ -58,6 +58,7 @@ class TrainingCells:
 class ArrayModel(EpisomeModel):
     """Base of models without epochs: subclasses implement :meth:`_fit_core`."""
 
+    reads_sources = True
     _core_cls: ClassVar[type[ArrayCore]]
     _cells_read: Query | None = None
 

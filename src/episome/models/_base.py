@@ -17,11 +17,13 @@ from episome import plugins
 from episome.confidence import Confidence
 from episome.data import (
     AnnDataSource,
+    CellSource,
     FeatureSpace,
     GeneImportance,
     InputRule,
     Labels,
     ObsmSource,
+    PreparedCells,
     Query,
     align_dimensions,
     cellxgene_choice,
@@ -45,13 +47,14 @@ from episome.log import get_logger
 from episome.models._arguments import require_known_query
 from episome.models._fields import ExpressionField, features_from_state, labels_from_state
 from episome.models._folder import model_folder, saved_history, saved_indices
-from episome.models._setup import registered_input, require_cells, require_words
+from episome.models._from_source import prepared_by_schema, prepared_cells, require_reader
+from episome.models._setup import SOURCE, registered_input, require_cells, require_words
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from episome.data import CellSource, SchemaChoice
+    from episome.data import SchemaChoice
     from episome.inference import Core
     from episome.io import ModelFolder
 
@@ -71,35 +74,107 @@ class EpisomeModel(BaseModelClass):
     Parameters
     ----------
     adata
-        Training data, set up with ``setup_anndata`` or following the CELLxGENE schema.
+        Training data, set up with ``setup_anndata`` or following the CELLxGENE schema. Models that
+        read sources also take what ``setup_source`` returns and, in that schema, the path of a
+        file or a ``CellSource``; these are read in blocks while training.
     registry
         What a saved model restores instead of data.
 
     Raises
     ------
     UsageError
-        Data that are neither set up nor in the schema (E-U28), or a view (E-U29).
+        Data that are neither set up nor in the schema (E-U28), set up for another model (E-U84),
+        or a view (E-U29).
     """
 
     capabilities: ClassVar[tuple[str, ...]] = ()
+    #: Whether training reads cells in batches, so that they may stay in a file.
+    reads_sources: ClassVar[bool] = False
     #: Whether ``setup_anndata(obsm_key=)`` makes sense: dense vectors instead of genes.
     reads_embeddings: ClassVar[bool] = False
     #: The array of ``obsm`` that is read unless the set-up names another; of the models that
     #: ``episome.get_model("embedding:KEY")`` gives.
     default_obsm_key: ClassVar[str | None] = None
     history_: dict[str, pd.DataFrame] | None
+    #: Training cells that are no AnnData object.
+    _cells: PreparedCells | None = None
 
     def __init__(
-        self, adata: AnnData | None = None, registry: dict[str, object] | None = None
+        self,
+        adata: AnnData | PreparedCells | str | Path | CellSource | None = None,
+        registry: dict[str, object] | None = None,
     ) -> None:
-        if adata is not None and not self._is_set_up(adata):
+        if (prepared := self._prepared(adata)) is not None:
+            adata, registry = None, dict(prepared.registry)
+        elif adata is not None and not self._is_set_up(adata):
             self._set_up_from_schema(adata)
         super().__init__(adata, registry)
+        self._cells = prepared
         self.fit_: dict[str, Any] = {}
         self.gene_weights_: NDArray[np.float32] | None = None
         self.confidence_ = Confidence()
 
     # --- set-up -----------------------------------------------------------------------------
+
+    @classmethod
+    def setup_source(
+        cls,
+        data: AnnData | str | Path | CellSource,
+        labels_key: str | None = None,
+        **setup: Any,
+    ) -> PreparedCells:
+        """Set training cells up where they are, without reading them into memory.
+
+        All values are scanned once; the columns that are named are read, and nothing is written.
+        Give the answer to the constructor in the place of an AnnData object.
+
+        Parameters
+        ----------
+        data
+            Path of an h5ad file or zarr store, which are read in blocks, or of any other file of
+            cells; a ``CellSource``; or an AnnData object, for the sake of one call for everything.
+        labels_key
+            Column of the cell types, for annotators.
+        **setup
+            Of ``setup_anndata`` of this model: ``donor_key``, ``layer``, ``use_raw``,
+            ``input_kind``, ...
+
+        Returns
+        -------
+        The cells as the model will read them.
+
+        Raises
+        ------
+        UsageError
+            The model needs its cells as an object (E-U83), a column is missing (E-U04).
+        InputDataError, LabelError, InputFileError
+            The data cannot be used; all reasons are named.
+
+        Examples
+        --------
+        >>> cells = SCTab.setup_source("atlas.h5ad", "cell_type")  # doctest: +SKIP
+        >>> model = SCTab(cells)  # doctest: +SKIP
+        """
+        labels = {} if labels_key is None else {"labels_key": labels_key}
+        return prepared_cells(cls, data, {**labels, **setup})
+
+    @classmethod
+    def _prepared(cls, data: object) -> PreparedCells | None:
+        """Return cells that are no object of AnnData, set up; ``None`` for all else."""
+        if isinstance(data, PreparedCells):
+            require_reader(cls)
+            if data.model != cls.__name__:
+                raise UsageError(
+                    "E-U84",
+                    f"the cells were set up for {data.model}, not for {cls.__name__}",
+                    where=data.where,
+                    why="every model sets up what it needs",
+                    fix=f"{cls.__name__}.setup_source(data, ...)",
+                )
+            return data
+        if not cls.reads_sources or not isinstance(data, str | Path | CellSource):
+            return None
+        return prepared_by_schema(cls, data)
 
     @classmethod
     def _is_set_up(cls, adata: AnnData) -> bool:
@@ -178,6 +253,7 @@ class EpisomeModel(BaseModelClass):
             The data cannot be used; all reasons are named.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
+        given: CellSource | None = kwargs.pop(SOURCE, None)  # type: ignore[assignment]
         require_cells(adata)
         require_words(
             kwargs, input_kind=input_kind, size_factor=size_factor, duplicates=duplicates, nan=nan
@@ -185,9 +261,10 @@ class EpisomeModel(BaseModelClass):
         if kwargs.get("source_registry") is not None:
             fields = [ExpressionField("X", layer, use_raw=bool(use_raw))]
         else:
-            source = AnnDataSource(adata, layer=layer, use_raw=use_raw)
+            source = given or AnnDataSource(adata, layer=layer, use_raw=use_raw)
             # What "auto" found here is what is read from now on.
-            setup_method_args["setup_args"]["use_raw"] = source.use_raw
+            use_raw = bool(getattr(source, "use_raw", False))
+            setup_method_args["setup_args"]["use_raw"] = use_raw
             features, rule = registered_input(
                 source,
                 input_kind,
@@ -198,9 +275,7 @@ class EpisomeModel(BaseModelClass):
             )
             if donor_key is not None:
                 definite_donors(combined_column(adata, donor_key))
-            fields = [
-                ExpressionField("X", layer, use_raw=source.use_raw, features=features, rule=rule)
-            ]
+            fields = [ExpressionField("X", layer, use_raw=use_raw, features=features, rule=rule)]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
@@ -242,6 +317,11 @@ class EpisomeModel(BaseModelClass):
 
     # --- data -------------------------------------------------------------------------------
 
+    @property
+    def has_data(self) -> bool:
+        """Whether the model holds training cells, in memory or elsewhere."""
+        return self.adata is not None or self._cells is not None
+
     def training_source(self) -> CellSource:
         """Return the training cells.
 
@@ -250,14 +330,28 @@ class EpisomeModel(BaseModelClass):
         UsageError
             The model was loaded without data (E-U17).
         """
-        if self.adata is None:
+        if self._cells is not None:
+            return self._cells.source
+        return self._source_of(self._require_adata())
+
+    def _require_adata(self) -> AnnData:
+        """Return the object that the model was made from; what scvi-tools' own methods read."""
+        if self.adata is not None:
+            return self.adata
+        if self._cells is None:
             raise UsageError(
                 "E-U17",
                 "the model holds no data",
                 why="it was loaded or made without an AnnData object",
                 fix="pass adata=, or load it with episome.models.load(folder, adata=adata)",
             )
-        return self._source_of(self.adata)
+        raise UsageError(
+            "E-U17",
+            "this needs an AnnData object, and the model reads its cells from a source",
+            where=self._cells.where,
+            why="the cells are not in memory",
+            fix="pass adata=, some cells that fit into memory",
+        )
 
     def _source_of(self, adata: AnnData) -> AnnDataSource | ObsmSource:
         """Cells set up as the training cells were."""
@@ -272,6 +366,8 @@ class EpisomeModel(BaseModelClass):
 
     def training_donors(self) -> NDArray[np.object_] | None:
         """Donor of every training cell (``None`` where it is not definite), or ``None``."""
+        if self._cells is not None:
+            return self._cells.donors
         key = self.setup_args.get("donor_key")
         return None if key is None else definite_donors(combined_column(self.adata, key))
 
@@ -321,7 +417,7 @@ class EpisomeModel(BaseModelClass):
             Of :meth:`prepare`.
         """
         require_known_query(kwargs)
-        if adata is None or adata is self.adata:
+        if adata is None or adata is self.adata or adata is self._cells:
             source: AnnData | str | Path | CellSource = self.training_source()
             kwargs.setdefault("input_kind", self.input_rule.input_kind)
             kwargs.setdefault("duplicates", "sum")
@@ -366,13 +462,36 @@ class EpisomeModel(BaseModelClass):
         object is not touched. Earlier queries of this model are let go.
         """
         if adata is None or adata is self.adata:
-            self.training_source()
+            self._require_adata()
             return super()._validate_anndata(None, copy_if_view=False)
         self.release_queries()
         aligned = self._stand_in(adata)
         setup = type(self)._transfer_setup
         self._register_manager_for_instance(setup(aligned, self.registry))
         return aligned
+
+    def get_anndata_manager(self, adata: AnnData | None, *args: Any, **kwargs: Any) -> Any:
+        """Return the manager of an object, as scvi-tools has it.
+
+        Raises
+        ------
+        UsageError
+            There is no object (E-U17).
+        """
+        return super().get_anndata_manager(
+            self._require_adata() if adata is None else adata, *args, **kwargs
+        )
+
+    def view_anndata_setup(self, adata: AnnData | None = None, *args: Any, **kwargs: Any) -> None:
+        """Print what was set up, as scvi-tools has it.
+
+        Raises
+        ------
+        UsageError
+            There is no object (E-U17).
+        """
+        adata = self._require_adata() if adata is None else adata
+        super().view_anndata_setup(adata, *args, **kwargs)
 
     @classmethod
     def _transfer_setup(cls, adata: AnnData, registry: Mapping[str, Any]) -> AnnDataManager:
@@ -418,7 +537,7 @@ class EpisomeModel(BaseModelClass):
         if self.adata_manager is not None:
             self._setup_adata_manager_store.pop(self.adata_manager.adata_uuid, None)
         self._per_instance_manager_store.pop(self.id, None)
-        self._adata = self._adata_manager = None
+        self._adata = self._adata_manager = self._cells = None
 
     # --- folders ----------------------------------------------------------------------------
 
@@ -450,6 +569,8 @@ class EpisomeModel(BaseModelClass):
         """
         self._require_trained()
         if format == "scvi":
+            if kwargs.get("save_anndata"):
+                self._require_adata()
             super().save(str(dir_path), overwrite=overwrite, **kwargs)
             return
         if kwargs or format != "episome":
@@ -532,6 +653,8 @@ class EpisomeModel(BaseModelClass):
 
     def _attach(self, adata: AnnData) -> None:
         cls = type(self)
+        if not isinstance(adata, anndata.AnnData):
+            raise not_cells(adata)
         if adata.is_view:
             raise UsageError("E-U29", "the object is a view", fix="adata = adata.copy()")
         source = self._source_of(adata)

@@ -163,7 +163,7 @@ class Ensemble(ExplanationMixin, CallsMixin):
         first = self.members[0]
         held = mean_held_out([m._held_out for m in self.members])
         novelty = first.confidence_.novelty
-        if first.adata is None or held is None:
+        if not first.has_data or held is None:
             self.confidence_ = Confidence()
             return
         query = first.training_query()

@@ -38,8 +38,8 @@ class ExpressionField(LayerField):
         self._obsm_key = obsm_key
 
     def validate_field(self, adata: AnnData) -> None:
-        """Check that the layer is there; an embedding needs no matrix."""
-        if self._obsm_key is None:
+        """Check that the layer is there; the host has looked at what is registered with genes."""
+        if self._obsm_key is None and self._features is None:
             super().validate_field(adata)
 
     def get_field_data(self, adata: AnnData) -> object:

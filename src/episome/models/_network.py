@@ -47,6 +47,7 @@ class NetworkModel(EpisomeModel):
     for the data at hand (``max_epochs``, ``batch_size``, ``plan_kwargs``, trainer keywords).
     """
 
+    reads_sources = True
     _core_cls: ClassVar[type[TorchCore]]
     _plan_cls: ClassVar[type[CorePlan]] = LossPlan
     module: TorchCore

@@ -11,7 +11,6 @@ import numpy as np
 from episome.data import (
     FeatureSpace,
     InputRule,
-    ObsmSource,
     check_values,
     doubtful_values,
     inspect_values,
@@ -70,10 +69,12 @@ def require_words(kwargs: Mapping[str, object], **words: str) -> None:
 
 # What scvi-tools hands to a set-up method when it transfers one.
 _TRANSFER = frozenset({"source_registry", "extend_categories", "allow_missing_labels"})
+#: What ``setup_source`` hands to it beside: the source that the cells are read from.
+SOURCE = "cell_source"
 
 
 def _require_known(kwargs: Mapping[str, object]) -> None:
-    if unknown := sorted(set(kwargs) - _TRANSFER):
+    if unknown := sorted(set(kwargs) - _TRANSFER - {SOURCE}):
         raise UsageError(
             "E-U24",
             f"unknown arguments {', '.join(unknown)}",
@@ -83,7 +84,7 @@ def _require_known(kwargs: Mapping[str, object]) -> None:
         )
 
 
-def registered_embedding(source: ObsmSource, key: str) -> tuple[FeatureSpace, InputRule]:
+def registered_embedding(source: CellSource, key: str) -> tuple[FeatureSpace, InputRule]:
     """Look at vectors of training cells.
 
     Raises

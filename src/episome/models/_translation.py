@@ -83,6 +83,8 @@ class TranslationMixin(_Base):
     capabilities: ClassVar[tuple[str, ...]] = ("translation",)
     #: What is predicted: ``"protein"`` or ``"atac"``.
     target_kind: ClassVar[Literal["protein", "atac"]] = "protein"
+    #: Its cells have two modalities.
+    reads_sources: ClassVar[bool] = False
     _pairs: tuple[object, PairedCells] | None = None
 
     @classmethod
