@@ -628,3 +628,39 @@ def test_the_comparison_of_models_is_not_backed(run, files, tmp_path):
 
     assert result.exit_code == 2
     assert the_object(result)["error"]["code"] == "E-U83"
+
+
+@pytest.fixture
+def parts(files, tmp_path):
+    """A folder of two files that hold the reference."""
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    cells = anndata.read_h5ad(files / "reference.h5ad")
+    cells[:70].copy().write_h5ad(folder / "a.h5ad")
+    cells[70:, ::-1].copy().write_h5ad(folder / "b.h5ad")
+    return folder
+
+
+def test_train_takes_a_folder_of_files(run, files, parts, tmp_path):
+    words = ["--labels-key", "cell_type"]
+
+    one = run("train", "logreg", files / "reference.h5ad", *words, "-o", tmp_path / "one")
+    many = run("train", "logreg", parts, *words, "-o", tmp_path / "many", "--json")
+
+    assert (one.exit_code, many.exit_code) == (0, 0), many.output
+    assert the_object(many)["n_cells"] == 150
+    assert tensors_of(tmp_path / "one") == tensors_of(tmp_path / "many")
+
+
+def test_what_belongs_to_one_file_is_refused_for_a_folder(run, files, parts, tmp_path):
+    words = ["--labels-key", "cell_type", "-o", tmp_path / "model", "--json"]
+
+    table = run("train", "logreg", parts, "--labels-file", files / "labels.csv", *words)
+    auto = run("train", "auto", parts, *words)
+    (parts / "c.h5ad").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    broken = run("train", "logreg", parts, *words)
+
+    assert the_object(table)["error"]["code"] == "E-U85"
+    assert the_object(auto)["error"]["code"] == "E-U83"
+    assert "c.h5ad" in the_object(broken)["error"]["message"]
+    assert not (tmp_path / "model").exists()

@@ -193,6 +193,45 @@ def test_ontology_terms_of_a_file_are_those_in_memory(cells, tmp_path):
     assert any(LogisticRegression(prepared).labels.term_ids)
 
 
+@pytest.fixture(scope="module")
+def folder(cells, tmp_path_factory):
+    """The cells in three files, whose genes are in different orders."""
+    folder = tmp_path_factory.mktemp("parts")
+    genes = list(cells.var_names)
+    for i, order in enumerate((genes, genes[::-1], genes[30:] + genes[:30])):
+        cells[80 * i : 80 * (i + 1), order].copy().write_h5ad(folder / f"part{i}.h5ad")
+    return folder
+
+
+@pytest.mark.parametrize("cls", [LinearClassifier, LogisticRegression])
+def test_a_model_of_many_files_is_the_model_of_all_their_cells(cls, cells, folder):
+    wanted = from_memory(cls, cells)
+
+    of_list = cls.setup_source([folder / f"part{i}.h5ad" for i in range(3)], **SETUP)
+    of_folder = cls.setup_source(folder, **SETUP)
+
+    assert of_folder.where == "3 files (part0.h5ad.X, part1.h5ad.X, part2.h5ad.X)"
+    assert_equal_models(wanted, trained(cls(of_list)))
+    np.testing.assert_array_equal(of_folder.codes, of_list.codes)
+    assert list(wanted.predict(folder)) == list(wanted.predict(cells.copy()))
+
+
+def test_folders_in_the_schema_need_no_set_up(toy, cells, folder, tmp_path):
+    mixed = cells[80:160].copy()
+    mixed.raw = mixed.copy()
+    mixed.X = mixed.X.log1p()
+    mixed.write_h5ad(tmp_path / "part1.h5ad")
+    for i in (0, 2):
+        (tmp_path / f"part{i}.h5ad").write_bytes((folder / f"part{i}.h5ad").read_bytes())
+
+    model = toy.ToyModel(tmp_path)
+
+    assert model.input_rule.input_kind == "counts"
+    assert model.setup_args["donor_key"] == ["donor_id"]
+    values = model.training_source().read(slice(0, 240))
+    assert (values != cells.X).nnz == 0
+
+
 # -- nothing in memory, nothing written ----------------------------------------------------------
 
 

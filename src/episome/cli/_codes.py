@@ -522,11 +522,69 @@ CODES: dict[str, str] = {
         "Most models read their cells in batches, so that these may stay in a file. This one hands "
         "all of them to another program or needs several modalities, and takes an object."
     ),
+    "E-D54": (
+        "Of files that are read as one, some hold counts and others values after log1p. Every cell "
+        "would be told by its file. Choose the layer, or raw, that holds counts in all of them."
+    ),
+    "E-G25": (
+        "Files that are read as one have their genes matched by name, and here hardly any match: "
+        "another kind of identifier, another species, or no names at all."
+    ),
+    "E-U85": (
+        "Several files are read as one set of cells: there has to be one at least, and what "
+        "belongs to a cell has to be in its own file."
+    ),
     "E-U84": (
         "setup_source looks at cells for one model: its labels, its genes, its arguments. Call it "
         "on the model that is to be trained."
     ),
     "E-U73": "There is a template for each of the four tasks, and for no other.",
+    "E-D55": (
+        "A corpus holds whole counts, which every model can start from: values after a "
+        "logarithm, a normalisation or a correction cannot be turned back. The layer or raw "
+        "often has the counts."
+    ),
+    "E-D56": "A corpus keeps a count in at most 32 bits. A larger one is no count of molecules.",
+    "E-D57": (
+        "Conditions are all to be met by every cell, and a value must be written as it is in "
+        "the file. Nothing was written."
+    ),
+    "E-F30": (
+        "The folder is no corpus: a corpus has a manifest.json that says so, and is complete "
+        "when it has its name."
+    ),
+    "E-F31": (
+        "A file of the corpus was cut, changed, or is missing. Nothing is read from a corpus "
+        "whose files have another size; corpus verify compares every byte."
+    ),
+    "E-F32": "The corpus was written by a newer episome, in a format that this one cannot read.",
+    "E-F33": "A split is the JSON file that corpus split writes.",
+    "E-G27": (
+        "Inputs of one corpus share most of their genes. Where they do not, one may have "
+        "symbols and another Ensembl identifiers, or they are of two species."
+    ),
+    "E-L35": (
+        "A column that was asked for is not in every input, so some cells would have no value. "
+        "Without --columns those of the CELLxGENE schema are taken that all inputs have."
+    ),
+    "E-L36": (
+        "A column is text in one input and numbers in another. Numbers as text would be other "
+        "values than they were."
+    ),
+    "E-L37": (
+        "A split by donor gives every part donors of its own and leaves training at least one "
+        "cell of every label. There are too few donors for that."
+    ),
+    "E-L38": (
+        "A split names donors, and keeps a checksum of the row numbers that follow. These cells "
+        "have other donors, or another order."
+    ),
+    "E-R05": (
+        "Two programs would write the same files. The lock is let go when the other program "
+        "ends, however it ends."
+    ),
+    "E-U90": "A condition is a column, = or !=, and a value; several values are separated by |.",
+    "E-U91": "The inputs of a corpus are files, each named once; twice would be the same cells twice.",
     "E-X01": (
         "A bug in episome. The crash report holds versions, the command and the place; no data."
     ),

@@ -145,7 +145,7 @@ __all__ = ["command"]
 @command_options
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:
-    """Train METHOD on INPUT, an h5ad file, and save a model folder.
+    """Train METHOD on INPUT, an h5ad file or a folder of them, and save a model folder.
 
     METHOD is a name that `episome plugins` lists, or auto: the installed annotators are compared
     on held-out cells, and the best is trained.
@@ -155,7 +155,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
 def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     from episome import plugins
-    from episome.data import check_readable
+    from episome.data import check_inputs
     from episome.io import check_model_output
 
     auto = options["method"] == "auto"
@@ -163,7 +163,7 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     if (_wants_labels(spec) or options["labels_file"]) and not options["labels_key"]:
         raise click.MissingParameter(ctx=ctx, param_hint="'--labels-key'", param_type="option")
     raw_choice(options)
-    check_readable(options["input"])
+    check_inputs(options["input"])
     run = _run(options)
     if before := made_before(run, overwrite=options["overwrite"]):
         return before

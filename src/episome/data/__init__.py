@@ -9,6 +9,12 @@ from episome._lazy import lazy_names
 if TYPE_CHECKING:
     from episome.data._alignment import Alignment, AlignmentReport
     from episome.data._augment import DonorShifts, donor_shifts
+    from episome.data._corpus_build import build_corpus, check_corpus_output
+    from episome.data._corpus_inputs import Condition, CorpusInput, check_corpus_inputs
+    from episome.data._corpus_plan import CorpusOptions, CorpusPlan, plan_corpus
+    from episome.data._corpus_source import CorpusSource
+    from episome.data._corpus_split import read_split, split_by_groups
+    from episome.data._corpus_verify import verify_corpus
     from episome.data._features import FeatureSpace
     from episome.data._folds import folds
     from episome.data._gene_names import transposed
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
         term_column,
     )
     from episome.data._loader import CellLoader
+    from episome.data._many import ManyCells
     from episome.data._modalities import PairedCells, pair_modalities
     from episome.data._name_tables import NameTable, read_gene_list, read_label_list
     from episome.data._obsm import ObsmSource, align_dimensions
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
     from episome.data._proteins import ProteinNames, modality_kind, protein_names
     from episome.data._query import (
         Query,
+        listed,
         open_source,
         prepare_query,
         refuse_matrix,
@@ -41,7 +49,13 @@ if TYPE_CHECKING:
         scan_values,
     )
     from episome.data._read import read_any, read_cells
-    from episome.data._read_kind import FileKind, check_readable, kind_of
+    from episome.data._read_kind import (
+        FileKind,
+        cell_files,
+        check_inputs,
+        check_readable,
+        kind_of,
+    )
     from episome.data._reduced import ReducedCells
     from episome.data._rule import InputRule, QueryKind
     from episome.data._schema import SchemaChoice, cellxgene_choice, cellxgene_source
@@ -68,6 +82,18 @@ _HOME = {
     "AnnDataSource": "_source",
     "CellLoader": "_loader",
     "CellSource": "_source",
+    "Condition": "_corpus_inputs",
+    "CorpusInput": "_corpus_inputs",
+    "CorpusOptions": "_corpus_plan",
+    "CorpusPlan": "_corpus_plan",
+    "CorpusSource": "_corpus_source",
+    "build_corpus": "_corpus_build",
+    "check_corpus_inputs": "_corpus_inputs",
+    "check_corpus_output": "_corpus_build",
+    "plan_corpus": "_corpus_plan",
+    "read_split": "_corpus_split",
+    "split_by_groups": "_corpus_split",
+    "verify_corpus": "_corpus_verify",
     "DonorShifts": "_augment",
     "FeatureSpace": "_features",
     "Finding": "_inspection",
@@ -76,6 +102,7 @@ _HOME = {
     "InputRule": "_rule",
     "Inspection": "_inspection",
     "Labels": "_labels",
+    "ManyCells": "_many",
     "MuInspection": "_inspection",
     "NameTable": "_name_tables",
     "PairedCells": "_modalities",
@@ -87,9 +114,11 @@ _HOME = {
     "SchemaChoice": "_schema",
     "Split": "_splits",
     "ValueReport": "_values",
+    "cell_files": "_read_kind",
     "cellxgene_choice": "_schema",
     "cellxgene_source": "_schema",
     "check_classes": "_labels",
+    "check_inputs": "_read_kind",
     "check_readable": "_read_kind",
     "check_values": "_values",
     "class_terms": "_labels",
@@ -105,6 +134,7 @@ _HOME = {
     "inspect_values": "_values",
     "kind_of": "_read_kind",
     "labels_with_terms": "_labels",
+    "listed": "_query",
     "modalities_of": "_query",
     "modality_kind": "_proteins",
     "not_cells": "_query",

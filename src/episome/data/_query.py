@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Literal
 
 from episome.data._gene_names import transposed
 from episome.data._loader import CellLoader
+from episome.data._many import ManyCells
 from episome.data._obsm import ObsmSource, align_dimensions
 from episome.data._prepared import ScannedSource
 from episome.data._read import read_cells
+from episome.data._read_kind import cell_files
 from episome.data._rule import InputRule, QueryKind, query_kind
 from episome.data._source import AnnDataSource, CellSource, NanAsZero, repeated_names
 from episome.data._values import ValueReport, doubtful_values, inspect_values
@@ -73,13 +75,15 @@ def require_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 
 def open_source(
-    data: AnnData | str | Path | CellSource,
+    data: AnnData | str | Path | CellSource | Sequence[AnnData | str | Path | CellSource],
     *,
     layer: str | None = None,
     use_raw: bool | Literal["auto"] = False,
     backed: bool = False,
 ) -> CellSource:
-    """Return a :class:`CellSource` for an object, a path or a source.
+    """Return a :class:`CellSource` for an object, a path, a source, or several as one.
+
+    A folder of h5ad files and a list become :class:`ManyCells`, whose files stay on disk.
 
     Raises
     ------
@@ -87,6 +91,8 @@ def open_source(
         The data is of another type (E-U07).
     """
     name = None
+    if (several := listed(data)) is not None:
+        return ManyCells(several, layer=layer, use_raw=use_raw)
     if isinstance(data, str | Path):
         name = Path(data).name or str(data)
         data = read_cells(data, backed=backed)
@@ -97,6 +103,15 @@ def open_source(
     if isinstance(data, CellSource):
         return data
     raise not_cells(data)
+
+
+def listed(data: object) -> list[AnnData | str | Path | CellSource] | None:
+    """Return the members of a list or of a folder of h5ad files; ``None`` for anything else."""
+    if isinstance(data, list | tuple):
+        return list(data)
+    if isinstance(data, str | Path) and (files := cell_files(data)):
+        return list(files)
+    return None
 
 
 def modalities_of(data: object) -> list[str]:

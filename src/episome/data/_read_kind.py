@@ -161,6 +161,36 @@ def check_readable(path: str | Path) -> Path:
     return path
 
 
+def cell_files(path: str | Path) -> list[Path]:
+    """Return the h5ad files of a folder that holds several sets of cells, in order of their names.
+
+    Parameters
+    ----------
+    path
+        File or folder.
+
+    Returns
+    -------
+    The files; none where the path is one set of cells, or no folder.
+    """
+    path = local_path(path)
+    if not path.is_dir() or find_matrix_folder(path) is not None:
+        return []
+    if {p.name for p in path.iterdir()} & _ZARR_MARKS:
+        return []
+    return sorted(p for p in path.glob("*.h5ad") if not p.name.startswith("."))
+
+
+def check_inputs(path: str | Path) -> list[Path]:
+    """Check a path of cells, or every h5ad file of a folder, as :func:`check_readable` does.
+
+    Returns
+    -------
+    The path, or the files.
+    """
+    return [check_readable(p) for p in cell_files(path) or [Path(path)]]
+
+
 def local_path(path: str | Path) -> Path:
     """Return a path of this machine.
 

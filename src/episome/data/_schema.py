@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from episome.data._keys import CELLXGENE_DATASET, CELLXGENE_DONOR, CELLXGENE_LABELS
+from episome.data._many import ManyCells
+from episome.data._query import listed
 from episome.data._read import read_cells
 from episome.data._source import AnnDataSource, CellSource, existing_columns
 from episome.errors import InputDataError, UsageError
@@ -70,14 +73,14 @@ def cellxgene_choice(adata: AnnData, *, model: str) -> SchemaChoice:
 
 
 def cellxgene_source(
-    data: str | Path | CellSource, *, model: str
+    data: str | Path | CellSource | Sequence[str | Path | CellSource], *, model: str
 ) -> tuple[CellSource, SchemaChoice]:
     """Open cells that are in the schema and stay where they are.
 
     Parameters
     ----------
     data
-        A path, or a source, which is read as it is.
+        A path, a folder of h5ad files, a list, or a source, which is read as it is.
     model
         How the message names the model.
 
@@ -90,7 +93,12 @@ def cellxgene_source(
     UsageError
         There is no ``cell_type`` column (E-U28).
     """
-    source = data if isinstance(data, CellSource) else _opened(data)
+    if isinstance(data, CellSource):
+        source: CellSource = data
+    elif (several := listed(data)) is not None:
+        source = ManyCells(several, opener=_opened)
+    else:
+        source = _opened(Path(str(data)))
     there = existing_columns(source, (CELLXGENE_LABELS, CELLXGENE_DATASET, CELLXGENE_DONOR))
     if CELLXGENE_LABELS not in there:
         raise UsageError(
@@ -105,11 +113,11 @@ def cellxgene_source(
     return source, SchemaChoice(CELLXGENE_LABELS, donor, layer, use_raw)
 
 
-def _opened(path: str | Path) -> CellSource:
+def _opened(path: Path) -> AnnDataSource:
     """Open a file with its values where the schema has them."""
     adata = read_cells(path, backed=True)
     layer, use_raw = _place(adata)
-    return AnnDataSource(adata, layer=layer, use_raw=use_raw, name=Path(path).name or str(path))
+    return AnnDataSource(adata, layer=layer, use_raw=use_raw, name=path.name or str(path))
 
 
 def _place(adata: AnnData) -> tuple[str | None, bool]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from episome import plugins, settings
-from episome.data import check_readable, read_any, read_cells
+from episome.data import cell_files, check_inputs, read_any, read_cells
 from episome.errors import InputFileError, UsageError
 from episome.inference import pick_device
 from episome.io import check_model_output
@@ -39,7 +39,8 @@ class TrainRequest:
     method
         Name of an installed model, or ``"auto"``: see ``train_auto``.
     input
-        File of cells, with labels for annotators; of two modalities for translators.
+        File of cells, with labels for annotators; of two modalities for translators. A folder of
+        h5ad files becomes one, read while training.
     output
         Folder of the model.
     setup
@@ -114,7 +115,7 @@ def train(request: TrainRequest, *, progress: ProgressReport | None = None) -> T
     if request.method == AUTO:
         return _auto(request)
     spec = plugins.get_spec(request.method)
-    check_readable(request.input)
+    check_inputs(request.input)
     check_model_output(request.output, overwrite=request.overwrite)
     if request.seed is not None:
         settings.seed = request.seed
@@ -155,6 +156,9 @@ def _cells(
 ) -> tuple[Any, bool]:
     """Read the cells, and say whether their values stay in the file."""
     options: dict[str, Any] = {"max_memory": request.max_memory, "trust": request.trust}
+    if cell_files(request.input):
+        _refuse_labels_file(request)
+        return request.input, True
     if request.backed:
         return read_cells(request.input, backed=True, **options), True
     if in_modalities:
@@ -169,9 +173,20 @@ def _cells(
         return read_cells(request.input, backed=True, **options), True
 
 
+def _refuse_labels_file(request: TrainRequest) -> None:
+    if request.labels_file is not None:
+        raise UsageError(
+            "E-U85",
+            "a table of labels is given for several files",
+            where=request.labels_file.name,
+            why="the same barcode may be in more than one of them",
+            fix="write the labels into a column of obs of each file",
+        )
+
+
 def _said_of_reading(request: TrainRequest, *, backed: bool) -> list[str]:
     """Return the line that says where the cells are read from, if that was not asked for."""
-    if not backed or request.backed:
+    if not backed or request.backed or cell_files(request.input):
         return []
     line = f"{request.input.name} does not fit into memory: its cells are read while training"
     logger.info("%s", line)
@@ -180,13 +195,13 @@ def _said_of_reading(request: TrainRequest, *, backed: bool) -> list[str]:
 
 def _auto(request: TrainRequest) -> TrainResult:
     """Train the annotator that is best on held-out cells."""
-    if request.backed:
+    if request.backed or cell_files(request.input):
         raise UsageError(
             "E-U83",
-            "the comparison of models reads its cells into memory",
+            "the comparison of models reads one file into memory",
             where="auto",
             why="every candidate sees them many times",
-            fix="leave backed (--backed) out, or train the model that you mean by its name",
+            fix="pass one file without backed (--backed), or name the model that is to be trained",
         )
     for name in request.models:
         plugins.get_spec(name)
@@ -199,7 +214,7 @@ def _auto(request: TrainRequest) -> TrainResult:
             why="every candidate is taken as it comes",
             fix="leave them out, or train the model that you mean by its name",
         )
-    check_readable(request.input)
+    check_inputs(request.input)
     check_model_output(request.output, overwrite=request.overwrite)
     if request.seed is not None:
         settings.seed = request.seed

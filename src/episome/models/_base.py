@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -76,7 +76,7 @@ class EpisomeModel(BaseModelClass):
     adata
         Training data, set up with ``setup_anndata`` or following the CELLxGENE schema. Models that
         read sources also take what ``setup_source`` returns and, in that schema, the path of a
-        file or a ``CellSource``; these are read in blocks while training.
+        file or folder, a list of paths or a ``CellSource``; these are read while training.
     registry
         What a saved model restores instead of data.
 
@@ -119,7 +119,7 @@ class EpisomeModel(BaseModelClass):
     @classmethod
     def setup_source(
         cls,
-        data: AnnData | str | Path | CellSource,
+        data: AnnData | str | Path | CellSource | Sequence[AnnData | str | Path | CellSource],
         labels_key: str | None = None,
         **setup: Any,
     ) -> PreparedCells:
@@ -132,7 +132,8 @@ class EpisomeModel(BaseModelClass):
         ----------
         data
             Path of an h5ad file or zarr store, which are read in blocks, or of any other file of
-            cells; a ``CellSource``; or an AnnData object, for the sake of one call for everything.
+            cells; a folder of h5ad files or a list, which become one (``ManyCells``); a
+            ``CellSource``; or an AnnData object, for the sake of one call for everything.
         labels_key
             Column of the cell types, for annotators.
         **setup
@@ -172,7 +173,7 @@ class EpisomeModel(BaseModelClass):
                     fix=f"{cls.__name__}.setup_source(data, ...)",
                 )
             return data
-        if not cls.reads_sources or not isinstance(data, str | Path | CellSource):
+        if not cls.reads_sources or not isinstance(data, str | Path | list | tuple | CellSource):
             return None
         return prepared_by_schema(cls, data)
 

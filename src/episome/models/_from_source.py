@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from episome.data import (
-    AnnDataSource,
     CellSource,
     InputRule,
+    ManyCells,
     ObsmSource,
     PreparedCells,
     ScannedSource,
@@ -23,6 +23,7 @@ from episome.data import (
     definite_donors,
     existing_columns,
     in_memory,
+    listed,
     open_source,
     read_cells,
     refuse_matrix,
@@ -46,7 +47,7 @@ _SCHEMA_TERMS = f"cell_type{_TERMS}"
 
 def prepared_cells(
     cls: type[EpisomeModel],
-    data: AnnData | str | Path | CellSource,
+    data: AnnData | str | Path | CellSource | Sequence[Any],
     setup: Mapping[str, Any],
 ) -> PreparedCells:
     """Set cells up where they are; see ``EpisomeModel.setup_source``."""
@@ -76,7 +77,9 @@ def prepared_cells(
     )
 
 
-def prepared_by_schema(cls: type[EpisomeModel], data: str | Path | CellSource) -> PreparedCells:
+def prepared_by_schema(
+    cls: type[EpisomeModel], data: str | Path | CellSource | Sequence[Any]
+) -> PreparedCells:
     """Set cells up by the columns of the CELLxGENE schema.
 
     Raises
@@ -128,7 +131,7 @@ def _require_complete(cls: type[EpisomeModel], setup: Mapping[str, Any]) -> None
 
 def _training_cells(
     cls: type[EpisomeModel],
-    data: AnnData | str | Path | CellSource,
+    data: AnnData | str | Path | CellSource | Sequence[Any],
     setup: dict[str, Any],
 ) -> CellSource:
     """Open the cells, and leave in ``setup`` where their values were found."""
@@ -148,12 +151,18 @@ def _training_cells(
             why="a source knows where its values are",
             fix="choose the place where the source is made",
         )
-    source = open_source(data, layer=layer, use_raw=use_raw, backed=True)
-    if isinstance(source, AnnDataSource):
-        chosen = {"layer": source.layer, "use_raw": source.use_raw}
-        setup |= {k: v for k, v in chosen.items() if v or k in setup}
-    elif "use_raw" in setup:
-        setup["use_raw"] = False
+    source: CellSource
+    if (several := listed(data)) is not None:
+        duplicates = setup.get("duplicates", "error")
+        source = ManyCells(several, layer=layer, use_raw=use_raw, duplicates=duplicates)
+    else:
+        source = open_source(data, layer=layer, use_raw=use_raw, backed=True)
+    # What "auto" and the schema found is what the registry says.
+    chosen = {
+        "layer": getattr(source, "layer", None),
+        "use_raw": bool(getattr(source, "use_raw", 0)),
+    }
+    setup |= {k: v for k, v in chosen.items() if v or k in setup}
     return source
 
 
