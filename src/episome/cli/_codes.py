@@ -584,7 +584,7 @@ CODES: dict[str, str] = {
         "ends, however it ends."
     ),
     "E-U90": "A condition is a column, = or !=, and a value; several values are separated by |.",
-    "E-U91": "The inputs of a corpus are files, each named once; twice would be the same cells twice.",
+    "E-U91": "A corpus is made of files, each named once: twice would be the same cells twice.",
     "E-X01": (
         "A bug in episome. The crash report holds versions, the command and the place; no data."
     ),

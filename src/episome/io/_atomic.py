@@ -48,14 +48,14 @@ def write_file(
     if path.is_dir():
         raise _occupied(path, by="a folder, not a file")
     temporary = _temporary(path)
-    with _disk_errors(path), _removing(temporary):
+    with disk_errors(path), _removing(temporary):
         if callable(data):
             data(temporary)
         else:
             temporary.write_bytes(data)
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     return path
 
 
@@ -75,16 +75,44 @@ def write_folder(path: str | Path, files: Mapping[str, bytes], *, overwrite: boo
     if path.is_file():
         raise _occupied(path, by="a file, not a folder")
     temporary = _temporary(path)
-    with _disk_errors(path), _removing(temporary):
+    with disk_errors(path), _removing(temporary):
         for name, data in files.items():
             target = temporary / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
-            _sync(target)
+            sync(target)
         for folder in {(temporary / n).parent for n in files} | {temporary}:
-            _sync(folder)
+            sync(folder)
         _swap(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
+    return path
+
+
+def adopt_folder(folder: Path, path: Path, *, overwrite: bool = False) -> Path:
+    """Put a folder that is complete, and lies on the same disk, in its place at once.
+
+    Parameters
+    ----------
+    folder
+        What was written; every file in it is flushed to disk already.
+    path
+        Where it is to be.
+    overwrite
+        Replace what is there, as :func:`write_folder` does.
+
+    Raises
+    ------
+    InputFileError, ResourceError
+        As :func:`write_file`.
+    """
+    ensure_free(path, overwrite=overwrite)
+    if path.is_file():
+        raise _occupied(path, by="a file, not a folder")
+    with disk_errors(path):
+        for inner in (*(p for p in folder.rglob("*") if p.is_dir()), folder):
+            sync(inner)
+        _swap(folder, path)
+        sync(path.parent)
     return path
 
 
@@ -169,7 +197,8 @@ def _temporary(path: Path) -> Path:
     return path.parent / f".{path.stem[:100]}.tmp-{uuid.uuid4().hex[:12]}{path.suffix}"
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Flush a file or folder to disk."""
     flags = os.O_RDONLY | (getattr(os, "O_DIRECTORY", 0) if path.is_dir() else 0)
     descriptor = os.open(path, flags)
     try:
@@ -194,7 +223,8 @@ def _removing(temporary: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
+    """Say of a full disk that it is one (E-R02)."""
     try:
         yield
     except OSError as error:
