@@ -22,6 +22,7 @@ CLICK_MINIMUM = 52
 COMMANDS: dict[str, tuple[str, str]] = {
     "annotate": ("episome.cli.annotate:command", "Annotate cells with a model folder."),
     "check": ("episome.cli.check:command", "Say what a file of cells holds, and what to mend."),
+    "corpus": ("episome.cli.corpus:command", "Make one shuffled store on disk of many cells."),
     "demo": ("episome.cli.demo:command", "Train and annotate real data that needs no download."),
     "doctor": ("episome.cli.doctor:command", "Show versions, plugins, resources and folders."),
     "help": ("episome.cli.help:command", "Explain exit codes, or a command."),

@@ -559,10 +559,6 @@ CODES: dict[str, str] = {
     ),
     "E-F32": "The corpus was written by a newer episome, in a format that this one cannot read.",
     "E-F33": "A split is the JSON file that corpus split writes.",
-    "E-G27": (
-        "Inputs of one corpus share most of their genes. Where they do not, one may have "
-        "symbols and another Ensembl identifiers, or they are of two species."
-    ),
     "E-L35": (
         "A column that was asked for is not in every input, so some cells would have no value. "
         "Without --columns those of the CELLxGENE schema are taken that all inputs have."

@@ -9,7 +9,7 @@ from episome._lazy import lazy_names
 if TYPE_CHECKING:
     from episome.data._alignment import Alignment, AlignmentReport
     from episome.data._augment import DonorShifts, donor_shifts
-    from episome.data._corpus_build import build_corpus, check_corpus_output
+    from episome.data._corpus_build import build_corpus, check_corpus_output, unfinished_corpus
     from episome.data._corpus_inputs import Condition, CorpusInput, check_corpus_inputs
     from episome.data._corpus_plan import CorpusOptions, CorpusPlan, plan_corpus
     from episome.data._corpus_source import CorpusSource
@@ -93,6 +93,7 @@ _HOME = {
     "plan_corpus": "_corpus_plan",
     "read_split": "_corpus_split",
     "split_by_groups": "_corpus_split",
+    "unfinished_corpus": "_corpus_build",
     "verify_corpus": "_corpus_verify",
     "DonorShifts": "_augment",
     "FeatureSpace": "_features",

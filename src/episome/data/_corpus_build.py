@@ -54,7 +54,6 @@ def build_corpus(
     *,
     overwrite: bool = False,
     resume: bool = True,
-    known_inputs: dict[str, Any] | None = None,
     save_seconds: float = 30.0,
     progress: BuildProgress | None = None,
 ) -> Path:
@@ -71,8 +70,6 @@ def build_corpus(
         Replace a corpus that is there.
     resume
         Go on where a run of the same plan stopped; ``False`` starts anew.
-    known_inputs
-        What was found out about the inputs, for a run that resumes.
     save_seconds
         How often what is sorted is flushed to disk: the most that a kill can lose.
     progress
@@ -96,19 +93,29 @@ def build_corpus(
         shutil.rmtree(work.path, ignore_errors=True)
         return output
     check_corpus_output(output, overwrite=overwrite)
+    if not resume or work.load(plan.digest) is None:
+        _require_room(plan, output)
     with disk_errors(output), work.locked():
         state = work.load(plan.digest) if resume else None
         if state is None:
-            _require_room(plan, output)
             state = work.begin(plan.digest, plan.n_shards)
         else:
             logger.info("going on with %s", output)
-        if known_inputs is not None:
-            work.keep_inputs(known_inputs)
+        known = {str(i.source.path.resolve()): i.checked.to_json() for i in plan.inputs}
+        work.keep_inputs(known)
         _Builder(plan, work, state, save_seconds, progress).run()
         adopt_folder(work.done, output, overwrite=overwrite)
         work.remove()
     return output
+
+
+def unfinished_corpus(output: str | Path) -> dict[str, Any] | None:
+    """Return what an unfinished run found out about its inputs, or ``None`` where there is none.
+
+    :func:`check_corpus_inputs` takes it as ``known``.
+    """
+    work = WorkFolder(Path(output))
+    return work.known_inputs() if work.path.exists() else None
 
 
 def check_corpus_output(output: Path, *, overwrite: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -103,7 +103,8 @@ class Condition:
 class CheckedInput:
     """What looking at an input found, enough to use it without looking again.
 
-    ``gene_columns`` says by kind of identifier where it is: ``""`` is the index of ``var``.
+    ``asked`` is the layer that was named, and whether raw was; ``layer`` and ``use_raw`` say
+    where the counts are.
     """
 
     name: str
@@ -114,7 +115,7 @@ class CheckedInput:
     n_stored: int
     layer: str | None
     use_raw: bool
-    gene_columns: dict[str, str] = field(default_factory=dict)
+    asked: tuple[str | None, bool] = (None, False)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -185,19 +186,9 @@ def _recalled(one: CorpusInput, known: Mapping[str, Any]) -> CheckedInput | None
     found = known.get(str(one.path.resolve()))
     if not found or not one.path.exists():
         return None
-    kept = CheckedInput(**found["checked"])
-    asked = [one.layer, one.use_raw]
-    return kept if found["asked"] == asked and kept.stamp == path_stamp(one.path) else None
-
-
-def remembered_inputs(
-    inputs: Sequence[CorpusInput], checked: Sequence[CheckedInput]
-) -> dict[str, Any]:
-    """Return what :func:`check_corpus_inputs` takes as ``known``."""
-    return {
-        str(one.path.resolve()): {"asked": [one.layer, one.use_raw], "checked": found.to_json()}
-        for one, found in zip(inputs, checked, strict=True)
-    }
+    kept = CheckedInput(**{**found, "asked": tuple(found["asked"])})
+    same = kept.asked == (one.layer, one.use_raw) and kept.stamp == path_stamp(one.path)
+    return kept if same else None
 
 
 def _look(
@@ -227,7 +218,7 @@ def _look(
         n_stored=used.n_stored,
         layer=_layer_of(found.slot),
         use_raw=found.slot == "raw.X",
-        gene_columns=_gene_columns(found),
+        asked=(one.layer, one.use_raw),
     )
 
 
@@ -265,10 +256,3 @@ def _without(column: str, one: CorpusInput) -> Problem:
         why="its cells would have no value in it",
         fix="give the column the same name in all files, or leave it out",
     )
-
-
-def _gene_columns(found: Inspection) -> dict[str, str]:
-    kinds: dict[str, str] = {
-        genes.kind: column for column, genes in reversed(found.name_columns.items())
-    }
-    return {**kinds, found.genes.kind: ""}

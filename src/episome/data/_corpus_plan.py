@@ -9,17 +9,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from episome import settings
 from episome.data._corpus_columns import Column, kind_of_column, merge_columns, texts_of
-from episome.data._gene_match import clean_names, strip_versions
-from episome.data._gene_problems import repeated_genes
-from episome.data._keys import GENE_ID_COLUMNS, ONTOLOGY_SUFFIX
-from episome.errors import GeneMatchError, InputDataError, Problem
+from episome.data._gene_union import join_genes
+from episome.data._keys import ONTOLOGY_SUFFIX
+from episome.errors import InputDataError
 from episome.io._corpus import CORPUS_VERSION
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
     from episome.data._corpus_columns import ColumnKind
@@ -172,8 +171,7 @@ class _Seen:
     """What one reading of the tables of an input gave."""
 
     rows: NDArray[np.int64]
-    ids: NDArray[np.object_]
-    names: dict[str, NDArray[np.object_]]
+    var: pd.DataFrame
     columns: dict[str, tuple[ColumnKind, set[str]]]
 
 
@@ -185,36 +183,40 @@ def plan_corpus(
     Raises
     ------
     InputDataError, GeneMatchError
-        No cell meets the conditions (E-D57), inputs have too few genes in common (E-G27), or a
+        No cell meets the conditions (E-D57), inputs have too few genes in common (E-G25), or a
         column is of several kinds (E-L36).
     """
     used = [
         replace(one, layer=c.layer, use_raw=c.use_raw)
         for one, c in zip(inputs, checked, strict=True)
     ]
-    kind = _common_kind(checked)
     seen = []
-    for one, found in zip(used, checked, strict=True):
+    for one in used:
         with one.opened() as source:
-            seen.append(_tables(source, found, kind, options))
+            seen.append(_tables(source, options))
     if not any(len(s.rows) for s in seen):
         raise _no_cells(options, sum(c.n_obs for c in checked))
     names = [c.name for c in checked]
-    ids = _joined_genes([s.ids for s in seen], names, options)
-    place = pd.Index(ids)
-    targets = [place.get_indexer(pd.Index(s.ids)).astype(np.int64) for s in seen]
-    measured = np.zeros((len(used), len(ids)), dtype=bool)
+    genes = join_genes(
+        [(s.var, name) for s, name in zip(seen, names, strict=True)],
+        join=options.join,
+        duplicates=options.duplicates,
+        min_gene_overlap=options.min_gene_overlap,
+    )
+    targets = [a.columns for a in genes.alignments]
+    measured = np.zeros((len(used), len(genes.space)), dtype=bool)
     for row, target in zip(measured, targets, strict=True):
         row[target[target >= 0]] = True
     parts = zip(used, checked, seen, targets, strict=True)
+    other = {k: list(v) for k, v in genes.space.other.items()}
     return CorpusPlan(
         inputs=tuple(PlannedInput(u, c, s.rows, t) for u, c, s, t in parts),
-        genes={"id": list(ids), **_other_names(seen, targets, len(ids))},
+        genes={"id": list(genes.space.ids), **other},
         measured=measured,
         columns=_columns(seen, names, options),
         options=options,
         seed=settings.seed if options.seed is None else options.seed,
-        notes=tuple(_notes(checked, seen, measured, kind)),
+        notes=(*_notes(checked, seen, measured), *genes.notes),
     )
 
 
@@ -223,32 +225,14 @@ def unique_names(names: Sequence[str]) -> list[str]:
     return [f"{i}:{n}" if list(names).count(n) > 1 else n for i, n in enumerate(names)]
 
 
-def _common_kind(checked: Sequence[CheckedInput]) -> str | None:
-    """Kind of gene identifier that all inputs have; that of the first where there is a choice."""
-    first = next((k for k, c in checked[0].gene_columns.items() if c == ""), None)
-    kinds = [k for k in (first, *checked[0].gene_columns) if k is not None]
-    return next((k for k in kinds if all(k in c.gene_columns for c in checked)), None)
-
-
-def _tables(
-    source: AnnDataSource, found: CheckedInput, kind: str | None, options: CorpusOptions
-) -> _Seen:
+def _tables(source: AnnDataSource, options: CorpusOptions) -> _Seen:
     wanted = np.ones(source.n_obs, dtype=bool)
     for condition in options.where:
         wanted &= condition.holds(source)
-    column = found.gene_columns.get(kind or "", "")
-    raw = source.var[column] if column else source.var.index
-    ids, _ = strip_versions(clean_names(raw))
-    repeated = pd.Index(ids)[pd.Index(ids).duplicated() & (ids != "")].unique()
-    if len(repeated) and options.duplicates == "error":
-        fix = "--duplicates sum, or make the names unique"
-        raise InputDataError(repeated_genes(repeated, len(ids), source.where, fix))
-    others = [c for c in GENE_ID_COLUMNS if c in source.var.columns]
     text = {options.labels_key, *options.donor_keys}
     return _Seen(
         rows=np.flatnonzero(wanted).astype(np.int64),
-        ids=ids,
-        names={c: clean_names(source.var[c]) for c in others},
+        var=source.var,
         columns={
             c: _kept(source.obs_column(c), as_text=c in text)
             for c in _wanted_columns(source, options)
@@ -279,62 +263,6 @@ def _columns(
     return merge_columns({**tables, INPUT_COLUMN: inputs})
 
 
-def _joined_genes(
-    ids: Sequence[NDArray[np.object_]], names: Sequence[str], options: CorpusOptions
-) -> list[str]:
-    sets = [set(i) - {""} for i in ids]
-    problems = []
-    for number, (own, name) in enumerate(zip(sets, names, strict=True)):
-        others = set().union(*(s for i, s in enumerate(sets) if i != number))
-        shared = len(own & others)
-        if others and shared < options.min_gene_overlap * min(len(own), len(others)):
-            problems.append(_few_shared(name, own - others, shared, len(own), options))
-    if problems:
-        raise GeneMatchError(problems)
-    every = list(dict.fromkeys(g for part in ids for g in part if g != ""))
-    if options.join == "outer":
-        return every
-    common = set.intersection(*sets)
-    if not common:
-        raise InputDataError(
-            "E-D33",
-            "there are no genes that all inputs have",
-            where=", ".join(names[:3]),
-            fix="--join outer keeps the genes of any input",
-        )
-    return [g for g in every if g in common]
-
-
-def _few_shared(
-    name: str, alone: set[str], shared: int, total: int, options: CorpusOptions
-) -> Problem:
-    return Problem(
-        "E-G27",
-        "genes that the other inputs have, too few",
-        where=name,
-        count=shared,
-        total=total,
-        examples=sorted(alone)[:3],
-        why=f"at least {options.min_gene_overlap:.0%} are wanted, so these may be other names or "
-        "another species",
-        fix="give all files identifiers of one kind, or lower --min-gene-overlap",
-    )
-
-
-def _other_names(
-    seen: Sequence[_Seen], targets: Sequence[NDArray[np.int64]], n_genes: int
-) -> dict[str, list[str]]:
-    """Other names of the genes, each from the first input that has one."""
-    table: dict[str, NDArray[np.object_]] = {}
-    for one, target in zip(seen, targets, strict=True):
-        for column, names in one.names.items():
-            known = table.setdefault(column, np.full(n_genes, "", dtype=object))
-            new = (target >= 0) & (names != "")
-            new[target >= 0] &= known[target[target >= 0]] == ""
-            known[target[new]] = names[new]
-    return {c: [str(n) for n in names] for c, names in table.items()}
-
-
 def _no_cells(options: CorpusOptions, total: int) -> InputDataError:
     shown = [f"{c.column}{'!=' if c.unlike else '='}{'|'.join(c.values)}" for c in options.where]
     return InputDataError(
@@ -352,16 +280,13 @@ def _notes(
     checked: Sequence[CheckedInput],
     seen: Sequence[_Seen],
     measured: NDArray[np.bool_],
-    kind: str | None,
 ) -> list[str]:
     notes = []
     for one, found, row in zip(checked, seen, measured, strict=True):
-        column = one.gene_columns.get(kind or "", "")
-        by = f"var[{column!r}]" if column else "var_names"
         slot = "raw.X" if one.use_raw else f"layers[{one.layer!r}]" if one.layer else "X"
         notes.append(
             f"{one.name}: {len(found.rows):,} of {one.n_obs:,} cells, counts of {slot}, "
-            f"{int(row.sum()):,} of {measured.shape[1]:,} genes, named by {by}"
+            f"{int(row.sum()):,} of {measured.shape[1]:,} genes"
         )
     return notes
 

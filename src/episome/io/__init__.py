@@ -8,6 +8,7 @@ from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
     from episome.io._atomic import ensure_free, write_file, write_folder
+    from episome.io._corpus import is_corpus, read_corpus_manifest
     from episome.io._ensemble import (
         EnsembleFolder,
         read_ensemble_folder,
@@ -40,7 +41,9 @@ _HOME = {
     "decode": "_json",
     "encode": "_json",
     "ensure_free": "_atomic",
+    "is_corpus": "_corpus",
     "is_ensemble": "_folder",
+    "read_corpus_manifest": "_corpus",
     "prefixed": "_results",
     "read_ensemble_folder": "_ensemble",
     "read_manifest": "_folder",

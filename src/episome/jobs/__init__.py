@@ -16,6 +16,17 @@ if TYPE_CHECKING:
         PluginCheckResult,
         check_plugin,
     )
+    from episome.jobs._corpus import (
+        CorpusFacts,
+        CorpusRequest,
+        CorpusResult,
+        CorpusVerdict,
+        SplitRequest,
+        corpus_build,
+        corpus_info,
+        corpus_split,
+        corpus_verify,
+    )
     from episome.jobs._demo import DemoResult, DemoScore, demo
     from episome.jobs._labels_file import LabelJoin, join_labels
     from episome.jobs._new_plugin import NewPluginRequest, NewPluginResult, new_plugin
@@ -29,6 +40,15 @@ _HOME = {
     "CheckRequest": "_check",
     "CheckResult": "_check",
     "Checked": "_check_plugin",
+    "CorpusFacts": "_corpus",
+    "CorpusRequest": "_corpus",
+    "CorpusResult": "_corpus",
+    "CorpusVerdict": "_corpus",
+    "SplitRequest": "_corpus",
+    "corpus_build": "_corpus",
+    "corpus_info": "_corpus",
+    "corpus_split": "_corpus",
+    "corpus_verify": "_corpus",
     "DemoResult": "_demo",
     "DemoScore": "_demo",
     "LabelJoin": "_labels_file",
