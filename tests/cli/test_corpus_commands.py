@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -161,6 +165,36 @@ def test_split_writes_a_file_with_donors_and_a_checksum(corpus, tmp_path):
     assert run(*wanted, "--overwrite").exit_code == 0
     assert json.loads(output.read_bytes()) == kept
     assert run("split", corpus, "-o", output, "--sizes", "much").exit_code == 2
+
+
+def test_page_as_written_runs(files, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs/user_guide/corpus.md").read_text(encoding="utf-8")
+    for name in ("a.h5ad", "b.h5ad"):
+        shutil.copy(files / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+
+    for kind, text in re.findall(r"^```(python|console)\n(.*?)^```", page, re.M | re.S):
+        if kind == "python":
+            exec(compile(text, "corpus.md", "exec"), names)
+            continue
+        for line in re.findall(r"^\$ episome corpus (.*)$", text, re.M):
+            result = run(*shlex.split(line))
+            assert result.exit_code == 0, result.stderr
+
+    assert names["batch"].shape == (240, 50)
+    assert len(names["labels"]) == 240
+    assert len(names["split"].train) > 100
+
+
+def test_rules_of_the_preset_are_options(files, tmp_path):
+    result = run(
+        *("build", files / "a.h5ad", "-o", tmp_path / "c", "--min-donors", 7, "--assay", "10x"),
+    )
+
+    assert result.exit_code == 3
+    assert "column 'assay' is missing" in result.stderr
+    assert "column 'cell_type_ontology_term_id' is missing" in result.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

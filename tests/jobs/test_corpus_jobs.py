@@ -188,3 +188,83 @@ def test_a_split_of_other_cells_or_of_nothing_is_refused(folder, tmp_path):
     (tmp_path / "s.json").write_text("[]")
     with pytest.raises(InputFileError, match="E-F33"):
         read_split(tmp_path / "s.json", CorpusSource(folder / "c"))
+
+
+# -- rules for cells in the CELLxGENE schema -----------------------------------------------------
+
+T_CELL, B_CELL, CELL = "CL:0000084", "CL:0000236", "CL:0000000"
+
+
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory):
+    """Two files: T cells of five donors, B cells of two, some cells of no kind, doublets."""
+    folder = tmp_path_factory.mktemp("schema")
+    for name in "xy":
+        cells = simulate_cells(200, 60, seed=ord(name))
+        terms = np.repeat([T_CELL, B_CELL, CELL, "unknown"], [100, 60, 30, 10])
+        donors = np.array([f"p{i % 5}" for i in range(200)])
+        donors[100:160] = [f"p{i % 2}" for i in range(60)]
+        cells.obs = cells.obs[[]].assign(
+            cell_type_ontology_term_id=terms,
+            cell_type=terms,
+            donor_id=donors,
+            assay=["10x 3' v3"] * 150 + ["Smart-seq2"] * 50,
+            is_primary_data=np.arange(200) % 10 != 0,
+        )
+        cells.obs_names = [f"{name}{i}" for i in range(200)]
+        cells.write_h5ad(folder / f"{name}.h5ad")
+    return folder
+
+
+def schema_request(folder, output, **rules):
+    files = (folder / "x.h5ad", folder / "y.h5ad")
+    return CorpusRequest(files, output, preset="cellxgene-human", rules=rules)
+
+
+def test_every_rule_of_the_preset_says_what_it_loses(schema, tmp_path):
+    result = corpus_build(
+        schema_request(schema, tmp_path / "c", min_cells=90, min_donors=3, min_ancestors=2)
+    )
+
+    rules = [n for n in result.notes if " lost, " in n]
+    assert [r.split(": ")[1] for r in rules] == [
+        "40 cells and 0 types lost, 360 cells of 4 types left",
+        "90 cells and 2 types lost, 270 cells of 2 types left",
+        "0 cells and 0 types lost, 270 cells of 2 types left",
+        "0 cells and 0 types lost, 270 cells of 2 types left",
+        "90 cells and 1 types lost, 180 cells of 1 types left",
+        "0 cells and 0 types lost, 180 cells of 1 types left",
+    ]
+    source = CorpusSource(tmp_path / "c")
+    assert source.n_obs == 180
+    assert set(source.obs_column("cell_type_ontology_term_id")) == {T_CELL}
+    assert set(source.obs_column("assay")) == {"10x 3' v3"}
+    assert (source.labels_key, source.donor_keys) == ("cell_type", ("donor_id",))
+
+
+def test_rules_can_be_changed_one_by_one(schema, tmp_path):
+    loose = {"primary": False, "assays": ("Smart-seq2",), "min_cells": 0, "min_donors": 0}
+
+    result = corpus_build(
+        schema_request(schema, tmp_path / "c", min_ancestors=0, **loose), progress=None
+    )
+
+    # Of 50 cells a file, 10 are B cells; those of no term, or of the highest, are below none.
+    assert result.n_obs == 20
+    assert len([n for n in result.notes if " lost, " in n]) == 2
+
+
+def test_types_count_over_all_files_and_only_what_is_left(schema, tmp_path):
+    rules = {"min_donors": 0, "min_ancestors": 0}
+    both = corpus_build(schema_request(schema, tmp_path / "a", min_cells=180, **rules))
+    assert both.n_obs == 180
+
+    with pytest.raises(InputDataError, match=r"no cell is left by the rule.*E-D57"):
+        corpus_build(schema_request(schema, tmp_path / "b", min_cells=181, **rules))
+
+
+def test_rules_that_mean_nothing_are_refused(schema, tmp_path):
+    with pytest.raises(UsageError, match="E-U92"):
+        corpus_build(schema_request(schema, tmp_path / "c", descendant_of="T cell"))
+    with pytest.raises(UsageError, match="E-U30"):
+        corpus_build(CorpusRequest((schema / "x.h5ad",), tmp_path / "c", preset="mine"))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+#: Options that change the rules of a preset.
+RULES = ("primary", "assays", "descendant_of", "min_cells", "min_donors", "min_ancestors")
 #: Widest bar of a picture of text, and how many values it shows.
 BAR, SHOWN = 30, 12
 
@@ -75,6 +77,28 @@ def command() -> None:
     metavar="CONDITION",
     help="Take cells with COLUMN=VALUE, COLUMN=VALUE|VALUE or COLUMN!=VALUE; several must all "
     "hold.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(["cellxgene-human"]),
+    help="Rules of a paper for cells in the CELLxGENE schema, printed with what each loses; the "
+    "options below change them, and work without it.",
+)
+@click.option(
+    "--primary/--no-primary", default=None, help="Take only cells with is_primary_data, or all."
+)
+@click.option(
+    "--assay", "assays", multiple=True, metavar="NAME", help="Take only this assay; repeatable."
+)
+@click.option(
+    "--descendant-of", metavar="TERM", help="Take only types below this term of the Cell Ontology."
+)
+@click.option("--min-cells", type=click.IntRange(0), help="Take only types with so many cells.")
+@click.option("--min-donors", type=click.IntRange(0), help="Take only types of so many donors.")
+@click.option(
+    "--min-ancestors",
+    type=click.IntRange(0),
+    help="Take only types with so many terms above them in the Cell Ontology.",
 )
 @click.option("--layer", help="Layer that holds the counts; default the first slot with counts.")
 @click.option("--use-raw", is_flag=True, help="Take the counts of raw.")
@@ -141,7 +165,9 @@ def _build(ctx: click.Context, options: dict[str, Any]) -> Outcome:
 
     columns = options.pop("columns")
     listed = None if columns is None else tuple(c.strip() for c in columns.split(",") if c.strip())
-    request = CorpusRequest(**options, columns=listed)
+    rules = {name: options.pop(name) for name in RULES}
+    rules["assays"] = rules["assays"] or None
+    request = CorpusRequest(**options, columns=listed, rules=rules)
     state = state_of(ctx)
     visible = state.progress and state.verbosity >= 0
     with progress(None, "corpus", enabled=visible) as bar:

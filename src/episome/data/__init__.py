@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from episome.data._alignment import Alignment, AlignmentReport
     from episome.data._augment import DonorShifts, donor_shifts
     from episome.data._corpus_build import build_corpus, check_corpus_output, unfinished_corpus
+    from episome.data._corpus_curate import Curation, curation_of
     from episome.data._corpus_inputs import Condition, CorpusInput, check_corpus_inputs
     from episome.data._corpus_plan import CorpusOptions, CorpusPlan, plan_corpus
     from episome.data._corpus_source import CorpusSource
@@ -84,6 +85,8 @@ _HOME = {
     "CellSource": "_source",
     "Condition": "_corpus_inputs",
     "CorpusInput": "_corpus_inputs",
+    "Curation": "_corpus_curate",
+    "curation_of": "_corpus_curate",
     "CorpusOptions": "_corpus_plan",
     "CorpusPlan": "_corpus_plan",
     "CorpusSource": "_corpus_source",

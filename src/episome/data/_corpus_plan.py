@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from episome import settings
 from episome.data._corpus_columns import Column, kind_of_column, merge_columns, texts_of
+from episome.data._corpus_curate import CellFacts, Curation, cell_facts, curate
 from episome.data._gene_union import join_genes
-from episome.data._keys import ONTOLOGY_SUFFIX
+from episome.data._keys import CELLXGENE_DONOR, ONTOLOGY_SUFFIX
 from episome.errors import InputDataError
 from episome.io._corpus import CORPUS_VERSION
 
@@ -54,6 +55,8 @@ class CorpusOptions:
         Further columns to keep; default those of the CELLxGENE schema that all inputs have.
     where
         Conditions that every cell must meet.
+    curation
+        Rules that choose cells by kind, number and donors.
     join
         ``"outer"`` keeps the genes of any input, ``"inner"`` those of all.
     duplicates
@@ -72,6 +75,7 @@ class CorpusOptions:
     donor_keys: tuple[str, ...] = ()
     columns: tuple[str, ...] | None = None
     where: tuple[Condition, ...] = ()
+    curation: Curation = Curation()
     join: Literal["outer", "inner"] = "outer"
     duplicates: Literal["error", "sum"] = "error"
     min_gene_overlap: float = 0.5
@@ -83,7 +87,7 @@ class CorpusOptions:
     def required(self) -> tuple[str, ...]:
         """Columns that every input must have."""
         named = (self.labels_key, *self.donor_keys, *(self.columns or ()))
-        wanted = [*named, *(c.column for c in self.where)]
+        wanted = [*named, *(c.column for c in self.where), *self.curation.columns]
         return tuple(dict.fromkeys(c for c in wanted if c is not None))
 
 
@@ -170,9 +174,16 @@ class CorpusPlan:
 class _Seen:
     """What one reading of the tables of an input gave."""
 
-    rows: NDArray[np.int64]
+    wanted: NDArray[np.bool_]
     var: pd.DataFrame
     columns: dict[str, tuple[ColumnKind, set[str]]]
+    facts: CellFacts | None = None
+    masks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Row numbers of the cells that are taken."""
+        return np.flatnonzero(self.wanted).astype(np.int64)
 
 
 def plan_corpus(
@@ -194,8 +205,9 @@ def plan_corpus(
     for one in used:
         with one.opened() as source:
             seen.append(_tables(source, options))
-    if not any(len(s.rows) for s in seen):
+    if not any(s.wanted.any() for s in seen):
         raise _no_cells(options, sum(c.n_obs for c in checked))
+    lost = _curated(seen, options.curation)
     names = [c.name for c in checked]
     genes = join_genes(
         [(s.var, name) for s, name in zip(seen, names, strict=True)],
@@ -216,7 +228,7 @@ def plan_corpus(
         columns=_columns(seen, names, options),
         options=options,
         seed=settings.seed if options.seed is None else options.seed,
-        notes=(*_notes(checked, seen, measured), *genes.notes),
+        notes=(*lost, *_notes(checked, seen, measured), *genes.notes),
     )
 
 
@@ -229,15 +241,33 @@ def _tables(source: AnnDataSource, options: CorpusOptions) -> _Seen:
     wanted = np.ones(source.n_obs, dtype=bool)
     for condition in options.where:
         wanted &= condition.holds(source)
+    facts: CellFacts | None = None
+    masks: dict[str, NDArray[np.bool_]] = {}
+    if options.curation.is_on:
+        donors = options.donor_keys or (CELLXGENE_DONOR,)
+        facts, masks = cell_facts(source, options.curation, donors, wanted)
     text = {options.labels_key, *options.donor_keys}
     return _Seen(
-        rows=np.flatnonzero(wanted).astype(np.int64),
+        wanted=wanted,
+        facts=facts,
+        masks=masks,
         var=source.var,
         columns={
             c: _kept(source.obs_column(c), as_text=c in text)
             for c in _wanted_columns(source, options)
         },
     )
+
+
+def _curated(seen: Sequence[_Seen], curation: Curation) -> list[str]:
+    """Apply the rules to all inputs together; return what each of them lost."""
+    facts = [s.facts for s in seen if s.facts is not None]
+    if not facts:
+        return []
+    lines = curate(facts, [s.masks for s in seen], curation)
+    for one, fact in zip(seen, facts, strict=True):
+        one.wanted = fact.wanted
+    return lines
 
 
 def _kept(series: pd.Series, *, as_text: bool) -> tuple[ColumnKind, set[str]]:

@@ -66,7 +66,7 @@ def split_by_groups(
     """
     shares = _shares(sizes)
     seed = settings.seed if seed is None else seed
-    codes, names = _groups(source, by)
+    codes, names = group_cells(source, by)
     labels = _label_codes(source, labels_key)
     table = _cells_of(codes, labels, len(names))
     wanted = sum(s > 0 for s in shares)
@@ -122,7 +122,7 @@ def read_split(path: str | Path, source: CellSource) -> Split:
             why=str(error)[:100],
             fix="make it with `episome corpus split`",
         ) from error
-    codes, names = _groups(source, by)
+    codes, names = group_cells(source, by)
     place = {name: part for part, listed in enumerate(groups) for name in listed}
     part_of = np.array([place.get(name, -1) for name in names], dtype=np.int64)
     split = Split(*_rows(codes, part_of), "donor", seed)
@@ -153,8 +153,8 @@ def _shares(sizes: Sequence[float]) -> tuple[float, float, float]:
     return values[0], values[1], values[2]
 
 
-def _groups(source: CellSource, by: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
-    """Group of every cell, -1 where it has no definite one, and the names of the groups."""
+def group_cells(source: CellSource, by: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+    """Return the group of every cell, -1 where it has no definite one, and the groups' names."""
     columns = [source.obs_column(key) for key in by]
     codes = np.zeros(source.n_obs, dtype=np.int64)
     names = np.array([""], dtype=object)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,7 @@ from episome.data import (
     check_corpus_inputs,
     check_corpus_output,
     check_readable,
+    curation_of,
     plan_corpus,
     split_by_groups,
     unfinished_corpus,
@@ -44,6 +45,9 @@ class CorpusRequest:
         Folder of the corpus.
     labels_key, donor_keys, columns, where, join, duplicates, min_gene_overlap, shuffle_seed
         See ``episome.data.CorpusOptions``.
+    preset, rules
+        Name of a curation and changes to it, see ``episome.data.curation_of``. A preset names
+        labels and donors by the CELLxGENE schema where these are not given.
     layer, use_raw
         Where the counts are; default the first slot that holds some.
     max_memory
@@ -66,6 +70,8 @@ class CorpusRequest:
     donor_keys: tuple[str, ...] = ()
     columns: tuple[str, ...] | None = None
     where: tuple[str, ...] = ()
+    preset: str | None = None
+    rules: Mapping[str, Any] = field(default_factory=dict)
     join: Literal["outer", "inner"] = "outer"
     duplicates: Literal["error", "sum"] = "error"
     min_gene_overlap: float = 0.5
@@ -84,9 +90,10 @@ class CorpusRequest:
         # About four blocks are in use while one is sorted.
         memory = {} if self.max_memory is None else {"max_memory": self.max_memory // 4}
         return CorpusOptions(
-            labels_key=self.labels_key,
-            donor_keys=self.donor_keys,
+            labels_key=self.labels_key or ("cell_type" if self.preset else None),
+            donor_keys=self.donor_keys or (("donor_id",) if self.preset else ()),
             columns=self.columns,
+            curation=curation_of(self.preset, **self.rules),
             where=tuple(Condition.parse(text) for text in self.where),
             join=self.join,
             duplicates=self.duplicates,
