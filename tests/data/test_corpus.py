@@ -324,6 +324,29 @@ def test_inputs_of_foreign_genes_are_refused(two, tmp_path):
         make([written(first, files[0]), files[1]], tmp_path / "c")
 
 
+def test_whole_numbers_stay_whole_unless_a_file_has_others(two, tmp_path):
+    first, second, files = two
+    first.obs["run"], second.obs["run"] = 3, 4
+    first.obs["age"], second.obs["age"] = 30, 30.5
+    first.obs["ok"] = pd.array([True, None] * 50, dtype="boolean")
+    second.obs["ok"] = False
+
+    corpus = make(
+        [written(first, files[0]), written(second, files[1])],
+        tmp_path / "c",
+        columns=("run", "age", "ok"),
+    )
+
+    assert corpus.obs_column("run").dtype == np.int64
+    assert sorted(corpus.obs_column("run").unique()) == [3, 4]
+    assert set(corpus.obs_column("age")) == {30.0, 30.5}
+    place = corpus.obs_names.get_indexer(first.obs_names)
+    found = corpus.obs_column("ok").iloc[place]
+    assert found.isna().tolist() == [False, True] * 50
+    assert found.dropna().all()
+    assert verify_corpus(corpus.path) == []
+
+
 def test_a_column_of_two_kinds_is_refused(two, tmp_path):
     first, second, files = two
     first.obs["age"], second.obs["age"] = 3.0, "old"
@@ -630,7 +653,14 @@ def test_what_was_checked_is_not_read_again_unless_it_changed(two):
     found = check_corpus_inputs(inputs)
     known = {str(i.path): c.to_json() for i, c in zip(inputs, found, strict=True)}
     known = json.loads(json.dumps(known))
-    assert check_corpus_inputs(inputs, known=known) == check_corpus_inputs(inputs)
+    again = check_corpus_inputs(inputs, known=known)
+    assert [(c.name, c.sha256, c.columns) for c in again] == [
+        (c.name, c.sha256, c.columns) for c in found
+    ]
+    with pytest.raises(InputDataError, match=r"column 'age' is missing.*E-L35"):
+        check_corpus_inputs(inputs, known=known, required=("age",))
+    other_version = {k: {"name": "x"} for k in known}
+    assert check_corpus_inputs(inputs, known=other_version) == found
     first.X.data[0] = -1
     written(first, files[0])
 

@@ -1,8 +1,8 @@
 """Making a corpus: cells are sorted into shards at random, then each shard into its order.
 
-Memory is bounded: a block of cells, one shard's index, and 16 bytes per cell for the order. Any
-moment may be the last: what is complete is in a small file that is replaced at once, and the next
-run of the same plan goes on from there and ends with the same bytes.
+Memory is bounded: a few blocks of cells, one shard's index, and about 48 bytes per cell for the
+order. Any moment may be the last: what is complete is in a small file that is replaced at once,
+and the next run of the same plan goes on from there and ends with the same bytes.
 """
 
 from __future__ import annotations

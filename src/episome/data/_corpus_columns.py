@@ -17,7 +17,7 @@ from episome.io._json import loads
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ColumnKind: TypeAlias = Literal["text", "number", "truth"]
+ColumnKind: TypeAlias = Literal["text", "number", "whole", "truth"]
 COLUMNS, NAMES, NAME_ENDS = "cells/columns.json", "cells/names.txt", "cells/name_ends.npy"
 #: Code of a cell without a value.
 MISSING = -1
@@ -32,7 +32,8 @@ class Column:
     name
         As in ``obs``.
     kind
-        ``"text"`` (codes of ``values``), ``"number"`` (float64) or ``"truth"`` (-1 is missing).
+        ``"text"`` (codes of ``values``), ``"number"`` (float64), ``"whole"`` (int64) or
+        ``"truth"`` (-1 is missing).
     file
         File that holds it.
     values
@@ -47,8 +48,8 @@ class Column:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the stored numbers, the smallest that holds them."""
-        if self.kind == "number":
-            return np.dtype("<f8")
+        if self.kind in {"number", "whole"}:
+            return np.dtype("<f8" if self.kind == "number" else "<i8")
         largest = 1 if self.kind == "truth" else len(self.values)
         return np.dtype(next(t for t in ("i1", "<i2", "<i4") if largest < np.iinfo(t).max))
 
@@ -66,6 +67,8 @@ class Column:
         if self.kind == "number":
             numbers: NDArray[np.generic] = series.to_numpy(dtype=self.dtype, na_value=np.nan)
             return numbers
+        if self.kind == "whole":
+            return np.asarray(series, dtype=self.dtype)
         if self.kind == "truth":
             missing = series.isna().to_numpy()
             return np.where(missing, MISSING, series.fillna(value=False).astype(bool)).astype("i1")
@@ -74,7 +77,7 @@ class Column:
 
     def decoded(self, numbers: NDArray[np.generic]) -> pd.Series:
         """Return the values that numbers stand for."""
-        if self.kind == "number":
+        if self.kind in {"number", "whole"}:
             return pd.Series(numbers, name=self.name)
         if self.kind == "truth":
             found = pd.array(np.asarray(numbers) == 1, dtype="boolean")
@@ -96,7 +99,10 @@ def kind_of_column(series: pd.Series) -> ColumnKind:
     """Tell how a column is kept."""
     if pd.api.types.is_bool_dtype(series.dtype):
         return "truth"
-    return "number" if pd.api.types.is_numeric_dtype(series.dtype) else "text"
+    if not pd.api.types.is_numeric_dtype(series.dtype):
+        return "text"
+    whole = pd.api.types.is_signed_integer_dtype(series.dtype) and not series.hasnans
+    return "whole" if whole else "number"
 
 
 def texts_of(series: pd.Series) -> set[str]:
@@ -189,10 +195,10 @@ def merge_columns(
     columns, problems = [], []
     for number, (name, parts) in enumerate(tables.items()):
         kinds = {kind for _, kind, _ in parts}
-        if len(kinds) > 1:
+        if len(kinds) > 1 and not kinds <= {"number", "whole"}:
             problems.append(_mixed_column(name, parts))
             continue
-        kind = parts[0][1]
+        kind: ColumnKind = "number" if "number" in kinds else parts[0][1]
         values = tuple(sorted(set().union(*(v for _, _, v in parts))))
         columns.append(Column(name, kind, f"cells/{number:04d}.npy", values))
     raise_problems(InputDataError, problems)

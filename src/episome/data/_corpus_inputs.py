@@ -104,7 +104,7 @@ class CheckedInput:
     """What looking at an input found, enough to use it without looking again.
 
     ``asked`` is the layer that was named, and whether raw was; ``layer`` and ``use_raw`` say
-    where the counts are.
+    where the counts are; ``columns`` are those of ``obs``.
     """
 
     name: str
@@ -115,7 +115,8 @@ class CheckedInput:
     n_stored: int
     layer: str | None
     use_raw: bool
-    asked: tuple[str | None, bool] = (None, False)
+    asked: tuple[str | None, bool]
+    columns: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -156,14 +157,16 @@ def check_corpus_inputs(
     checked = []
     for done, one in enumerate(inputs, start=1):
         try:
-            checked.append(_recalled(one, known or {}) or _look(one, duplicates, required))
+            found = _recalled(one, known or {}) or _look(one, duplicates, required)
+            problems += [_without(c, one) for c in required if c not in found.columns]
+            checked.append(found)
         except EpisomeError as error:
             problems += error.problems
             classes.append(type(error))
         if progress is not None:
             progress(done, len(inputs))
     if problems:
-        raise classes[0](problems)
+        raise (classes[0] if classes else InputDataError)(problems)
     return checked
 
 
@@ -186,7 +189,11 @@ def _recalled(one: CorpusInput, known: Mapping[str, Any]) -> CheckedInput | None
     found = known.get(str(one.path.resolve()))
     if not found or not one.path.exists():
         return None
-    kept = CheckedInput(**{**found, "asked": tuple(found["asked"])})
+    try:
+        tuples = {k: tuple(found[k]) for k in ("asked", "columns")}
+        kept = CheckedInput(**{**found, **tuples})
+    except (KeyError, TypeError):  # of another version of this program: look again
+        return None
     same = kept.asked == (one.layer, one.use_raw) and kept.stamp == path_stamp(one.path)
     return kept if same else None
 
@@ -200,11 +207,12 @@ def _look(
         found = inspect_cells(
             source.adata, one.layer, use_raw=one.use_raw, name=one.path.name, meant=meant
         )
-        columns = [c for c in required if c not in source.obs_columns]
+        columns = tuple(source.obs_columns)
     mend = [f.problem for f in found.findings if f.severity == "must mend"]
     mend += _of_counts(found, mend)
-    mend += [_without(c, one) for c in columns]
     if mend:
+        # What an input lacks besides is said with the rest.
+        mend += [_without(c, one) for c in required if c not in columns]
         raise InputDataError(mend)
     for finding in found.findings:
         warn(finding.problem)
@@ -219,6 +227,7 @@ def _look(
         layer=_layer_of(found.slot),
         use_raw=found.slot == "raw.X",
         asked=(one.layer, one.use_raw),
+        columns=columns,
     )
 
 

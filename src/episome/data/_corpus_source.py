@@ -153,7 +153,8 @@ class CorpusSource:
 
         Returns
         -------
-        Text as a categorical (categories sorted), numbers as float64, truths as booleans.
+        Text as a categorical (categories sorted), numbers as float64 or int64, truths as
+        booleans.
 
         Raises
         ------
