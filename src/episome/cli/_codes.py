@@ -519,12 +519,12 @@ CODES: dict[str, str] = {
         "any dense vectors read them."
     ),
     "E-U83": (
-        "Most models read their cells in batches, so that these may stay in a file. This one hands "
-        "all of them to another program or needs several modalities, and takes an object."
+        "Most models read their cells in batches, so that these may stay in a file. This one "
+        "hands all of them to another program or needs several modalities, and takes an object."
     ),
     "E-D54": (
-        "Of files that are read as one, some hold counts and others values after log1p. Every cell "
-        "would be told by its file. Choose the layer, or raw, that holds counts in all of them."
+        "Of files that are read as one, some hold counts and others values after log1p. Every "
+        "cell would be told by its file. Choose the layer, or raw, that holds counts in all."
     ),
     "E-G25": (
         "Files that are read as one have their genes matched by name, and here hardly any match: "

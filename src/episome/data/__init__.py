@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from episome.data._modalities import PairedCells, pair_modalities
     from episome.data._name_tables import NameTable, read_gene_list, read_label_list
     from episome.data._obsm import ObsmSource, align_dimensions
+    from episome.data._order import BlockOrder
     from episome.data._prepared import PreparedCells, ScannedSource, in_memory
     from episome.data._proteins import ProteinNames, modality_kind, protein_names
     from episome.data._query import (
@@ -81,6 +82,7 @@ _HOME = {
     "Alignment": "_alignment",
     "AlignmentReport": "_alignment",
     "AnnDataSource": "_source",
+    "BlockOrder": "_order",
     "CellLoader": "_loader",
     "CellSource": "_source",
     "Condition": "_corpus_inputs",

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from episome import settings
 from episome.data._keys import INDICES_KEY, LABELS_KEY, SIZE_FACTOR_KEY, X_KEY
+from episome.data._order import BUFFER_BYTES, BlockOrder
+from episome.data._prepared import in_memory
 from episome.data._rule import InputRule, QueryKind, unlog
 from episome.data._values import row_sums
 from episome.errors import UsageError
+from episome.log import get_logger
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
     from episome.data._features import Alignment
+    from episome.data._matrix import Rows
     from episome.data._source import CellSource
+
+logger = get_logger(__name__)
+
+#: First cells of a source, by which the size of the others is judged.
+_HEAD = 64
 
 # Sparse block, vectors and labels under the keys of ``episome.data._keys``.
 Batch: TypeAlias = "dict[str, Any]"
@@ -46,7 +56,8 @@ class CellLoader:
     batch_size
         Cells per batch.
     shuffle
-        Draw a new order every epoch from ``seed`` and the epoch number.
+        Draw a new order every epoch from ``seed`` and the epoch number: a permutation, or
+        :class:`BlockOrder` of a source on disk that is larger than the buffer.
     drop_last
         Leave out a last batch that is smaller than ``batch_size``, unless it is the only one.
     seed
@@ -54,11 +65,16 @@ class CellLoader:
     others
         The same cells in other modalities, by name: their values, CSR float32, are in every batch
         under it.
+    order
+        ``"exact"`` or ``"blocks"`` instead of what the source makes best.
+    buffer_bytes
+        Bytes of values that are read at once and mixed, of sources on disk.
 
     Raises
     ------
     UsageError
-        Rows that do not exist (E-U39), or a batch size below one (E-U22).
+        Rows that do not exist (E-U39), a batch size below one (E-U22), or another word for
+        ``order`` (E-U30).
     """
 
     def __init__(
@@ -75,6 +91,8 @@ class CellLoader:
         drop_last: bool = False,
         seed: int | None = None,
         others: Mapping[str, CellSource] | None = None,
+        order: Literal["auto", "exact", "blocks"] = "auto",
+        buffer_bytes: int = BUFFER_BYTES,
     ) -> None:
         self.source, self.alignment, self.rule, self.kind = source, alignment, rule, kind
         self.rows = np.arange(source.n_obs) if rows is None else np.asarray(rows, dtype=np.int64)
@@ -87,6 +105,9 @@ class CellLoader:
         self.drop_last = drop_last and len(self.rows) >= self.batch_size
         self.seed = settings.seed if seed is None else seed
         self.others = dict(others or {})
+        if order not in {"auto", "exact", "blocks"}:
+            raise UsageError("E-U30", f"order={order!r}", fix='use "auto", "exact" or "blocks"')
+        self.order, self.buffer_bytes = order, buffer_bytes
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -98,18 +119,47 @@ class CellLoader:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Batch]:
-        order = self.rows
-        if self.shuffle:
-            seed = settings.stream_seed("order", self.seed)
-            order = np.random.default_rng([seed, self.epoch]).permutation(self.rows)
+        if not self.shuffle:
+            yield from map(self.batch, self._batches(self.rows))
+            return
+        seed = settings.stream_seed("order", self.seed)
+        rng = np.random.default_rng([seed, self.epoch])
+        if self.order == "exact" or (self.order == "auto" and in_memory(self.source)):
+            yield from map(self.batch, self._batches(rng.permutation(self.rows)))
+            return
+        blocks = self.block_order()
+        logger.debug("%s: %s", self.source.where, blocks.text)
+        batches = self._batches(blocks.epoch(self.rows, rng))
+        while buffer := list(islice(batches, blocks.buffer_rows // self.batch_size)):
+            yield from self._mixed(buffer)
+
+    def _batches(self, order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         for i in range(len(self)):
-            yield self.batch(order[i * self.batch_size : (i + 1) * self.batch_size])
+            yield order[i * self.batch_size : (i + 1) * self.batch_size]
+
+    def block_order(self) -> BlockOrder:
+        """Return how blocks of cells are mixed where the source is on disk."""
+        head = self.source.read(slice(0, min(_HEAD, self.source.n_obs)))
+        per_row = (head.data.itemsize + head.indices.itemsize) * head.nnz / max(head.shape[0], 1)
+        return BlockOrder.choose(
+            len(self.rows),
+            batch_size=self.batch_size,
+            row_bytes=per_row,
+            buffer_bytes=self.buffer_bytes,
+        )
+
+    def _mixed(self, buffer: list[NDArray[np.int64]]) -> Iterator[Batch]:
+        """Read the rows of several batches at once, in the order of the file."""
+        rows = np.unique(np.concatenate(buffer))
+        held = self.source.read(rows)
+        for wanted in buffer:
+            yield self._batch_of(held[np.searchsorted(rows, wanted)], wanted)
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """Return the batch of the given rows of the source."""
-        consecutive = len(rows) > 0 and bool((np.diff(rows) == 1).all())
-        wanted = slice(int(rows[0]), int(rows[-1]) + 1) if consecutive else rows
-        block = self.source.read(wanted)
+        return self._batch_of(self.source.read(as_slice(rows)), rows)
+
+    def _batch_of(self, block: sparse.csr_matrix, rows: NDArray[np.int64]) -> Batch:
         if self.kind.unlog:
             block = unlog(block)
         aligned = self.alignment.apply(block)
@@ -119,7 +169,7 @@ class CellLoader:
         if self.labels is not None:
             batch[LABELS_KEY] = self.labels[rows]
         for name, other in self.others.items():
-            batch[name] = other.read(wanted)
+            batch[name] = other.read(as_slice(rows))
         return batch
 
     def _library(
@@ -130,6 +180,12 @@ class CellLoader:
         all_genes = self.rule.size_factor == "all_genes" or self.rule.input_kind == "log1p"
         counted = block if all_genes else aligned
         return row_sums(counted.data, counted.indptr)
+
+
+def as_slice(rows: NDArray[np.int64]) -> Rows:
+    """Return consecutive rows as a slice, which every source reads faster."""
+    consecutive = len(rows) > 0 and bool((np.diff(rows) == 1).all())
+    return slice(int(rows[0]), int(rows[-1]) + 1) if consecutive else rows
 
 
 def _require_rows(rows: NDArray[np.int64], source: CellSource) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from episome.data._disk_rows import DiskRows, is_on_disk
 from episome.data._matrix import Matrix, Rows, check_structure, to_csr_block
 from episome.data._read_guard import reading
 from episome.data._values import inspect_values
@@ -172,6 +173,8 @@ class AnnDataSource:
         if sparse.issparse(matrix) and self._dtype == "float16":
             check_structure(matrix)
             matrix = _as_bits(matrix)
+        if is_on_disk(matrix):
+            return DiskRows(matrix, self.where)
         if getattr(matrix, "format", None) != "csc":
             return matrix
         if hasattr(matrix, "to_memory"):
@@ -238,6 +241,8 @@ class AnnDataSource:
         if _in_memory(self._matrix):
             return to_csr_block(self._in_memory_rows(rows))
         if isinstance(rows, slice) or len(rows) < 2:
+            return to_csr_block(self._from_disk(rows))
+        if (np.diff(rows) > 0).all():
             return to_csr_block(self._from_disk(rows))
         # Stores on disk want increasing unique rows; the wanted order is restored in memory.
         unique, inverse = np.unique(rows, return_inverse=True)
