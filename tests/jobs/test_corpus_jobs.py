@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from episome.data import CorpusSource, read_split, simulate_cells
+from episome import get_model
+from episome.data import CorpusSource, read_cells, read_split, simulate_cells
 from episome.errors import InputDataError, InputFileError, UsageError
 from episome.jobs import (
     CorpusRequest,
@@ -139,6 +140,20 @@ def test_a_split_keeps_donors_apart_and_can_be_read_again(folder, tmp_path):
     )
     assert split.digest == made["sha256"]
     assert made["corpus"] == source.digest
+
+
+def test_a_model_is_trained_from_a_corpus_as_from_memory(folder):
+    source, cls = CorpusSource(folder / "c"), get_model("centroid")
+    cells = read_cells(folder / "cells.h5ad")[list(source.obs_names)].copy()
+    cls.setup_anndata(cells, labels_key="cell_type")
+
+    model = cls(cls.setup_source(source, labels_key="cell_type"))
+    model.train()
+    memory = cls(cells)
+    memory.train()
+
+    assert np.array_equal(model.predict_proba(cells), memory.predict_proba(cells))
+    assert list(model.annotate(source)["label"]) == list(memory.annotate(cells)["label"])
 
 
 def test_a_seed_gives_one_split_and_another_another(folder, tmp_path):

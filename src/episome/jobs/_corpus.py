@@ -52,8 +52,8 @@ class CorpusRequest:
         Where the counts are; default the first slot that holds some.
     max_memory
         Bytes that blocks of cells may take while they are sorted, beside about 48 for every
-        cell of the corpus; what of an input must be read at once (tables of cells, or all of it where it
-        is no h5ad or zarr) has to fit too. Default 1 GiB for the blocks.
+        cell of the corpus; what of an input must be read at once (tables of cells, or all of it
+        where it is no h5ad or zarr) has to fit too. Default 1 GiB for the blocks.
     overwrite
         Replace a corpus that is there.
     resume
