@@ -582,8 +582,8 @@ CODES: dict[str, str] = {
     "E-U90": "A condition is a column, = or !=, and a value; several values are separated by |.",
     "E-U91": "A corpus is made of files, each named once: twice would be the same cells twice.",
     "E-U92": (
-        "Types are told by terms of the Cell Ontology, such as CL:0000084. A term that was replaced is "
-        "followed to the one that replaced it."
+        "Types are told by terms of the Cell Ontology, such as CL:0000084. A term that was "
+        "replaced is followed to the one that replaced it."
     ),
     "E-X01": (
         "A bug in episome. The crash report holds versions, the command and the place; no data."
