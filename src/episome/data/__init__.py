@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from episome.data._loader import CellLoader
     from episome.data._modalities import PairedCells, pair_modalities
     from episome.data._name_tables import NameTable, read_gene_list, read_label_list
-    from episome.data._obsm import ObsmSource, align_dimensions
+    from episome.data._obsm import ObsmSource, align_dimensions, require_finite
     from episome.data._proteins import ProteinNames, modality_kind, protein_names
     from episome.data._query import (
         Query,
@@ -105,6 +105,7 @@ _HOME = {
     "align_dimensions": "_obsm",
     "prepare_query": "_query",
     "refuse_matrix": "_query",
+    "require_finite": "_obsm",
     "protein_names": "_proteins",
     "read_any": "_read",
     "read_cells": "_read",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from episome.data._gene_names import transposed
 from episome.data._loader import CellLoader
-from episome.data._obsm import ObsmSource, align_dimensions
+from episome.data._obsm import ObsmSource, align_dimensions, require_finite
 from episome.data._read import read_cells
 from episome.data._rule import InputRule, QueryKind, query_kind
 from episome.data._source import AnnDataSource, CellSource, NanAsZero, repeated_names
@@ -227,6 +227,7 @@ def _embedded(
     refuse_matrix(rule.obsm_key, layer=layer, use_raw=use_raw)
     source = obsm_source(data, str(rule.obsm_key), backed=backed)
     alignment = align_dimensions(source, features)
+    require_finite(source)
     report = inspect_values(source)
     kind = query_kind(rule, report)
     note = f"{source.where}: {source.n_vars:,} dimensions; {kind.note}"

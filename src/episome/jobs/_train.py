@@ -222,7 +222,7 @@ def known_arguments(
     UsageError
         E-U24, naming what it takes.
     """
-    parameters = inspect.signature(function).parameters
+    parameters = _parameters_of(function)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     names = [
         p.name
@@ -240,6 +240,19 @@ def known_arguments(
             fix="leave them out, or use one of these",
         )
     return dict(given)
+
+
+def _parameters_of(function: Callable[..., object]) -> dict[str, inspect.Parameter]:
+    """Parameters of a function; of a set-up that hands some on, those of the host's too."""
+    found = dict(inspect.signature(function).parameters)
+    cls = getattr(function, "__self__", None)
+    for base in getattr(cls, "__mro__", ()):
+        if base.__module__.partition(".")[0] == "scvi":
+            break
+        handed_on = base.__dict__.get(function.__name__)
+        if isinstance(handed_on, classmethod):
+            found = dict(inspect.signature(handed_on.__func__).parameters) | found
+    return found
 
 
 def device_arguments(device: str) -> dict[str, object]:

@@ -19,7 +19,7 @@ from episome_baselines.scvi_base import (
     trainer_arguments,
 )
 from episome_baselines.scvi_core import SCANVIAdapterCore, SCVIAdapterCore
-from episome_baselines.scvi_fields import add_batches, require_batches, require_counts
+from episome_baselines.scvi_fields import add_batches, only_counts, require_batches, require_counts
 from episome_baselines.scvi_training import (
     Cells,
     heuristic_epochs,
@@ -136,7 +136,8 @@ class SCVIAdapter(ReconstructionMixin, EmbeddingMixin, Adapter, WithoutModule, S
         require_counts(input_kind)
         if kwargs.get("source_registry") is None:
             require_batches(adata, batch_key)
-        super().setup_anndata(adata, input_kind="counts", **kwargs)
+        with only_counts():
+            super().setup_anndata(adata, input_kind="counts", **kwargs)
         add_batches(cls, adata, batch_key, kwargs)
 
     def train(
@@ -320,7 +321,8 @@ class SCANVIAdapter(EmbeddingMixin, AnnotationMixin, Adapter, WithoutModule, SCA
         require_counts(input_kind)
         if kwargs.get("source_registry") is None:
             require_batches(adata, batch_key)
-        super().setup_anndata(adata, labels_key, input_kind="counts", **kwargs)
+        with only_counts():
+            super().setup_anndata(adata, labels_key, input_kind="counts", **kwargs)
         add_batches(cls, adata, batch_key, kwargs)
 
     def train(
