@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 #: Parts that the strength of the penalty is chosen by.
-FOLDS = 3
+FOLDS = 5
 
 
 class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
@@ -32,7 +32,7 @@ class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
     is that of training cells and becomes part of the coefficients.
 
     The strength of the penalty is the one of ``penalties`` with the best cross-validated macro F1
-    on training cells, folds by donor where there are at least three; among those within one
+    on training cells, folds by donor where there are at least five; among those within one
     standard error the one nearest to scikit-learn's 1.
 
     Parameters
