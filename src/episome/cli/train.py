@@ -158,7 +158,7 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
             "E-U76",
             "--models names no model" if auto else f"--models is given to {options['method']}",
             why="it says which models METHOD auto compares",
-            fix="leave it out, or for example: train auto ... --models logreg,sctab",
+            fix="leave it out, or: train auto ... --models NAME,NAME",
         )
     spec = None if auto else plugins.get_spec(options["method"])
     if (_wants_labels(spec) or options["labels_file"]) and not options["labels_key"]:

@@ -167,7 +167,7 @@ def _asked(models: str | Sequence[str]) -> list[str]:
         raise UsageError(
             "E-U75",
             f"models={models!r} names no models",
-            fix='pass names that `episome plugins` lists, such as ["logreg", "sctab"]',
+            fix="pass names that `episome plugins` lists",
         )
     specs = {n: plugins.get_spec(n) for n in dict.fromkeys(names)}
     others = [n for n, s in specs.items() if "annotation" not in s.capabilities]
