@@ -208,7 +208,7 @@ def test_log_values_are_refused(cls):
     with pytest.raises(InputDataError) as found:
         cls.setup_anndata(adata, **labels)
 
-    assert (said.value.code, found.value.code) == ("E-D53", "E-D53")
+    assert (said.value.code, found.value.code) == ("E-D53", "E-D07")
     assert "_scvi_uuid" not in adata.uns
 
 

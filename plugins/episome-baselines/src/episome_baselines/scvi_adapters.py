@@ -129,7 +129,7 @@ class SCVIAdapter(ReconstructionMixin, EmbeddingMixin, Adapter, WithoutModule, S
         Raises
         ------
         InputDataError
-            Values after log1p (E-D53), or others that cannot be used.
+            Values after log1p (E-D07, E-D53), or others that cannot be used.
         UsageError
             There is no such column (E-U04), or it names no batch for some cells (E-U82).
         """
@@ -314,7 +314,7 @@ class SCANVIAdapter(EmbeddingMixin, AnnotationMixin, Adapter, WithoutModule, SCA
         Raises
         ------
         InputDataError, LabelError
-            Values after log1p (E-D53), or other data that cannot be used.
+            Values after log1p (E-D07, E-D53), or other data that cannot be used.
         UsageError
             There is no such column (E-U04), or it names no batch for some cells (E-U82).
         """

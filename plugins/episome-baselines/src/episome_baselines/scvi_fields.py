@@ -89,7 +89,7 @@ def only_counts() -> Iterator[None]:
     Raises
     ------
     InputDataError
-        Values after log1p (E-D53).
+        Values after log1p (E-D07).
     """
     try:
         yield
@@ -98,7 +98,7 @@ def only_counts() -> Iterator[None]:
             raise
         found = next(p for p in error.problems if p.code == "E-D07")
         raise InputDataError(
-            "E-D53",
+            "E-D07",
             found.what,
             where=found.where,
             why=found.why,
