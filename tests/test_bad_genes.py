@@ -112,7 +112,9 @@ def some_missing(folder):
     x = dense(query())
     x[:, :10] = 0
     warned(lambda: model().predict(asked), "E-G04", r"10 of 40, first: ACTB.*75%")
-    same(model(), asked, with_x(query(), x))
+    # What the model says is the same; how sure it is of that is lowered.
+    raw = [model().predict_proba(q, calibrated=False) for q in (asked, with_x(query(), x))]
+    np.testing.assert_allclose(*raw, atol=1e-6)
     said(model(), asked, "30 of the model's 40 genes.*75.0%.*10 missing ones count as zero")
 
 

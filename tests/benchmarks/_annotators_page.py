@@ -146,6 +146,7 @@ def write_page(folder: Path, page: Path, models: list[str]) -> None:
     found = {
         (s, m): r for s in TASKS for m in models if (r := read_runs(folder, s, m)) is not None
     }
+    wanted = models
     models = [m for m in models if any(k[1] == m for k in found)]
     splits = [s for s in TASKS if any(k[0] == s for k in found)]
     spans = {key: draws_of(runs) for key, runs in found.items()}
@@ -153,7 +154,7 @@ def write_page(folder: Path, page: Path, models: list[str]) -> None:
     lines += ["", *_calibration(found, models, splits), "", "## Every split", ""]
     for split in splits:
         lines += _split_table(found, spans, models, split)
-    lines += _missing(folder)
+    lines += _missing(folder) + _not_yet(found, wanted)
     page.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
 
@@ -274,6 +275,17 @@ def _missing(folder: Path) -> list[str]:
         last = file.read_text(encoding="utf-8").strip().splitlines()[-1][:300]
         lines.append(f"- `{model.replace('+', ':')}` on {split}: {last}")
     return lines
+
+
+def _not_yet(found: dict, models: list[str]) -> list[str]:
+    """Say what the same command would still run."""
+    lines = []
+    for model in models:
+        left = [s for s in TASKS if (s, model) not in found]
+        if left:
+            where = "every split" if len(left) == len(TASKS) else ", ".join(left)
+            lines.append(f"- `{model}`: {where}")
+    return ["", "## Not run yet", "", *lines] if lines else []
 
 
 _HEAD = """# The annotators compared

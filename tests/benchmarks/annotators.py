@@ -135,7 +135,7 @@ def run_all(options: argparse.Namespace) -> None:
         for split in options.splits:
             names = [
                 options.folder / f"{split}--{model.replace(':', '+')}--{s}.npz"
-                for s in range(SEEDS[model])
+                for s in range(min(SEEDS[model], options.seeds))
             ]
             if not all(n.exists() for n in names):
                 todo.append((split, model))
@@ -148,6 +148,7 @@ def _process(split: str, model: str, options: argparse.Namespace) -> None:
     failed.unlink(missing_ok=True)
     started = time.monotonic()
     command = [sys.executable, __file__, str(options.folder), "--work", split, model]
+    command += ["--seeds", str(options.seeds)]
     done = subprocess.run(
         command,
         capture_output=True,
@@ -169,12 +170,14 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(SEEDS), choices=list(SEEDS))
     parser.add_argument("--splits", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=5, help="only the first so many")
     parser.add_argument("--page", type=Path, help="write the table to this file; runs nothing")
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
         split, model = options.work
-        work(split, model, list(range(SEEDS[model])), options.folder)
+        seeds = list(range(min(SEEDS[model], options.seeds)))
+        work(split, model, seeds, options.folder)
     elif options.page:
         from _annotators_page import write_page
 

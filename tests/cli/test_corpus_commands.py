@@ -197,6 +197,20 @@ def test_rules_of_the_preset_are_options(files, tmp_path):
     assert "column 'cell_type_ontology_term_id' is missing" in result.stderr
 
 
+def test_a_corpus_is_what_train_reads_and_has_one_place_of_values(corpus, files, tmp_path):
+    train = ("train", "centroid", str(corpus), "--labels-key", "cell_type", "-o")
+    runner = CliRunner()
+
+    done = runner.invoke(app, [*train, str(tmp_path / "m")])
+    layer = runner.invoke(app, [*train, str(tmp_path / "n"), "--layer", "counts"])
+    check = runner.invoke(app, ["check", str(corpus)])
+
+    assert done.exit_code == 0, done.stderr
+    assert "240 cells, 50 genes (counts), 4 classes" in done.stdout
+    assert (layer.exit_code, "E-U27" in layer.stderr) == (2, True)
+    assert (check.exit_code, "the folder is a corpus" in check.stderr) == (3, True)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_stopped_by_a_signal_it_goes_on_from_there(files, tmp_path):
     """Ctrl-C and SIGTERM end with their own codes, and the same command finishes the work."""

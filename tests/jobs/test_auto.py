@@ -173,7 +173,7 @@ def test_pairs_are_scored_on_the_mean_of_their_probabilities():
         pd.DataFrame({"a": [0.2, 0.2, 0.9, 0.3]}),
     )
     trials = []
-    for name, share in (("one", sure), ("two", doubt)):
+    for name, share in (("centroid", sure), ("logreg", doubt)):
         trial = _trials.Trial(name, 4)
         trial.add(np.arange(4), share.assign(b=1 - share["a"]), 1.0)
         trials.append(trial)
@@ -181,8 +181,8 @@ def test_pairs_are_scored_on_the_mean_of_their_probabilities():
 
     pair = _trials.best_pair(trials, truth, rows)
 
-    assert pair.names == ("two", "one")
-    assert rows["one"]["accuracy"] == 0.5
+    assert pair.names == ("logreg", "centroid")
+    assert rows["centroid"]["accuracy"] == 0.5
     assert pair.scores["accuracy"] == 1.0
 
 
@@ -234,6 +234,58 @@ def test_settings_of_one_model_are_refused(tmp_path, more):
     words = ["train", "auto", str(tmp_path / "cells.h5ad"), "--labels-key", "cell_type"]
 
     done = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "m"), *more])
+
+    assert done.exit_code == 2
+    assert "E-U76" in done.stderr
+
+
+@pytest.mark.parametrize("models", [[], [LogisticRegression], ["pca"], "pca"])
+def test_what_names_no_annotator_is_refused(models):
+    with pytest.raises(UsageError, match="E-U75"):
+        compared(cells(), models=models)
+
+
+def test_one_name_is_one_name():
+    assert compared(cells(), models="centroid").chosen == ("centroid",)
+
+
+def test_a_budget_that_is_too_small_is_said():
+    with pytest.raises(UsageError, match=r"raise time_budget.*E-U75"):
+        compared(cells(), models=["sctab"], time_budget=0.01)
+
+
+def test_models_of_vectors_and_of_genes_are_never_averaged(tmp_path):
+    adata = cells()
+    adata.obsm["X_all"] = np.log1p(adata.X.toarray())
+    names = ["embedding:X_all:logreg", "centroid"]
+
+    found = compared(adata, models=names, ensemble=True)
+    found.model.save(tmp_path / "m")
+
+    assert set(found.table["model"]) == set(names)
+
+
+def test_what_was_not_tried_is_saved_too(monkeypatch, tmp_path):
+    def broken(self, cells):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(LogisticRegression, "_fit_core", broken)
+    found = compared(cells())
+
+    found.model.save(tmp_path / "m")
+
+    rows = {r["model"]: r for r in load(tmp_path / "m").fit_["auto"]["table"]}
+    assert rows["logreg"]["macro_f1"] is None
+
+
+@pytest.mark.parametrize(
+    ("method", "models"), [("auto", ""), ("auto", " , "), ("centroid", "logreg")]
+)
+def test_a_list_of_models_that_says_nothing_is_refused(tmp_path, method, models):
+    cells().write_h5ad(tmp_path / "cells.h5ad")
+    words = ["train", method, str(tmp_path / "cells.h5ad"), "--labels-key", "cell_type"]
+
+    done = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "m"), "--models", models])
 
     assert done.exit_code == 2
     assert "E-U76" in done.stderr

@@ -4,6 +4,7 @@ import json
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 
 import episome
@@ -120,6 +121,34 @@ def test_vectors_that_do_not_fit_are_refused(
     with pytest.raises(error) as caught:
         model.predict(query)
     assert code in str(caught.value)
+
+
+def test_columns_of_a_frame_are_matched_by_name() -> None:
+    adata, query = cells_with_vectors(), cells_with_vectors(seed=1)
+    names = [f"PC{i}" for i in range(6)]
+    for part in (adata, query):
+        part.obsm[KEY] = pd.DataFrame(part.obsm[KEY], index=part.obs_names, columns=names)
+    LogisticRegression.setup_anndata(adata, labels_key="kind", obsm_key=KEY)
+    model = LogisticRegression(adata)
+    model.train()
+    wanted = model.predict_proba(query)
+    turned = query.copy()
+    turned.obsm[KEY] = turned.obsm[KEY].iloc[:, ::-1]
+    np.testing.assert_allclose(model.predict_proba(turned), wanted, atol=1e-6)
+    array = query.copy()
+    array.obsm[KEY] = query.obsm[KEY].to_numpy()
+    np.testing.assert_allclose(model.predict_proba(array), wanted, atol=1e-6)
+    other = query.copy()
+    other.obsm[KEY] = query.obsm[KEY].set_axis([f"z{i}" for i in range(6)], axis=1)
+    with pytest.raises(GeneMatchError, match=r"6 of 6, first: z0.*E-G22"):
+        model.predict(other)
+
+
+def test_the_cell_with_nan_is_named(model: LogisticRegression) -> None:
+    query = cells_with_vectors(seed=1)
+    query.obsm[KEY][3, 4] = np.nan
+    with pytest.raises(InputDataError, match=r"1 of 240, first: 3\..*E-D01"):
+        model.predict(query)
 
 
 def test_two_places_of_the_values_are_refused(model: LogisticRegression) -> None:

@@ -1,4 +1,4 @@
-"""The baselines keep the host's contract."""
+"""The baselines keep the host's contract; those that take longer have a file of their own."""
 
 from __future__ import annotations
 
@@ -6,21 +6,7 @@ from episome.testing import parametrize_with_checks
 
 
 @parametrize_with_checks(
-    [
-        "majority",
-        "centroid",
-        "logreg",
-        "linear",
-        "mlp",
-        "knn",
-        "pca",
-        "correlation",
-        "markers",
-        "celltypist",
-        "scvi",
-        "scanvi",
-        "xgboost",
-    ]
+    ["majority", "centroid", "logreg", "knn", "pca", "correlation", "markers"]
 )
 def test_conformance(check, model_cls):
     check(model_cls)

@@ -101,9 +101,9 @@ def test_sizes_follow_the_reference_and_the_call():
     XGBoostPCA.setup_anndata(train, labels_key="cell_type")
     auto, paper = XGBoostPCA(train), XGBoostPCA(train, preset="paper", n_components=99)
 
-    assert (auto.sizes(99_999).n_components, auto.sizes(99_999).n_rounds) == (50, 200)
-    assert (auto.sizes(100_000).n_components, auto.sizes(100_000).n_rounds) == (256, 800)
-    assert (paper.sizes(10).n_components, paper.sizes(10).n_rounds) == (99, 800)
+    assert (auto._sizes(99_999).n_components, auto._sizes(99_999).n_rounds) == (50, 200)
+    assert (auto._sizes(100_000).n_components, auto._sizes(100_000).n_rounds) == (256, 800)
+    assert (paper._sizes(10).n_components, paper._sizes(10).n_rounds) == (99, 800)
 
 
 def test_the_trees_are_a_sealed_file_of_json(tmp_path):

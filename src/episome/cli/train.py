@@ -159,6 +159,13 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     from episome.io import check_model_output
 
     auto = options["method"] == "auto"
+    if options["models"] is not None and not (auto and _listed(options["models"])):
+        raise UsageError(
+            "E-U76",
+            "--models names no model" if auto else f"--models is given to {options['method']}",
+            why="it says which models METHOD auto compares",
+            fix="leave it out, or: train auto ... --models NAME,NAME",
+        )
     spec = None if auto else plugins.get_spec(options["method"])
     if (_wants_labels(spec) or options["labels_file"]) and not options["labels_key"]:
         raise click.MissingParameter(ctx=ctx, param_hint="'--labels-key'", param_type="option")
@@ -200,7 +207,7 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         max_memory=options["max_memory"],
         trust=options["trust"],
         backed=options["backed"],
-        models=tuple(filter(None, (options["models"] or "").replace(" ", "").split(","))),
+        models=_listed(options["models"] or ""),
         time_budget=options["time_budget"],
     )
     set_threads(options["threads"])
@@ -235,6 +242,10 @@ def _wants_labels(spec: ModelSpec | None) -> bool:
     return "annotation" in spec.capabilities and "unlabelled" not in spec.tags
 
 
+def _listed(names: str) -> tuple[str, ...]:
+    return tuple(filter(None, names.replace(" ", "").split(",")))
+
+
 def _run(options: dict[str, Any]) -> Run:
     from episome.jobs import Run
 
@@ -244,12 +255,14 @@ def _run(options: dict[str, Any]) -> Run:
 
 
 def _setup_arguments(options: dict[str, Any]) -> dict[str, object]:
-    setup: dict[str, object] = {
-        "input_kind": options["input_kind"],
-        "duplicates": options["duplicates"],
-        "allow_fractional": options["allow_fractional"],
-    }
     # What was not asked for is left to the set-up of the model, which may not know it.
+    setup: dict[str, object] = {}
+    if options["input_kind"] != "auto":
+        setup["input_kind"] = options["input_kind"]
+    if options["duplicates"] != "error":
+        setup["duplicates"] = options["duplicates"]
+    if options["allow_fractional"]:
+        setup["allow_fractional"] = True
     names = ("labels_key", "layer", "rna_modality", "target_modality", "ontology_term_key")
     more = ("batch_key", "obsm_key")
     setup |= {name: options[name] for name in (*names, *more) if options[name]}
@@ -324,8 +337,7 @@ def _text(result: Any) -> str:
     classes = f", {result.n_classes} classes" if result.n_classes else ""
     lines = [
         str(result.output),
-        f"  {what} trained on {result.n_cells:,} cells, {result.n_genes:,} genes "
-        f"({result.input_kind}){classes}",
+        f"  {what} trained on {result.n_cells:,} cells, {_inputs(result)}{classes}",
         *_held_out(result.fit),
         *(f"  {note}" for note in result.notes),
         *_compared(result.fit),
@@ -335,6 +347,12 @@ def _text(result: Any) -> str:
     else:
         lines.append(f'  next, in Python: model = episome.models.load("{result.output}")')
     return "\n".join(lines)
+
+
+def _inputs(result: Any) -> str:
+    if result.input_kind == "embedding":
+        return f"{result.n_genes:,} dimensions of an embedding"
+    return f"{result.n_genes:,} genes ({result.input_kind})"
 
 
 def _compared(fit: Any) -> list[str]:
@@ -347,7 +365,7 @@ def _compared(fit: Any) -> list[str]:
     head = f"{'model':<{width}}  macro F1 (95 % interval)  accuracy    ECE  seconds"
     lines.append(f"  {head}")
     for row in found["table"]:
-        if row["macro_f1"] == row["macro_f1"]:  # not NaN
+        if row["macro_f1"] is not None:
             shown = (
                 f"{row['macro_f1']:8.3f} ({row['low']:.3f} to {row['high']:.3f})  "
                 f"{row['accuracy']:8.3f}  {row['ece']:5.3f}  {row['seconds']:7.1f}"
@@ -361,7 +379,7 @@ def _compared(fit: Any) -> list[str]:
 def _held_out(fit: Any) -> list[str]:
     """Return what held-out cells say of the fit."""
     name = "validation_f1_macro" if "validation_f1_macro" in fit else "validation_loss"
-    if name not in fit:
+    if name not in fit or "n_validation" not in fit:
         return []
     label = "macro F1" if name == "validation_f1_macro" else "loss"
     lines = [

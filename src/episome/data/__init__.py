@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from episome.data._many import ManyCells
     from episome.data._modalities import PairedCells, pair_modalities
     from episome.data._name_tables import NameTable, read_gene_list, read_label_list
-    from episome.data._obsm import ObsmSource, align_dimensions
+    from episome.data._obsm import ObsmSource, align_dimensions, require_finite
     from episome.data._order import BlockOrder
     from episome.data._prepared import PreparedCells, ScannedSource, in_memory
     from episome.data._proteins import ProteinNames, modality_kind, protein_names
@@ -153,6 +153,7 @@ _HOME = {
     "align_dimensions": "_obsm",
     "prepare_query": "_query",
     "refuse_matrix": "_query",
+    "require_finite": "_obsm",
     "protein_names": "_proteins",
     "read_any": "_read",
     "read_cells": "_read",

@@ -187,6 +187,21 @@ def too_few_genes(
 ) -> list[Problem]:
     """Return the refusal of a query without most genes, and what is wrong with its names."""
     theirs = list(map(str, var.index[:3]))
+    if report.n_matched and id_kind(ids) == id_kind(var.index):
+        return [
+            Problem(
+                "E-G03",
+                "too few of the model's genes are found",
+                report.where,
+                report.n_matched,
+                report.n_model,
+                why=f"the names are of one kind, {report.n_model - report.n_matched:,} genes are "
+                "not there, and a call made from missing genes would be a guess",
+                fix="pass all genes that were measured, train on the genes that the data have, or "
+                f"lower min_gene_overlap (now {limit:g})",
+            ),
+            *unnamed(var.index, clean_names(var.index), report.where),
+        ]
     problem = Problem(
         "E-G02" if report.n_matched == 0 else "E-G03",
         "too few of the model's genes are found",

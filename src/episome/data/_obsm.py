@@ -14,9 +14,14 @@ from episome.errors import GeneMatchError, InputDataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from numpy.typing import NDArray
 
     from episome.data._features import FeatureSpace
     from episome.data._matrix import Rows
+
+
+#: Rows that are looked at at a time.
+BLOCK = 16_384
 
 
 class ObsmSource:
@@ -54,7 +59,9 @@ class ObsmSource:
                 fix="compute the embedding first, with the model that made it for the reference",
             )
         found = adata.obsm[key]
-        self._values = found.to_numpy() if isinstance(found, pd.DataFrame) else found
+        frame = isinstance(found, pd.DataFrame)
+        self._values = found.to_numpy() if frame else found
+        self._names = [str(c) for c in found.columns] if frame else None
         numbers = np.dtype(getattr(self._values, "dtype", object)).kind in "fiu"
         if getattr(self._values, "ndim", 0) != 2 or not numbers:
             raise InputDataError(
@@ -78,7 +85,18 @@ class ObsmSource:
 
     @property
     def var(self) -> pd.DataFrame:
-        return pd.DataFrame(index=[f"{self._key}:{i}" for i in range(self.n_vars)])
+        names = range(self.n_vars) if self._names is None else self._names
+        return pd.DataFrame(index=[f"{self._key}:{i}" for i in names])
+
+    @property
+    def is_named(self) -> bool:
+        """Whether its dimensions have names: it is a frame."""
+        return self._names is not None
+
+    @property
+    def key(self) -> str:
+        """Key of ``adata.obsm``."""
+        return self._key
 
     @property
     def where(self) -> str:
@@ -95,12 +113,12 @@ class ObsmSource:
 
 
 def align_dimensions(source: ObsmSource, features: FeatureSpace) -> Alignment:
-    """Return the alignment of an embedding, whose dimensions have no names but their place.
+    """Return the alignment of an embedding: by the names of a frame's columns, else by place.
 
     Raises
     ------
     GeneMatchError
-        The number of dimensions is another one (E-G22).
+        The number of dimensions or their names are others (E-G22).
     """
     if source.n_vars != len(features):
         raise GeneMatchError(
@@ -111,7 +129,66 @@ def align_dimensions(source: ObsmSource, features: FeatureSpace) -> Alignment:
             why="vectors of another model, or of another fit, mean something else",
             fix="embed these cells with the model that made the vectors of the reference",
         )
+    columns, how = np.arange(len(features), dtype=np.int64), "place"
+    if source.is_named and not _by_place(features):
+        columns, how = _by_name(source, features), "name"
     report = AlignmentReport(
-        source.where, len(features), source.n_vars, len(features), 0, 0, "place", 0, ()
+        source.where, len(features), source.n_vars, len(features), 0, 0, how, 0, ()
     )
-    return Alignment(np.arange(len(features), dtype=np.int64), len(features), report)
+    return Alignment(columns, len(features), report)
+
+
+def _by_place(features: FeatureSpace) -> bool:
+    """Whether the model was trained on an array, whose dimensions have no names."""
+    return [name.rpartition(":")[2] for name in features.ids] == [
+        str(i) for i in range(len(features))
+    ]
+
+
+def _by_name(source: ObsmSource, features: FeatureSpace) -> NDArray[np.int64]:
+    theirs = [name.removeprefix(f"{source.key}:") for name in source.var.index]
+    ours = {name.removeprefix(f"{source.key}:"): i for i, name in enumerate(features.ids)}
+    columns = np.array([ours.get(name, -1) for name in theirs], dtype=np.int64)
+    if (columns < 0).any() or len(set(theirs)) < len(theirs):
+        unknown = [n for n, c in zip(theirs, columns, strict=True) if c < 0]
+        raise GeneMatchError(
+            "E-G22",
+            "the dimensions of the embedding have other names than those of the model",
+            where=source.where,
+            count=len(unknown) or len(theirs) - len(set(theirs)),
+            total=len(theirs),
+            examples=unknown[:3] or theirs[:3],
+            why="vectors of another model, or of another fit, mean something else",
+            fix="embed these cells with the model that made the vectors of the reference",
+        )
+    return columns
+
+
+def require_finite(source: ObsmSource) -> None:
+    """Refuse vectors with NaN or infinite values.
+
+    Raises
+    ------
+    InputDataError
+        E-D01 or E-D03, with the cells that have them.
+    """
+    bad: list[int] = []
+    n_nan = n_infinite = 0
+    for start in range(0, source.n_obs, BLOCK):
+        block = source.read(slice(start, min(start + BLOCK, source.n_obs))).tocoo()
+        wrong = ~np.isfinite(block.data)
+        n_nan += int(np.isnan(block.data).sum())
+        n_infinite += int(np.isinf(block.data).sum())
+        bad += sorted(set((block.row[wrong] + start).tolist()))
+    if bad:
+        raise InputDataError(
+            "E-D01" if n_nan else "E-D03",
+            "vectors with NaN or infinite values",
+            where=source.where,
+            count=len(bad),
+            total=source.n_obs,
+            examples=[str(source.obs_names[i]) for i in bad[:3]],
+            why=f"{n_nan:,} values are NaN and {n_infinite:,} infinite, and a model would train "
+            "or predict on them without a word",
+            fix="drop these cells, or embed them again",
+        )

@@ -120,6 +120,13 @@ def read_any(
     path = check_readable(path)
     limits = Limits.of(max_memory, trust=trust)
     kind = kind_of(path)
+    if kind is FileKind.CORPUS:
+        raise InputFileError(
+            "E-F06",
+            "the folder is a corpus, whose cells are read in blocks",
+            where=name_of(path),
+            fix="episome.data.open_source(path), or episome train",
+        )
     files = _matrix_files(path, kind)
     stamped = _files_of(path, files)
     if kind is FileKind.HDF5:

@@ -98,6 +98,7 @@ class FileKind(StrEnum):
     ZARR = "zarr"
     MTX = "matrix market"
     TABLE = "table of text"
+    CORPUS = "corpus"
 
 
 def kind_of(path: str | Path, *, inside: bool = False) -> FileKind:
@@ -229,6 +230,8 @@ def _folder_kind(path: Path) -> FileKind:
         names = {p.name for p in path.iterdir()}
         if names & _ZARR_MARKS:
             return FileKind.ZARR
+        if _is_corpus(path):
+            return FileKind.CORPUS
         found = find_matrix_folder(path)
     except InputFileError:
         raise
@@ -252,6 +255,15 @@ def _folder_kind(path: Path) -> FileKind:
         fix="pass the path of an h5ad file, or a zarr store, a folder with matrix.mtx, "
         "barcodes.tsv and features.tsv, or the outs folder of Cell Ranger",
     )
+
+
+def _is_corpus(path: Path) -> bool:
+    """Whether the folder has a manifest that says so; `io` would import more than this needs."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_bytes())
+    except (OSError, ValueError):  # none, or no JSON
+        return False
+    return isinstance(manifest, dict) and manifest.get("kind") == "corpus"
 
 
 def _holds(names: list[str]) -> str:

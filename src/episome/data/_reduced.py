@@ -9,9 +9,9 @@ import numpy as np
 from scipy import sparse
 
 from episome.data._loader import CellLoader
+from episome.data._source import ChangedSource
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
     from episome.data._alignment import Alignment
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from episome.data._source import CellSource
 
 
-class ThinnedSource:
+class ThinnedSource(ChangedSource):
     """A source of counts of which every molecule is kept with one chance.
 
     Parameters
@@ -34,35 +34,8 @@ class ThinnedSource:
     """
 
     def __init__(self, source: CellSource, share: float, seed: int) -> None:
-        self._source, self._share, self._seed = source, share, seed
-
-    @property
-    def in_memory(self) -> bool:
-        return bool(getattr(self._source, "in_memory", True))
-
-    @property
-    def n_obs(self) -> int:
-        return self._source.n_obs
-
-    @property
-    def n_vars(self) -> int:
-        return self._source.n_vars
-
-    @property
-    def obs_names(self) -> pd.Index:
-        return self._source.obs_names
-
-    @property
-    def var(self) -> pd.DataFrame:
-        return self._source.var
-
-    @property
-    def where(self) -> str:
-        return self._source.where
-
-    def obs_column(self, key: str) -> pd.Series:
-        """Return one column of the cell table."""
-        return self._source.obs_column(key)
+        super().__init__(source)
+        self._share, self._seed = share, seed
 
     def read(self, rows: Rows) -> sparse.csr_matrix:
         """Return the counts that are kept of ``rows``, CSR float32."""

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from scipy import sparse
 
-from episome.data._values import InputKind, ValueReport, check_values, unusable_values
-from episome.errors import InputDataError, raise_problems
+from episome.data._values import InputKind, ValueReport, check_values
+from episome.errors import InputDataError
 from episome.log import get_logger
 
 logger = get_logger(__name__)
@@ -83,7 +83,6 @@ def query_kind(
         sums do not prove that ``expm1`` gives back proportional counts (E-D07).
     """
     if rule.input_kind == "embedding":
-        raise_problems(InputDataError, unusable_values(report))
         return QueryKind(unlog=False, normalise=False, note="vectors are used as they are")
     kind = check_values(report, wanted)
     if rule.input_kind == "log1p":

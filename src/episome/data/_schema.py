@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from episome.data._corpus_source import CorpusSource
 from episome.data._keys import CELLXGENE_DATASET, CELLXGENE_DONOR, CELLXGENE_LABELS
 from episome.data._many import ManyCells
 from episome.data._query import listed
 from episome.data._read import read_cells
 from episome.data._source import AnnDataSource, CellSource, existing_columns
 from episome.errors import InputDataError, UsageError
+from episome.io import is_corpus
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -113,8 +115,10 @@ def cellxgene_source(
     return source, SchemaChoice(CELLXGENE_LABELS, donor, layer, use_raw)
 
 
-def _opened(path: Path) -> AnnDataSource:
-    """Open a file with its values where the schema has them."""
+def _opened(path: Path) -> CellSource:
+    """Open a file with its values where the schema has them, or a corpus."""
+    if is_corpus(path):
+        return CorpusSource(path)
     adata = read_cells(path, backed=True)
     layer, use_raw = _place(adata)
     return AnnDataSource(adata, layer=layer, use_raw=use_raw, name=path.name or str(path))

@@ -291,8 +291,14 @@ def _x_of(adata: AnnData) -> Matrix | None:
     return found
 
 
-class NanAsZero:
-    """Another source, with zero in the place of NaN; what it reads from stays as it is."""
+class ChangedSource:
+    """Another source whose values are read differently; subclasses say how in ``read``.
+
+    Parameters
+    ----------
+    source
+        What is read; it stays as it is.
+    """
 
     def __init__(self, source: CellSource) -> None:
         self._source = source
@@ -324,6 +330,10 @@ class NanAsZero:
     def obs_column(self, key: str) -> pd.Series:
         """Return one column of the cell table."""
         return self._source.obs_column(key)
+
+
+class NanAsZero(ChangedSource):
+    """Another source, with zero in the place of NaN."""
 
     def read(self, rows: Rows) -> sparse.csr_matrix:
         """Return the expression of ``rows`` as CSR float32, in the order asked for."""

@@ -102,7 +102,8 @@ def calls_frame(
     most probable class, whatever the limits), ``novelty`` (NaN where the model has none),
     ``status`` (``assigned``, ``ambiguous``, ``novel``, ``low_quality``), ``second`` and
     ``second_confidence``; with an error rate ``set``: the classes of the label set, joined by
-    ``;``. A cell with none of the model's genes is ``low_quality``: unlabelled, with NaN.
+    ``;`` (names that hold one are quoted, as in a table of text). A cell with none of the model's
+    genes is ``low_quality``: unlabelled, with NaN.
 
     Raises
     ------
@@ -144,12 +145,19 @@ def calls_frame(
     }
     columns = list(CALL_COLUMNS)
     if sets is not None:
-        joined = [";".join(classes[row]) for row in sets]
+        shown_as = np.array([_in_a_set(c) for c in classes], dtype=object)
+        joined = [";".join(shown_as[row]) for row in sets]
         text[SET_COLUMN] = shown(np.array(joined, dtype=object), "", empty)
         columns.append(SET_COLUMN)
     # Said, not inferred: a table without cells has the same types.
     calls = pd.DataFrame({**text, **numbers}, index=names).astype(dict.fromkeys(text, "str"))
     return calls[columns]
+
+
+def _in_a_set(name: str) -> str:
+    """Name of a class in a list with semicolons: quoted, as in a table, where it holds one."""
+    quoted = name.replace('"', '""')
+    return f'"{quoted}"' if ";" in name or '"' in name else name
 
 
 def _sets(
@@ -194,5 +202,6 @@ def _not_calibrated(what: str) -> UsageError:
         "E-U66",
         f"{what} is given, and the model was never calibrated",
         why="label sets and novelty are measured against cells that did not train the model",
-        fix="train it again with calibration_size=0.1, or with validation cells",
+        fix="train it on labelled cells of your own; networks with calibration_size=0.1, or with "
+        "validation cells",
     )

@@ -90,7 +90,7 @@ def train_auto(
     labels_key: str,
     *,
     donor_key: str | list[str] | None = None,
-    models: Sequence[str] | None = None,
+    models: str | Sequence[str] | None = None,
     time_budget: float = 600.0,
     ensemble: bool = True,
     max_cells: int = MAX_CELLS,
@@ -144,9 +144,7 @@ def train_auto(
         raise UsageError("E-U22", f"time_budget={time_budget!r}", fix="pass seconds, such as 600")
     setup = {"labels_key": labels_key, "donor_key": donor_key, **setup}
     arena = _arena(adata, setup, max_cells, time_budget, progress)
-    names = list(models) if models is not None else _candidates()
-    if not names:
-        raise UsageError("E-U75", "there is no model to compare", fix="episome plugins")
+    names = _candidates() if models is None else _asked(models)
     first = arena.parts[:1]
     for i, name in enumerate(names):
         _try(arena, name, first, train_kwargs, n_left=len(names) - i)
@@ -157,8 +155,32 @@ def train_auto(
     model = _train(adata, setup, chosen, train_kwargs)
     facts = {"chosen": list(chosen), "reason": reason, "held_out": arena.by}
     for member in getattr(model, "members", (model,)):
-        member.fit_["auto"] = facts | {"table": table.to_dict("records")}
+        rows = table.astype(object).where(table.notna(), None)
+        member.fit_["auto"] = facts | {"table": rows.to_dict("records")}
     return AutoResult(model, chosen, table, reason, arena.by)
+
+
+def _asked(models: str | Sequence[str]) -> list[str]:
+    """Names that the caller gave, the cheap ones first; only annotators."""
+    names = [models] if isinstance(models, str) else list(models)
+    if not names or not all(isinstance(n, str) for n in names):
+        raise UsageError(
+            "E-U75",
+            f"models={models!r} names no models",
+            fix="pass names that `episome plugins` lists",
+        )
+    specs = {n: plugins.get_spec(n) for n in dict.fromkeys(names)}
+    others = [n for n, s in specs.items() if "annotation" not in s.capabilities]
+    if others:
+        raise UsageError(
+            "E-U75",
+            "models that annotate no cells",
+            count=len(others),
+            total=len(specs),
+            examples=others,
+            fix="leave them out",
+        )
+    return sorted(specs, key=lambda n: "floor" not in specs[n].tags)
 
 
 def _candidates() -> list[str]:
@@ -233,7 +255,7 @@ def _try(
     for fitted, held in parts:
         if arena.left <= 0 or trial.seconds > arena.left:
             if not trial.n_parts:
-                trial.problem = "not tried: the time was used up"
+                trial.problem, trial.is_late = "not tried: the time was used up", True
             return
         try_model(
             trial,
@@ -263,13 +285,16 @@ def _contenders(arena: _Arena) -> list[str]:
     }
     if not f1:
         problems = [f"{t.name}: {t.problem}" for t in arena.trials.values()]
+        late = any(t.is_late for t in arena.trials.values())
         raise UsageError(
             "E-U75",
             "no model could be trained on these cells",
             count=len(problems),
             total=len(problems),
             examples=problems[:3],
-            fix="train one of them by name, to see its whole message",
+            fix="raise time_budget (--time-budget)"
+            if late
+            else "train one of them by name, to see its whole message",
         )
     near = [n for n, value in f1.items() if value >= max(f1.values()) - BEHIND]
     return sorted(near, key=lambda n: arena.trials[n].seconds)

@@ -12,7 +12,7 @@ from episome import plugins, settings
 from episome.data import cell_files, check_inputs, read_any, read_cells
 from episome.errors import InputFileError, UsageError
 from episome.inference import pick_device
-from episome.io import check_model_output
+from episome.io import check_model_output, is_corpus
 from episome.jobs._auto import train_auto
 from episome.jobs._labels_file import join_labels
 from episome.log import get_logger
@@ -156,7 +156,7 @@ def _cells(
 ) -> tuple[Any, bool]:
     """Read the cells, and say whether their values stay in the file."""
     options: dict[str, Any] = {"max_memory": request.max_memory, "trust": request.trust}
-    if cell_files(request.input):
+    if cell_files(request.input) or is_corpus(request.input):
         _refuse_labels_file(request)
         return request.input, True
     if request.backed:
@@ -186,7 +186,7 @@ def _refuse_labels_file(request: TrainRequest) -> None:
 
 def _said_of_reading(request: TrainRequest, *, backed: bool) -> list[str]:
     """Return the line that says where the cells are read from, if that was not asked for."""
-    if not backed or request.backed or cell_files(request.input):
+    if not backed or request.backed or cell_files(request.input) or is_corpus(request.input):
         return []
     line = f"{request.input.name} does not fit into memory: its cells are read while training"
     logger.info("%s", line)
@@ -195,7 +195,7 @@ def _said_of_reading(request: TrainRequest, *, backed: bool) -> list[str]:
 
 def _auto(request: TrainRequest) -> TrainResult:
     """Train the annotator that is best on held-out cells."""
-    if request.backed or cell_files(request.input):
+    if request.backed or cell_files(request.input) or is_corpus(request.input):
         raise UsageError(
             "E-U83",
             "the comparison of models reads one file into memory",
@@ -279,7 +279,7 @@ def known_arguments(
     UsageError
         E-U24, naming what it takes.
     """
-    parameters = inspect.signature(function).parameters
+    parameters = _parameters_of(function)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     names = [
         p.name
@@ -297,6 +297,19 @@ def known_arguments(
             fix="leave them out, or use one of these",
         )
     return dict(given)
+
+
+def _parameters_of(function: Callable[..., object]) -> dict[str, inspect.Parameter]:
+    """Parameters of a function; of a set-up that hands some on, those of the host's too."""
+    found = dict(inspect.signature(function).parameters)
+    cls = getattr(function, "__self__", None)
+    for base in getattr(cls, "__mro__", ()):
+        if base.__module__.partition(".")[0] == "scvi":
+            break
+        handed_on = base.__dict__.get(function.__name__)
+        if isinstance(handed_on, classmethod):
+            found = dict(inspect.signature(handed_on.__func__).parameters) | found
+    return found
 
 
 def device_arguments(device: str) -> dict[str, object]:

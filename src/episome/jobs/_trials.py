@@ -56,6 +56,7 @@ class Trial:
     seconds: float = 0.0
     n_parts: int = 0
     problem: str = ""
+    is_late: bool = False
 
     def __post_init__(self) -> None:
         self.said = np.zeros(self.n_cells, dtype=bool)
@@ -131,6 +132,7 @@ def try_model(
             found = model.predict_proba(adata[held], **query)
     except _OutOfTimeError:
         trial.problem = f"stopped after {time.monotonic() - started:.0f} s: it needs too long"
+        trial.is_late = True
     except MissingDependencyError as error:
         trial.problem = f"needs {error.problems[0].fix}"
     except EpisomeError as error:
@@ -221,8 +223,14 @@ def best_pair(
     best = sorted(trials, key=lambda t: -rows[t.name]["macro_f1"])[:n_tried]
     found = []
     for one, two in combinations(best, 2):
-        if not (one.said == two.said).all():
+        # An ensemble reads its cells once: all members have to read the same of them.
+        if _read_by(one) != _read_by(two) or not (one.said == two.said).all():
             continue
         mean = one.answers().add(two.answers(), fill_value=0.0) / 2
         found.append(Pair((one.name, two.name), table_row(mean, truth[one.said], None)))
     return max(found, key=lambda p: p.scores["macro_f1"], default=None)
+
+
+def _read_by(trial: Trial) -> str:
+    """Return the array of ``obsm`` that a candidate reads; nothing for genes."""
+    return plugins.get_spec(trial.name).obsm_key

@@ -13,14 +13,13 @@ from episome.data import (
     InputRule,
     check_values,
     doubtful_values,
-    inspect_values,
     not_cells,
     require_choice,
+    require_finite,
     scan_values,
     transposed,
-    unusable_values,
 )
-from episome.errors import Collector, InputDataError, UsageError, raise_problems, warn
+from episome.errors import Collector, InputDataError, UsageError, warn
 from episome.log import get_logger
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def registered_embedding(source: CellSource, key: str) -> tuple[FeatureSpace, In
     """
     _require_enough(source)
     rule = InputRule("embedding", obsm_key=key)
-    raise_problems(InputDataError, unusable_values(inspect_values(source)))
+    require_finite(source)
     return FeatureSpace(tuple(source.var.index)), rule
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy.special import expit
 
 from episome.errors import Problem, warn
+from episome.log import get_logger
 from episome.models import ArrayClassifierModel, TrainingCells
 from episome_baselines.celltypist_core import CellTypistCore
 from episome_baselines.celltypist_fit import checked, fit_arrays
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from episome.data import CellSource
+
+logger = get_logger(__name__)
 
 #: Training cells from which on a fifth of them calibrates the model: every fold is a whole fit.
 MAX_FOLDED = 1000
@@ -195,6 +198,10 @@ class CellTypist(ArrayClassifierModel):
         """
         from episome_baselines.celltypist_file import import_file
 
+        logger.warning(
+            "the confidence of an imported CellTypist model is what it says itself: no cells are "
+            "there to calibrate it on"
+        )
         return import_file(cls, path, trust=trust, unlabeled_category=unlabeled_category)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from episome.data import require_choice
+from episome.errors import UsageError
 from episome.models import ArrayClassifierModel, EmbeddingMixin, TrainingCells
 from episome_baselines.components import as_they_are, fit_components
 from episome_baselines.cores import KNNClassifierCore
@@ -45,7 +46,7 @@ class KNNClassifier(EmbeddingMixin, ArrayClassifierModel):
     MissingDependencyError
         An approximate index is wanted and pynndescent is not installed (E-P02).
     UsageError
-        A word that an argument does not take (E-U30).
+        A word that an argument does not take (E-U30), or a number below one (E-U31).
     """
 
     capabilities = ("annotation", "embedding")
@@ -64,6 +65,13 @@ class KNNClassifier(EmbeddingMixin, ArrayClassifierModel):
         metric: Literal["euclidean", "cosine"] = "euclidean",
         index: Literal["auto", "exact", "approximate"] = "auto",
     ) -> None:
+        for name, value in (("n_neighbors", n_neighbors), ("n_components", n_components)):
+            if not isinstance(value, int) or value < 1:
+                raise UsageError(
+                    "E-U31",
+                    f"{name}={value!r} is out of range",
+                    fix=f"pass a number such as {name}=15",
+                )
         require_choice("weights", weights, ("uniform", "distance"))
         require_choice("metric", metric, ("euclidean", "cosine"))
         require_choice("index", index, ("auto", "exact", "approximate"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from episome.data import folds, variable_genes
+from episome.errors import UsageError
 from episome.log import get_logger
 from episome.metrics import macro_f1
 from episome.models import ArrayClassifierModel, ExplanationMixin, TrainingCells
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 #: Parts that the strength of the penalty is chosen by.
-FOLDS = 3
+FOLDS = 5
 
 
 class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
@@ -31,7 +32,7 @@ class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
     is that of training cells and becomes part of the coefficients.
 
     The strength of the penalty is the one of ``penalties`` with the best cross-validated macro F1
-    on training cells, folds by donor where there are at least three; among those within one
+    on training cells, folds by donor where there are at least five; among those within one
     standard error the one nearest to scikit-learn's 1.
 
     Parameters
@@ -46,6 +47,11 @@ class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
         Of the solver (L-BFGS).
     class_weight
         ``"balanced"`` or ``None``.
+
+    Raises
+    ------
+    UsageError
+        Penalties that are no numbers above zero (E-U31).
     """
 
     capabilities = ("annotation", "explanation")
@@ -63,7 +69,7 @@ class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
         class_weight: str | None = None,
     ) -> None:
         super().__init__(adata, registry)
-        self.n_top_genes, self.penalties = n_top_genes, tuple(float(p) for p in penalties)
+        self.n_top_genes, self.penalties = n_top_genes, checked_penalties(penalties)
         self.max_iter, self.class_weight = max_iter, class_weight
         penalties = list(self.penalties)
         self._finish_init(
@@ -136,6 +142,26 @@ class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
             new = (new.toarray() - mean) / scale
         fits = [self._fitted(known, cells.codes[train], p) for p in self.penalties]
         return [macro_f1(cells.codes[test], fitted.predict(new)) for fitted in fits]
+
+
+def checked_penalties(given: Sequence[float] | float) -> tuple[float, ...]:
+    """Return the strengths to choose from; one number is one strength.
+
+    Raises
+    ------
+    UsageError
+        None, or one that is no number above zero (E-U31).
+    """
+    many = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    numbers = [isinstance(p, int | float) and 0 < p < np.inf for p in many]
+    if not many or not all(numbers):
+        raise UsageError(
+            "E-U31",
+            f"penalties={given!r} is out of range",
+            why="they are inverse strengths above zero",
+            fix="pass numbers such as (0.1, 1.0, 10.0)",
+        )
+    return tuple(float(p) for p in many)
 
 
 def full_coefficients(

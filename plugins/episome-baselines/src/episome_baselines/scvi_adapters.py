@@ -19,7 +19,7 @@ from episome_baselines.scvi_base import (
     trainer_arguments,
 )
 from episome_baselines.scvi_core import SCANVIAdapterCore, SCVIAdapterCore
-from episome_baselines.scvi_fields import add_batches, require_batches, require_counts
+from episome_baselines.scvi_fields import add_batches, only_counts, require_batches, require_counts
 from episome_baselines.scvi_training import (
     Cells,
     heuristic_epochs,
@@ -129,14 +129,15 @@ class SCVIAdapter(ReconstructionMixin, EmbeddingMixin, Adapter, WithoutModule, S
         Raises
         ------
         InputDataError
-            Values after log1p (E-D53, E-D07), or others that cannot be used.
+            Values after log1p (E-D07, E-D53), or others that cannot be used.
         UsageError
             There is no such column (E-U04), or it names no batch for some cells (E-U82).
         """
         require_counts(input_kind)
         if kwargs.get("source_registry") is None:
             require_batches(adata, batch_key)
-        super().setup_anndata(adata, input_kind="counts", **kwargs)
+        with only_counts():
+            super().setup_anndata(adata, input_kind="counts", **kwargs)
         add_batches(cls, adata, batch_key, kwargs)
 
     def train(
@@ -313,14 +314,15 @@ class SCANVIAdapter(EmbeddingMixin, AnnotationMixin, Adapter, WithoutModule, SCA
         Raises
         ------
         InputDataError, LabelError
-            Values after log1p (E-D53, E-D07), or other data that cannot be used.
+            Values after log1p (E-D07, E-D53), or other data that cannot be used.
         UsageError
             There is no such column (E-U04), or it names no batch for some cells (E-U82).
         """
         require_counts(input_kind)
         if kwargs.get("source_registry") is None:
             require_batches(adata, batch_key)
-        super().setup_anndata(adata, labels_key, input_kind="counts", **kwargs)
+        with only_counts():
+            super().setup_anndata(adata, labels_key, input_kind="counts", **kwargs)
         add_batches(cls, adata, batch_key, kwargs)
 
     def train(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,6 +80,31 @@ def require_counts(input_kind: str) -> None:
             fix="pass the layer that holds counts (layer=... or use_raw=True), or take another "
             "model",
         )
+
+
+@contextmanager
+def only_counts() -> Iterator[None]:
+    """Say of log1p values what a model of counts can do about them: nothing.
+
+    Raises
+    ------
+    InputDataError
+        Values after log1p (E-D07).
+    """
+    try:
+        yield
+    except InputDataError as error:
+        if all(p.code != "E-D07" for p in error.problems):
+            raise
+        found = next(p for p in error.problems if p.code == "E-D07")
+        raise InputDataError(
+            "E-D07",
+            found.what,
+            where=found.where,
+            why=found.why,
+            fix="pass the layer that holds counts (layer=... or use_raw=True), or take another "
+            "model",
+        ) from error
 
 
 def require_batches(adata: AnnData, batch_key: str | None) -> None:

@@ -114,7 +114,7 @@ class XGBoostPCA(ArrayClassifierModel):
             self._build_core(), locals(), f"XGBoostPCA of {len(self.labels)} classes"
         )
 
-    def sizes(self, n_cells: int) -> Preset:
+    def _sizes(self, n_cells: int) -> Preset:
         """Return components and rounds for a number of training cells."""
         name = ("paper" if n_cells >= LARGE else "small") if self.preset == "auto" else self.preset
         preset, (n_components, n_rounds) = PRESETS[name], self._given
@@ -122,7 +122,7 @@ class XGBoostPCA(ArrayClassifierModel):
 
     def _settle(self, cells: TrainingCells) -> None:
         # Found once for all fits: one number says too little of the calibration cells to matter.
-        largest = self.sizes(len(cells.codes)).n_rounds
+        largest = self._sizes(len(cells.codes)).n_rounds
         self._rounds = {"n_rounds": largest, "max_rounds": largest}
         if not self.early_stopping:
             return
@@ -164,7 +164,7 @@ class XGBoostPCA(ArrayClassifierModel):
         self, cells: TrainingCells, rows: NDArray[np.int64] | None = None
     ) -> dict[str, NDArray[np.generic]]:
         values = cells.values if rows is None else cells.values[rows]
-        n_components = self.sizes(len(cells.codes)).n_components
+        n_components = self._sizes(len(cells.codes)).n_components
         found = fit_components(values, n_components, n_top_genes=self.n_top_genes, seed=cells.seed)
         return {"genes": found.genes, "mean": found.mean, "loadings": found.loadings}
 
