@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import sparse
 
 from episome.data._alignment import Alignment, AlignmentReport
-from episome.data._source import AnnDataSource, obs_column
+from episome.data._source import AnnDataSource, CellSource, obs_column
 from episome.errors import GeneMatchError, InputDataError
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _by_name(source: ObsmSource, features: FeatureSpace) -> NDArray[np.int64]:
     return columns
 
 
-def require_finite(source: ObsmSource) -> None:
+def require_finite(source: CellSource) -> None:
     """Refuse vectors with NaN or infinite values.
 
     Raises

@@ -100,7 +100,8 @@ def cellxgene_source(
     elif (several := listed(data)) is not None:
         source = ManyCells(several, opener=_opened)
     else:
-        source = _opened(Path(str(data)))
+        path = Path(str(data))
+        source = CorpusSource(path) if is_corpus(path) else _opened(path)
     there = existing_columns(source, (CELLXGENE_LABELS, CELLXGENE_DATASET, CELLXGENE_DONOR))
     if CELLXGENE_LABELS not in there:
         raise UsageError(
@@ -115,10 +116,8 @@ def cellxgene_source(
     return source, SchemaChoice(CELLXGENE_LABELS, donor, layer, use_raw)
 
 
-def _opened(path: Path) -> CellSource:
-    """Open a file with its values where the schema has them, or a corpus."""
-    if is_corpus(path):
-        return CorpusSource(path)
+def _opened(path: Path) -> AnnDataSource:
+    """Open a file with its values where the schema has them."""
     adata = read_cells(path, backed=True)
     layer, use_raw = _place(adata)
     return AnnDataSource(adata, layer=layer, use_raw=use_raw, name=path.name or str(path))
