@@ -40,7 +40,8 @@ def strip_versions(names: NDArray[np.object_]) -> tuple[NDArray[np.object_], int
 
 
 def without_version(names: NDArray[np.object_]) -> NDArray[np.object_]:
-    return np.array([_VERSION.sub(r"\1", n) for n in names], dtype=object)
+    # Hardly any names have a dot, and asking for one is much cheaper than the pattern.
+    return np.array([_VERSION.sub(r"\1", n) if "." in n else n for n in names], dtype=object)
 
 
 def positions(index: pd.Index, names: NDArray[np.object_]) -> NDArray[np.int64]:

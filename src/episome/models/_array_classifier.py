@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Cells that are predicted at a time.
 BATCH = 2048
 #: Folds whose cells are looked at with genes and counts taken away.
-SHIFTED_FOLDS = 2
+SHIFTED_FOLDS = 5
 
 
 class ArrayClassifierModel(AnnotationMixin, ArrayModel):

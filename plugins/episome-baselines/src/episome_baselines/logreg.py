@@ -79,11 +79,15 @@ class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
     def _settle(self, cells: TrainingCells) -> None:
         # Chosen once for all fits: three strengths are too few to learn the calibration cells by.
         self._penalty, self._cv_scores = self._tune(cells)
+        self._n_settled = len(cells.codes)
 
     def _fit_core(self, cells: TrainingCells) -> dict[str, object]:
         genes = variable_genes(cells.values, self.n_top_genes)
         values, mean, scale = self._scaled(cells.values[:, genes])
-        fitted = self._fitted(values, cells.codes, self._penalty)
+        # Of a part of the cells the losses count more, so that the penalty weighs what it does in
+        # the fit on all: coefficients of parts would be smaller, and calibrate another model.
+        penalty = self._penalty * self._n_settled / len(cells.codes)
+        fitted = self._fitted(values, cells.codes, penalty)
         coefficients, intercept = full_coefficients(fitted, cells.n_classes)
         coefficients /= scale
         intercept -= coefficients @ mean
