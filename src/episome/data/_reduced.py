@@ -12,12 +12,59 @@ from episome.data._loader import CellLoader
 from episome.data._source import ChangedSource
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
     from episome.data._alignment import Alignment
     from episome.data._matrix import Rows
     from episome.data._rule import InputRule, QueryKind
     from episome.data._source import CellSource
+
+
+class SampledSource(ChangedSource):
+    """Chosen cells of a source, each without the genes of one draw.
+
+    Parameters
+    ----------
+    source
+        What is read.
+    rows, draws
+        Row of the source and draw of every cell, int64 (n,).
+    gone
+        Genes of the source that each draw lacks, bool (n_draws, n_vars).
+    """
+
+    def __init__(
+        self,
+        source: CellSource,
+        rows: NDArray[np.int64],
+        draws: NDArray[np.int64],
+        gone: NDArray[np.bool_],
+    ) -> None:
+        super().__init__(source)
+        self._rows, self._draws, self._gone = rows, draws, gone
+
+    @property
+    def n_obs(self) -> int:
+        return len(self._rows)
+
+    @property
+    def obs_names(self) -> pd.Index:
+        return self._source.obs_names[self._rows]
+
+    def obs_column(self, key: str) -> pd.Series:
+        """Return one column of the chosen cells."""
+        return self._source.obs_column(key).iloc[self._rows]
+
+    def read(self, rows: Rows) -> sparse.csr_matrix:
+        """Return what is left of ``rows``, CSR float32."""
+        block = self._source.read(self._rows[rows])
+        of = np.repeat(self._draws[rows], np.diff(block.indptr))
+        keep = ~self._gone[of, block.indices]
+        kept = np.zeros(len(keep) + 1, dtype=np.int64)
+        np.cumsum(keep, out=kept[1:])
+        left = (block.data[keep], block.indices[keep], kept[block.indptr])
+        return sparse.csr_matrix(left, shape=block.shape)
 
 
 class ThinnedSource(ChangedSource):
@@ -64,18 +111,26 @@ class ReducedCells:
     rule: InputRule
     kind: QueryKind
 
-    def without(self, genes: NDArray[np.bool_]) -> ReducedCells:
-        """Leave genes of the model out, as if the data had none of their names.
+    def sampled(
+        self,
+        rows: NDArray[np.int64],
+        draws: NDArray[np.int64],
+        lost: NDArray[np.bool_],
+    ) -> ReducedCells:
+        """Take cells, each without the genes of one draw, as if its data had none of their names.
 
         Parameters
         ----------
-        genes
-            Of the model, bool (n_features,).
+        rows
+            Rows of the source, int64 (n,); they may repeat. Rows of the result are 0 to n - 1.
+        draws
+            Which draw each lacks the genes of, int64 (n,).
+        lost
+            Genes of the model that are gone in each draw, bool (n_draws, n_features).
         """
-        columns = self.alignment.columns.copy()
-        known = columns >= 0
-        columns[known] = np.where(genes[columns[known]], -1, columns[known])
-        return replace(self, alignment=replace(self.alignment, columns=columns))
+        columns = self.alignment.columns
+        gone = lost[:, np.maximum(columns, 0)] & (columns >= 0)
+        return replace(self, source=SampledSource(self.source, rows, draws, gone))
 
     def thinned(self, share: float, *, seed: int) -> ReducedCells:
         """Keep a share of the counts."""

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from episome.inference import Predictor
     from episome.train import CellDataModule
 
-#: Cells that are looked at for every share of the genes, and draws of genes, in all folds. Accuracy
-#: differs by 0.2 and more between draws, so there are many draws of few cells.
+#: Cells that are looked at for every share of the genes, and draws of genes, in all folds.
+#: Accuracy differs by 0.2 and more between draws, so there are many draws of few cells.
 N_CELLS, N_DRAWS = 1920, 480
 #: Every how many draws the cells are also looked at with fewer counts.
 THINNED_DRAWS = 4
@@ -86,16 +86,18 @@ def shifted_cells(
     for level in REMOVED:
         # Which genes are missing matters more than which cells: some draws cost far more.
         times = n_draws if level > 0 else 1
-        each = max(n_cells // times, 1)
-        for draw in range(times):
-            chosen = rows if len(rows) <= each else np.sort(rng.choice(rows, each, replace=False))
-            lost = _drawn(weight, level, rng)
-            fewer = base.without(lost) if lost.any() else base
-            for depth in DEPTHS if counted and draw % THINNED_DRAWS == 0 else DEPTHS[:1]:
-                found = fewer if depth == 1.0 else fewer.thinned(depth, seed=seed)
-                parts = [logits_of(out) for out in predictor.stream(found, rows=chosen)]
-                logits = np.concatenate(parts)
-                yield ShiftedCells(level, float(weight[lost].sum()), depth, chosen, logits)
+        each = min(max(n_cells // times, 1), len(rows))
+        lost = np.stack([_drawn(weight, level, rng) for _ in range(times)])
+        chosen = np.concatenate([rng.choice(rows, each, replace=False) for _ in range(times)])
+        draws = np.repeat(np.arange(times), each)
+        found = base.sampled(chosen, draws, lost)
+        for depth in DEPTHS if counted else DEPTHS[:1]:
+            every = 1 if depth == 1.0 else THINNED_DRAWS
+            some = np.flatnonzero(draws % every == 0)
+            reduced = found if depth == 1.0 else found.thinned(depth, seed=seed)
+            logits = np.concatenate([logits_of(o) for o in predictor.stream(reduced, rows=some)])
+            removed = float((lost @ weight)[draws[some]].mean())
+            yield ShiftedCells(level, removed, depth, chosen[some], logits)
 
 
 def _weight_of_genes(importance: GeneImportance | None, n_genes: int) -> NDArray[np.floating]:
