@@ -13,14 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
+import multiprocessing.connection
 import os
 import resource
-import subprocess
 import sys
 import time
+import traceback
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+# Before numpy: every model has one thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 from _splits import LABEL, TASKS, parts
@@ -139,28 +143,45 @@ def run_all(options: argparse.Namespace) -> None:
             ]
             if not all(n.exists() for n in names):
                 todo.append((split, model))
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda pair: _process(*pair, options), todo))
+    _import_all(options.models)
+    running: dict[multiprocessing.Process, tuple[str, str, float]] = {}
+    while todo or running:
+        while todo and len(running) < options.jobs:
+            split, model = todo.pop(0)
+            child = multiprocessing.get_context("fork").Process(
+                target=_child, args=(split, model, options)
+            )
+            child.start()
+            running[child] = (split, model, time.monotonic())
+        multiprocessing.connection.wait([c.sentinel for c in running])
+        for child in [c for c in running if not c.is_alive()]:
+            split, model, started = running.pop(child)
+            state = "ok" if child.exitcode == 0 else f"FAILED ({child.exitcode})"
+            sys.stdout.write(f"{split} {model}: {state}, {time.monotonic() - started:.0f} s\n")
+            sys.stdout.flush()
 
 
-def _process(split: str, model: str, options: argparse.Namespace) -> None:
+def _import_all(models: list[str]) -> None:
+    """Import what all need once: a child of its own per model and split starts with it."""
+    import scvi  # noqa: F401
+
+    from episome import plugins
+
+    for model in models:
+        plugins.load_class(plugins.get_spec(model))
+
+
+def _child(split: str, model: str, options: argparse.Namespace) -> None:
+    """Run in a process of its own; what went wrong is in a file beside the results."""
     failed = options.folder / f"{split}--{model.replace(':', '+')}.failed"
     failed.unlink(missing_ok=True)
-    started = time.monotonic()
-    command = [sys.executable, __file__, str(options.folder), "--work", split, model]
-    command += ["--seeds", str(options.seeds)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    state = "ok" if done.returncode == 0 else "FAILED"
-    if done.returncode:
-        failed.write_text((done.stderr or "killed")[-3000:])
-    sys.stdout.write(f"{split} {model}: {state}, {time.monotonic() - started:.0f} s\n")
-    sys.stdout.flush()
+    failed.write_text("killed")
+    try:
+        work(split, model, list(range(min(SEEDS[model], options.seeds))), options.folder)
+    except BaseException:
+        failed.write_text(traceback.format_exc()[-3000:])
+        raise
+    failed.unlink()
 
 
 def main() -> None:
@@ -172,13 +193,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=5, help="only the first so many")
     parser.add_argument("--page", type=Path, help="write the table to this file; runs nothing")
-    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.work:
-        split, model = options.work
-        seeds = list(range(min(SEEDS[model], options.seeds)))
-        work(split, model, seeds, options.folder)
-    elif options.page:
+    if options.page:
         from _annotators_page import write_page
 
         write_page(options.folder, options.page, list(SEEDS))

@@ -54,24 +54,24 @@ def test_the_grid_is_measured_over_genes_and_counts(model):
 
 
 def gaps(model, query, truth, level: float, n_draws: int):
-    """Mean confidence less accuracy over draws of missing genes, calibrated and raw.
+    """Mean confidence less accuracy over draws of missing genes, calibrated and (of twelve) raw.
 
     Accuracy differs by 0.2 between draws, so that many draws of 200 cells say more than few of
     all.
     """
-    found = []
+    found, as_is = [], []
     everything, all_truth = query, truth
     for seed in range(n_draws):
         rows = np.random.default_rng(seed).permutation(everything.n_obs)[:200]
         query, truth = everything[rows], all_truth[rows]
         less = lacking(model, query, level, seed)
-        row = []
-        for calibrated in (True, False):
-            shares = model.predict_proba(less, min_gene_overlap=0.0, calibrated=calibrated)
-            right = shares.columns.to_numpy()[shares.to_numpy().argmax(axis=1)] == truth
-            row.append(shares.max(axis=1).mean() - right.mean())
-        found.append(row)
-    return np.mean(found, axis=0)
+        shares = model.predict_proba(less, min_gene_overlap=0.0)
+        right = shares.columns.to_numpy()[shares.to_numpy().argmax(axis=1)] == truth
+        found.append(shares.max(axis=1).mean() - right.mean())
+        if seed < 12:
+            raw = model.predict_proba(less, min_gene_overlap=0.0, calibrated=False)
+            as_is.append(raw.max(axis=1).mean() - right.mean())
+    return np.mean(found), np.mean(as_is)
 
 
 @pytest.mark.parametrize("level", [0.2, 0.4, 0.6])

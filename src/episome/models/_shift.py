@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from episome.train import CellDataModule
 
 #: Cells that are looked at for every share of the genes, and draws of genes, in all folds.
-#: Accuracy differs by 0.2 and more between draws, so there are many draws of few cells.
-N_CELLS, N_DRAWS = 1920, 480
+#: Accuracy differs by 0.2 and more between draws, so there are many draws of two cells.
+N_CELLS, N_DRAWS = 960, 480
 #: Every how many draws the cells are also looked at with fewer counts.
 THINNED_DRAWS = 4
 
