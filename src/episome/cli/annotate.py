@@ -135,16 +135,15 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     visible = state.progress and state.verbosity >= 0
     with progress(None, "annotating", unit="cells", enabled=visible) as bar:
         result = annotate(request, progress=lambda done, total: bar.update(done, f"of {total:,}"))
-    if to_stdout and not state.json and state.stdout is not None:
+    if to_stdout and not state.json and state.stdout is not None and result.calls is not None:
         calls = result.calls
         named = calls.set_axis(prefixed(calls.columns, options["prefix"] or ""), axis=1)
         state.stdout.write(named.to_csv(index_label="cell"))
         return Outcome()
-    counts = result.calls["label"].value_counts()
-    states = result.calls["status"].value_counts()
+    counts, states = result.labels, result.status
     text = [str(output)] if output else []
     text += [f"  {count:>8,}  {label}" for label, count in counts.items()]
-    if set(states.index) - {"assigned"}:
+    if set(states) - {"assigned"}:
         text.append("  " + ", ".join(f"{n:,} {name}" for name, n in states.items()))
     outcome = Outcome(
         text="\n".join(text),
@@ -152,8 +151,8 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         data={
             "n_obs": result.n_obs,
             "n_vars": result.n_vars,
-            "labels": {str(k): int(v) for k, v in counts.items()},
-            "status": {str(k): int(v) for k, v in states.items()},
+            "labels": counts,
+            "status": states,
             "notes": list(result.notes),
         },
     )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         check_output,
         prefixed,
         write_calls,
+        write_calls_in_parts,
     )
 
 _HOME = {
@@ -49,6 +50,7 @@ _HOME = {
     "read_manifest": "_folder",
     "read_model_folder": "_folder",
     "write_calls": "_results",
+    "write_calls_in_parts": "_results",
     "write_ensemble_folder": "_ensemble",
     "write_file": "_atomic",
     "write_folder": "_atomic",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from episome.errors import InputFileError, UsageError
 from episome.io._atomic import ensure_free, write_file
@@ -187,6 +187,111 @@ def write_calls(
     return write_file(path, text.encode(), overwrite=overwrite)
 
 
+def write_calls_in_parts(
+    path: str | Path,
+    parts: Callable[[], Iterable[pd.DataFrame]],
+    *,
+    file: str | Path | None = None,
+    obs: pd.DataFrame | None = None,
+    provenance: dict[str, object] | None = None,
+    prefix: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write calls that are never in memory together; the result is that of :func:`write_calls`.
+
+    Parameters
+    ----------
+    path
+        ``.csv``, ``.tsv``, ``.parquet``, or ``.h5ad``: a copy of ``file`` with the calls in
+        ``obs``, whose matrix is copied byte by byte and never read.
+    parts
+        Returns the frames, in the order of the cells, each indexed by cell name.
+    file, obs
+        The h5ad that is copied, and its table of cells.
+    provenance, prefix, overwrite
+        As for :func:`write_calls`.
+    """
+    path = check_output(path, overwrite=overwrite, source=file)
+    if path.suffix == ".h5ad":
+        if file is None or obs is None:
+            raise UsageError("E-U09", "an h5ad needs the file of the query", fix="pass file=")
+        columns = _joined(parts(), PREFIX if prefix is None else prefix)
+
+        def write(target: Path) -> None:
+            _copy_with(Path(file), target, _with_calls(obs, columns), provenance or {})
+
+        return write_file(path, write, overwrite=overwrite)
+    named = (p.set_axis(prefixed(p.columns, prefix or ""), axis=1) for p in parts())
+    if path.suffix == ".parquet":
+        return write_file(path, lambda p: _to_parquet(named, p), overwrite=overwrite)
+    separator = "," if path.suffix == ".csv" else "\t"
+
+    def write_text(target: Path) -> None:
+        with target.open("w", encoding="utf-8", newline="") as handle:
+            for i, frame in enumerate(named):
+                frame.to_csv(
+                    handle, sep=separator, index_label="cell", header=i == 0, lineterminator="\n"
+                )
+
+    return write_file(path, write_text, overwrite=overwrite)
+
+
+def _to_parquet(frames: Iterable[pd.DataFrame], path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    writer = None
+    try:
+        for frame in frames:
+            table = pa.Table.from_pandas(frame)
+            writer = writer or parquet.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _joined(frames: Iterable[pd.DataFrame], prefix: str) -> dict[str, Any]:
+    """Columns of all cells; text becomes categories, of which there are few."""
+    import pandas as pd
+
+    parts: dict[str, list[Any]] = {}
+    for frame in frames:
+        for name, new in zip(frame.columns, prefixed(frame.columns, prefix), strict=True):
+            column = frame[name]
+            is_text = not pd.api.types.is_numeric_dtype(column)
+            parts.setdefault(new, []).append(
+                pd.Categorical(column) if is_text else column.to_numpy()
+            )
+    return {k: _one(v) for k, v in parts.items()}
+
+
+def _one(parts: list[Any]) -> Any:
+    import numpy as np
+    import pandas as pd
+    from pandas.api.types import union_categoricals
+
+    if isinstance(parts[0], pd.Categorical):
+        return union_categoricals(parts, sort_categories=True)
+    return np.concatenate(parts)
+
+
+def _copy_with(file: Path, target: Path, obs: pd.DataFrame, provenance: dict[str, object]) -> None:
+    """Copy an h5ad and put another table of cells into the copy."""
+    import shutil
+
+    import h5py
+    from anndata.io import write_elem
+
+    shutil.copyfile(file, target)
+    with h5py.File(target, "r+") as handle:
+        write_elem(handle, "obs", obs, dataset_kwargs={"compression": "gzip"})
+        if "uns" in handle:
+            for key in [k for k in handle["uns"] if k.startswith("_scvi")]:
+                del handle["uns"][key]
+        write_elem(handle, "uns/episome", provenance)
+
+
 def _storable(obs: pd.DataFrame) -> pd.DataFrame:
     """Give columns that HDF5 would nest another name, and say so."""
     taken = set(map(str, obs.columns))
@@ -203,12 +308,15 @@ def _storable(obs: pd.DataFrame) -> pd.DataFrame:
     return obs.rename(columns=new)
 
 
+def _with_calls(obs: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
+    kept = obs.drop(columns=[c for c in obs.columns if str(c).startswith("_scvi")])
+    return _storable(kept.assign(**columns))
+
+
 def _annotated(adata: AnnData, calls: pd.DataFrame, provenance: dict[str, object]) -> AnnData:
     import anndata
 
-    columns = {str(c): calls[c].to_numpy() for c in calls.columns}
-    obs = adata.obs.drop(columns=[c for c in adata.obs.columns if str(c).startswith("_scvi")])
-    obs = _storable(obs.assign(**columns))
+    obs = _with_calls(adata.obs, {str(c): calls[c].to_numpy() for c in calls.columns})
     raw = (
         None
         if adata.raw is None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +12,16 @@ import pandas as pd
 
 from episome.data import AnnDataSource, check_readable, read_cells
 from episome.inference import CallLimits, Predictor, completed_calls
-from episome.io import check_columns, check_output, is_ensemble, read_manifest, write_calls
+from episome.io import (
+    check_columns,
+    check_output,
+    is_ensemble,
+    read_manifest,
+    write_calls,
+    write_calls_in_parts,
+)
+from episome.jobs import _streamed
+from episome.jobs._runs import Run
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -97,10 +106,14 @@ class AnnotateRequest:
 class AnnotateResult:
     """What ``episome annotate`` found: the calls and the lines of the input report.
 
-    The columns of ``calls`` have no prefix, whatever the file has.
+    ``calls`` is ``None`` where there are more cells than are kept at once, and a file holds them;
+    its columns have no prefix, whatever the file has. ``labels`` and ``status`` count the cells of
+    each, the commonest first.
     """
 
-    calls: pd.DataFrame
+    calls: pd.DataFrame | None
+    labels: dict[str, int]
+    status: dict[str, int]
     notes: tuple[str, ...]
     n_obs: int
     n_vars: int
@@ -110,7 +123,11 @@ class AnnotateResult:
 def annotate(
     request: AnnotateRequest, *, progress: Callable[[int, int], None] | None = None
 ) -> AnnotateResult:
-    """Annotate the cells of a file; memory is bounded unless an ``.h5ad`` is written.
+    """Annotate the cells of a file.
+
+    Memory is bounded: matrices on disk are read in blocks, and where there are more than 50,000
+    cells their calls go to disk in parts, in a folder ``<output>.parts``. The same request goes on
+    from there after it was stopped. A large ``.h5ad`` is copied, not read.
 
     Parameters
     ----------
@@ -129,15 +146,20 @@ def annotate(
     if request.output is not None:
         check_output(request.output, overwrite=request.overwrite, source=request.input)
     predictor = Predictor.from_folder(request.model, device=request.device)
-    whole = request.output is not None and request.output.suffix == ".h5ad"
+    key = _key(request)
     adata = read_cells(
-        request.input, backed=not whole, max_memory=request.max_memory, trust=request.trust
+        request.input, backed=True, max_memory=request.max_memory, trust=request.trust
     )
+    streamed = request.output is not None and adata.n_obs > _streamed.PART
+    copied = streamed and adata.isbacked
+    whole = request.output is not None and request.output.suffix == ".h5ad"
+    if whole and not copied and (adata.isbacked or not _source(request, adata).in_memory):
+        if adata.isbacked:
+            adata.file.close()
+        adata = read_cells(request.input, max_memory=request.max_memory, trust=request.trust)
     try:
         limits = CallLimits(request.error_rate, request.false_alarms, request.min_confidence)
-        source = AnnDataSource(
-            adata, layer=request.layer, use_raw=request.use_raw, name=request.input.name
-        )
+        source = _source(request, adata)
         complete = _completion(request, predictor, source)
         nothing = complete(predictor.no_calls(limits=limits), slice(0))
         if whole:
@@ -158,6 +180,11 @@ def annotate(
             allow_fractional=request.allow_fractional,
             nan=request.nan,
         )
+        provenance = _provenance(manifest, query)
+        if streamed and (copied or not whole):
+            return _in_parts(
+                request, predictor, query, adata, key, limits, complete, provenance, progress
+            )
         # Clusters are spread over all batches: they vote when the last is there.
         calls = complete(
             _calls(predictor, query, request.batch_size, limits, progress), slice(None)
@@ -167,7 +194,7 @@ def annotate(
                 request.output,
                 calls,
                 adata=adata if whole else None,
-                provenance=_provenance(manifest, query),
+                provenance=provenance,
                 prefix=request.prefix,
                 overwrite=request.overwrite,
                 overwrite_columns=request.overwrite_columns,
@@ -175,7 +202,86 @@ def annotate(
     finally:
         if adata.isbacked:
             adata.file.close()
-    return AnnotateResult(calls, query.notes, len(calls), query.source.n_vars, request.output)
+    return AnnotateResult(
+        calls,
+        _plain(calls["label"].value_counts()),
+        _plain(calls["status"].value_counts()),
+        query.notes,
+        len(calls),
+        query.source.n_vars,
+        request.output,
+    )
+
+
+def _source(request: AnnotateRequest, adata: AnnData) -> AnnDataSource:
+    return AnnDataSource(
+        adata, layer=request.layer, use_raw=request.use_raw, name=request.input.name
+    )
+
+
+def _plain(counts: pd.Series) -> dict[str, int]:
+    return {str(k): int(v) for k, v in counts.items()}
+
+
+def _key(request: AnnotateRequest) -> str:
+    """Digest of what decides the calls; where they go and how they are named does not."""
+    other = ("input", "model", "gene_map", "output", "prefix", "overwrite", "overwrite_columns")
+    facts = {k: v for k, v in asdict(request).items() if k not in (*other, "cellxgene")}
+    output = request.output or Path()
+    return Run("annotate", output, facts, [request.input, request.model, request.gene_map]).key
+
+
+def _in_parts(
+    request: AnnotateRequest,
+    predictor: Predictor,
+    query: Query,
+    adata: AnnData,
+    key: str,
+    limits: CallLimits,
+    complete: Callable[[pd.DataFrame, slice], pd.DataFrame],
+    provenance: dict[str, object],
+    progress: Callable[[int, int], None] | None,
+) -> AnnotateResult:
+    """Call the cells part by part, then put the parts together."""
+    output = Path(str(request.output))
+    parts = _streamed.CallParts(output, key, query.source.n_obs)
+    parts.make(predictor, query, limits=limits, batch_size=request.batch_size, progress=progress)
+    beside = None
+    if request.cluster_key is not None or request.cellxgene:
+        narrow = ["label", "label_ontology_term_id"]
+        calls = pd.concat(parts.frames(narrow), ignore_index=True)
+        beside = complete(calls, slice(None)).drop(columns=narrow)
+
+    def frames() -> Iterator[pd.DataFrame]:
+        done = 0
+        for frame in parts.frames():
+            stop = done + len(frame)
+            if beside is None:
+                yield frame
+            else:
+                yield pd.concat([frame, beside.iloc[done:stop].set_axis(frame.index)], axis=1)
+            done = stop
+
+    write_calls_in_parts(
+        output,
+        frames,
+        file=request.input if output.suffix == ".h5ad" else None,
+        obs=adata.obs,
+        provenance=provenance,
+        prefix=request.prefix,
+        overwrite=request.overwrite,
+    )
+    labels, status = parts.counts("label"), parts.counts("status")
+    parts.remove()
+    return AnnotateResult(
+        None,
+        _plain(labels),
+        _plain(status),
+        query.notes,
+        query.source.n_obs,
+        query.source.n_vars,
+        output,
+    )
 
 
 def _completion(
