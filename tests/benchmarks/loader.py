@@ -28,7 +28,7 @@ from scvi.data.fields import LayerField
 from scvi.dataloaders import AnnDataLoader
 
 from episome.data import AnnDataSource, CellLoader, FeatureSpace, InputRule, QueryKind, read_cells
-from episome.nn import host_batch, normalized_batch
+from episome.nn import DenseBuffers, host_batch, normalized_batch
 
 N_DONORS = 20
 
@@ -80,8 +80,11 @@ def scvi_loader(adata: anndata.AnnData, batch_size: int) -> AnnDataLoader:
 
 def dense(batches: Iterable[dict[str, object]], n_genes: int) -> Iterator[object]:
     """Normalise and densify our batches, as is done on the device."""
+    buffers = DenseBuffers()
     for batch in batches:
-        ready = normalized_batch(host_batch(batch), target_sum=1e4, n_features=n_genes)
+        ready = normalized_batch(
+            host_batch(batch), target_sum=1e4, n_features=n_genes, buffers=buffers
+        )
         assert ready["X"].shape[1] == n_genes
         yield batch["ind_x"]
 

@@ -232,12 +232,13 @@ class _Range:
 
 
 def row_sums(data: NDArray[np.generic], indptr: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Return the sums of CSR rows in float64; ``np.add.reduceat`` is wrong for empty rows."""
-    total = np.zeros(len(data) + 1)
-    np.cumsum(data, dtype=np.float64, out=total[1:])
-    sums: NDArray[np.float64] = total[indptr[1:]] - total[indptr[:-1]]
-    # A difference of running sums leaves rounding where a row holds nothing.
-    sums[np.diff(indptr) == 0] = 0.0
+    """Return the sums of CSR rows in float64."""
+    sums = np.zeros(len(indptr) - 1)
+    # ``reduceat`` is wrong for empty rows, and right for the others once these are left out.
+    full = np.flatnonzero(np.diff(indptr))
+    if len(full):
+        last = int(indptr[-1])
+        sums[full] = np.add.reduceat(data[:last], indptr[full], dtype=np.float64)
     return sums
 
 

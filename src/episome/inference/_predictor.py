@@ -33,7 +33,7 @@ from episome.inference._outputs import (
 )
 from episome.io import is_ensemble, read_ensemble_folder, read_manifest, read_model_folder
 from episome.log import get_logger
-from episome.nn import host_batch, normalized_batch
+from episome.nn import DenseBuffers, host_batch, normalized_batch
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -86,6 +86,7 @@ class Predictor:
             core.to(device)
         self._device = torch.device(core.device if device is None else device)
         self._run = core.inference()
+        self._dense = DenseBuffers()
 
     @classmethod
     def from_folder(
@@ -156,13 +157,17 @@ class Predictor:
         """
         softer = self._temperature(query)
         for batch in self.batches(query, rows=rows, batch_size=batch_size, hidden=hidden):
-            out = {k: to_numpy(v) for k, v in self._run(batch).items()}
+            out = {k: self._kept(to_numpy(v)) for k, v in self._run(batch).items()}
             if "logits" in out:
                 out["probabilities"] = class_probabilities(out)
             require_outputs(out, len(batch["empty"]), self.labels, self.core)
             if "probabilities" in out:
                 out |= self._sure(out, batch, softer)
             yield {**out, "ind_x": batch["ind_x"].cpu().numpy(), "empty": batch["empty"]}
+
+    def _kept(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return an output that the next batch does not overwrite."""
+        return values.copy() if self._dense.holds(values) else values
 
     def _temperature(self, query: BatchSource) -> float:
         """Return what confidence is lowered by where the query lacks genes."""
@@ -199,7 +204,8 @@ class Predictor:
 
         Beside the keys of the loader each holds ``empty``: a boolean array of the cells with none
         of the model's genes. Entries of ``hidden``, boolean CSR (n_rows, n_genes) in the order of
-        ``rows``, are zero; sizes of cells stay what they are.
+        ``rows``, are zero; sizes of cells stay what they are. On the host a dense batch is
+        overwritten by the next one.
         """
         start = 0
         loader = query.loader(
@@ -217,6 +223,7 @@ class Predictor:
                     target_sum=self.rule.target_sum,
                     n_features=len(self.features),
                     input_format=self.core.inference_format,
+                    buffers=self._dense,
                 )
                 yield {**ready, "empty": np.diff(batch["X"].indptr) == 0}
 

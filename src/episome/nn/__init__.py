@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from episome.nn._folded import FoldedTabNet
     from episome.nn._mask_csr import explanation_csr, gene_mask_csr
     from episome.nn._norm import GhostBatchNorm, reestimate_batch_norm
-    from episome.nn._normalize import host_batch, log_normalize, normalized_batch, with_format
+    from episome.nn._normalize import (
+        DenseBuffers,
+        host_batch,
+        log_normalize,
+        normalized_batch,
+        with_format,
+    )
     from episome.nn._shift import shift_expression
     from episome.nn._tabnet import TabNet, TabNetOutput
     from episome.nn._tabnet_core import TabNetCore
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CSRParts",
+    "DenseBuffers",
     "FoldedTabNet",
     "GhostBatchNorm",
     "TabNet",
@@ -59,6 +66,7 @@ _HOME = {
     "normalized_batch": "_normalize",
     "with_format": "_normalize",
     "CSRParts": "_csr",
+    "DenseBuffers": "_normalize",
     "FoldedTabNet": "_folded",
     "GhostBatchNorm": "_norm",
     "TabNet": "_tabnet",

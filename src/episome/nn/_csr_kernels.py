@@ -23,6 +23,8 @@ __all__ = [
     "prior_rows",
     "row_dots",
     "rows_times",
+    "scale_rows",
+    "scatter_rows",
     "take_nonzero",
     "transpose_times",
     "variance_diagonal",
@@ -168,6 +170,23 @@ def gather_dense(start, stop, x, ptr, idx, out):
     for i in range(start, stop):
         for k in range(ptr[i], ptr[i + 1]):
             out[k] = x[i, idx[k]]
+
+
+@njit()
+def scale_rows(start, stop, ptr, val, factor, out):
+    """Multiply the stored entries of CSR rows by the factor of their row."""
+    for i in range(start, stop):
+        for k in range(ptr[i], ptr[i + 1]):
+            out[k] = val[k] * factor[i]
+
+
+@njit()
+def scatter_rows(start, stop, ptr, idx, val, out):
+    """Write CSR rows to dense `out` (n, G), zeros included; a row is in the cache for both."""
+    for i in range(start, stop):
+        out[i, :] = 0
+        for k in range(ptr[i], ptr[i + 1]):
+            out[i, idx[k]] = val[k]
 
 
 @njit()

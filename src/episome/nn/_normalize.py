@@ -4,14 +4,47 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from episome.nn import _csr_kernels as kernels
 from episome.nn._csr import CSRParts
+from episome.nn._numba import numba_enabled, run_rows
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-__all__ = ["host_batch", "log_normalize", "normalized_batch", "with_format"]
+__all__ = ["DenseBuffers", "host_batch", "log_normalize", "normalized_batch", "with_format"]
+
+
+class DenseBuffers:
+    """Memory of dense batches on the host, written anew for every batch.
+
+    New memory costs more than what is written to it: the system hands it out page by page. A batch
+    of a buffer is good until the next one is made, which a training step and a prediction outlive.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, torch.Tensor] = {}
+
+    def take(self, name: str, n_rows: int, n_columns: int) -> torch.Tensor:
+        """Return memory for (n_rows, n_columns) of float32, with anything in it.
+
+        Parameters
+        ----------
+        name
+            What it is for; two batches of one name are the same memory.
+        n_rows, n_columns
+            Shape.
+        """
+        wanted = n_rows * n_columns
+        if name not in self._held or len(self._held[name]) < wanted:
+            self._held[name] = torch.from_numpy(np.empty(wanted, dtype=np.float32))
+        return self._held[name][:wanted].view(n_rows, n_columns)
+
+    def holds(self, values: np.ndarray[Any, Any]) -> bool:
+        """Whether an array lies in the memory of a buffer."""
+        return any(np.may_share_memory(values, held.numpy()) for held in self._held.values())
 
 
 def host_batch(batch: dict[str, Any]) -> dict[str, Any]:
@@ -44,12 +77,29 @@ def log_normalize(cells: CSRParts, library: torch.Tensor, target_sum: float) -> 
         Library size after scaling.
     """
     factor = target_sum / torch.where(library > 0, library, torch.ones_like(library))
-    scaled = cells.values * factor.to(cells.values.dtype)[cells.rows()]
-    return cells._replace(values=torch.log1p(scaled))
+    factor = factor.to(cells.values.dtype)
+    if not _compiled(cells):
+        return cells._replace(values=torch.log1p(cells.values * factor[cells.rows()]))
+    indptr, _, values = cells.numpy()
+    scaled = np.empty_like(values)
+    args = (indptr, values, factor.numpy(), scaled)
+    run_rows(kernels.scale_rows, cells.n_rows, *args, work=len(values))
+    return cells._replace(values=torch.from_numpy(scaled).log1p_())
+
+
+def _compiled(cells: CSRParts) -> bool:
+    """Whether kernels may work on these cells: on the host, and nobody differentiates."""
+    here = cells.values.device.type == "cpu" and not cells.values.requires_grad
+    return here and numba_enabled()
 
 
 def normalized_batch(
-    batch: dict[str, Any], *, target_sum: float, n_features: int, input_format: str = "dense"
+    batch: dict[str, Any],
+    *,
+    target_sum: float,
+    n_features: int,
+    input_format: str = "dense",
+    buffers: DenseBuffers | None = None,
 ) -> dict[str, Any]:
     """Normalise ``"X"`` of a batch where it is, and give it the form that the core reads.
 
@@ -64,14 +114,25 @@ def normalized_batch(
     input_format
         ``"dense"``: (B, G) tensor; ``"csr"``: :class:`CSRParts`; ``"scipy"``: scipy CSR on the
         host.
+    buffers
+        Where a dense batch on the host may lie until the next one is made.
     """
     cells = batch["X"]
     if "size_factor" in batch:
         cells = log_normalize(cells, batch["size_factor"], target_sum)
-    return {**batch, "X": with_format(cells, "csr", input_format, n_features=n_features)}
+    ready = with_format(cells, "csr", input_format, n_features=n_features, buffers=buffers)
+    return {**batch, "X": ready}
 
 
-def with_format(cells: Any, given: str, wanted: str, *, n_features: int) -> Any:
+def with_format(
+    cells: Any,
+    given: str,
+    wanted: str,
+    *,
+    n_features: int,
+    buffers: DenseBuffers | None = None,
+    name: str = "X",
+) -> Any:
     """Return cells in another form.
 
     Parameters
@@ -83,10 +144,23 @@ def with_format(cells: Any, given: str, wanted: str, *, n_features: int) -> Any:
         host.
     n_features
         Genes of the model.
+    buffers, name
+        Where dense values on the host may lie until the next of the same name are made.
     """
     if given == wanted:
         return cells
-    return _dense(cells, n_features) if wanted == "dense" else _scipy(cells, n_features)
+    if wanted != "dense":
+        return _scipy(cells, n_features)
+    if not _compiled(cells) or cells.values.dtype != torch.float32:
+        return _dense(cells, n_features)
+    # numpy asks for large pages, which torch does not: ten times fewer of them are touched.
+    out = (
+        torch.from_numpy(np.empty((cells.n_rows, n_features), dtype=np.float32))
+        if buffers is None
+        else buffers.take(name, cells.n_rows, n_features)
+    )
+    run_rows(kernels.scatter_rows, cells.n_rows, *cells.numpy(), out.numpy(), work=out.numel())
+    return out
 
 
 def _dense(cells: CSRParts, n_features: int) -> torch.Tensor:

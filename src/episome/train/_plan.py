@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torchmetrics.classification import MulticlassF1Score
 
 from episome.errors import TrainingError, UsageError
-from episome.nn import CSRParts, normalized_batch, with_format
+from episome.nn import CSRParts, DenseBuffers, normalized_batch, with_format
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,6 +74,7 @@ class CorePlan(pl.LightningModule):
         self.lr_schedule, self.lr_decay, self.lr_patience = lr_schedule, lr_decay, lr_patience
         self.n_epochs, self.weight_average = n_epochs, weight_average
         self.n_obs_training = self.n_obs_validation = 0
+        self._dense = DenseBuffers()
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -89,6 +90,7 @@ class CorePlan(pl.LightningModule):
             target_sum=self.target_sum,
             n_features=self.n_features,
             input_format=self.core.input_format,
+            buffers=self._dense,
         )
 
     @abstractmethod
@@ -167,11 +169,18 @@ class LossPlan(CorePlan):
         ready: dict[str, object] = super().on_after_batch_transfer(batch, dataloader_idx)
         if self.core.wants_counts:
             ready["counts"] = with_format(
-                batch["X"], "csr", self.core.input_format, n_features=self.n_features
+                batch["X"],
+                "csr",
+                self.core.input_format,
+                n_features=self.n_features,
+                buffers=self._dense,
+                name="counts",
             )
         widths: dict[str, int] = self.core.config.get("n_targets") or {}  # type: ignore[assignment]
         for name, width in widths.items():
-            ready[name] = with_format(batch[name], "csr", "dense", n_features=width)
+            ready[name] = with_format(
+                batch[name], "csr", "dense", n_features=width, buffers=self._dense, name=name
+            )
         return ready
 
     def _parts(self, batch: dict[str, Any], part: str) -> torch.Tensor:
@@ -259,6 +268,7 @@ class ClassifierPlan(CorePlan):
             target_sum=self.target_sum,
             n_features=self.n_features,
             input_format=wanted if augmentation is None else "dense",
+            buffers=self._dense,
         )
         if augmentation is not None:
             x = augmentation(ready["X"])
