@@ -27,11 +27,13 @@ if TYPE_CHECKING:
         balanced_weights,
         check_plan_kwargs,
     )
+    from episome.train._run_folder import RunFolder, RunPart
     from episome.train._schedules import (
         bounded_epochs,
         small_reference_dropout,
         small_reference_training,
     )
+    from episome.train._survive import EVERY_MINUTES
 
 _HOME = {
     "AverageWeights": "_callbacks",
@@ -45,11 +47,14 @@ _HOME = {
     "CorePlan": "_plan",
     "LOSS_MONITOR": "_plan",
     "LossPlan": "_plan",
+    "EVERY_MINUTES": "_survive",
     "EpochProgress": "_callbacks",
     "Fit": "_fit",
     "History": "_callbacks",
     "ProgressReport": "_fit",
     "ReestimateBatchNorm": "_callbacks",
+    "RunFolder": "_run_folder",
+    "RunPart": "_run_folder",
     "balanced_weights": "_plan",
     "bounded_epochs": "_schedules",
     "check_plan_kwargs": "_plan",

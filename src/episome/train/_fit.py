@@ -6,18 +6,19 @@ import contextlib
 import inspect
 import logging
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 from episome import settings
 from episome.errors import ResourceError, UsageError
+from episome.log import get_logger
 from episome.train._callbacks import (
     FEW_UPDATES,
     AverageWeights,
@@ -27,12 +28,17 @@ from episome.train._callbacks import (
     ReestimateBatchNorm,
 )
 from episome.train._plan import ONTOLOGY_MONITOR
+from episome.train._state import begin_at
+from episome.train._stop import Stopped, Stopping
+from episome.train._survive import EVERY_MINUTES, Survive, warn_unwritten
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from episome.train._datamodule import CellDataModule
     from episome.train._plan import CorePlan
+    from episome.train._run_folder import RunPart
+    from episome.train._state import State
+
+logger = get_logger(__name__)
 
 ProgressReport = Callable[[int, int, dict[str, float]], None]
 
@@ -104,6 +110,8 @@ def fit(
     early_stopping: bool = True,
     seed: int | None = None,
     progress: ProgressReport | None = None,
+    checkpoints: RunPart | None = None,
+    checkpoint_every_minutes: float = EVERY_MINUTES,
     **trainer_kwargs: Any,
 ) -> Fit:
     """Train ``plan.core`` in place and leave its best weights in it.
@@ -123,6 +131,11 @@ def fit(
         Of everything random in training; the user's global random state is left as it was.
     progress
         Called after every epoch.
+    checkpoints
+        Where the run is kept: a run that was interrupted goes on from there, and one that is
+        finished is read instead of trained. Ctrl-C and SIGTERM then end after the batch.
+    checkpoint_every_minutes
+        Between two checkpoints in the middle of an epoch; 0: after every batch.
     **trainer_kwargs
         Of ``lightning.Trainer``, and scvi-tools' ``early_stopping_*``. The best weights follow
         ``early_stopping_monitor`` too; the mode is ``"min"`` for losses, else ``"max"``.
@@ -141,6 +154,8 @@ def fit(
         There is no such metric to monitor (E-U36).
     """
     early = _early(plan, {k: trainer_kwargs.pop(k, v) for k, v in _EARLY.items()})
+    if checkpoints is not None and (kept := checkpoints.finished()) is not None:
+        return _read(plan, kept)
     validates = len(datamodule.split.validation) > 0
     history = History()
     best = BestWeights(early["early_stopping_monitor"], early["early_stopping_mode"])
@@ -162,26 +177,91 @@ def fit(
     if progress is not None:
         callbacks.append(EpochProgress(progress))
     callbacks += list(trainer_kwargs.pop("callbacks", None) or [])
-    started = time.monotonic()
+    state = None if checkpoints is None else checkpoints.state()
     # Lightning leaves modes as they are, and a core that has predicted is in evaluation mode.
     plan.train()
-    with _quiet(), _seeded(seed), _fitting_threads(plan, datamodule):
-        trainer = _trainer(
-            max_epochs, accelerator, devices, callbacks, trainer_kwargs, validates=validates
+    with (
+        Stopping(enabled=checkpoints is not None) as stopping,
+        _quiet(),
+        _seeded(seed),
+        _fitting_threads(plan, datamodule),
+    ):
+        survive = Survive(
+            checkpoints,
+            every_minutes=checkpoint_every_minutes,
+            state=state,
+            stopping=stopping,
+            seconds=0.0 if state is None else state["seconds"],
         )
-        _run(trainer, plan, datamodule)
+        trainer = _trainer(
+            max_epochs,
+            accelerator,
+            devices,
+            [*callbacks, survive],
+            trainer_kwargs,
+            validates=validates,
+        )
+        if state is not None:
+            _say_resumed(state)
+            begin_at(trainer, state)
+            datamodule.start_at(state["epoch"], state["batch"])
+        try:
+            _run(trainer, plan, datamodule)
+        except Stopped:
+            stopping.deliver()
         if not validates and trainer.global_step < renorm.few_updates:
             renorm.run(plan)
-    plan.core.to("cpu")
-    plan.core.eval()
-    return Fit(
-        history=history.frames(),
-        best_epoch=best.epoch,
-        n_epochs=trainer.current_epoch,
-        n_updates=trainer.global_step,
-        seconds=time.monotonic() - started,
-        stopped_early=trainer.current_epoch < max_epochs,
+        plan.core.to("cpu")
+        plan.core.eval()
+        found = Fit(
+            history=history.frames(),
+            best_epoch=best.epoch,
+            n_epochs=trainer.current_epoch,
+            n_updates=trainer.global_step,
+            seconds=survive.seconds,
+            stopped_early=trainer.current_epoch < max_epochs,
+        )
+        if checkpoints is not None:
+            _keep(checkpoints, plan, found)
+        # A signal that came while the last epoch was validated.
+        stopping.deliver()
+    return found
+
+
+def _say_resumed(state: State) -> None:
+    logger.info(
+        "training goes on from its checkpoint: epoch %d, %d of %d batches, %d updates",
+        state["epoch"],
+        state["batch"],
+        state["n_batches"],
+        state["updates"],
     )
+
+
+def _keep(part: RunPart, plan: CorePlan, found: Fit) -> None:
+    """Keep what a run leaves; without space for it only its last checkpoint is there."""
+    facts = {f.name: getattr(found, f.name) for f in fields(found)}
+    facts["history"] = {
+        name: [frame.index.tolist(), frame.iloc[:, 0].tolist()]
+        for name, frame in found.history.items()
+    }
+    try:
+        part.finish({"core": plan.core.state_dict(), "fit": facts})
+    except (ResourceError, OSError) as error:
+        warn_unwritten(error)
+
+
+def _read(plan: CorePlan, kept: Mapping[str, Any]) -> Fit:
+    """Put the weights of a run that is finished in place, and return what it left."""
+    logger.info("this run is finished already: its weights are read, nothing is trained")
+    plan.core.load_state_dict(kept["core"])
+    plan.core.eval()
+    facts = dict(kept["fit"])
+    history = {
+        name: pd.DataFrame({name: values}, index=pd.Index(index, name="epoch"), dtype=float)
+        for name, (index, values) in facts.pop("history").items()
+    }
+    return Fit(history=history, **facts)
 
 
 def _early(plan: CorePlan, given: dict[str, Any]) -> dict[str, Any]:
