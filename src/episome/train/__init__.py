@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     )
     from episome.train._datamodule import Batches, CellDataModule
     from episome.train._fit import Fit, ProgressReport, check_trainer_kwargs, fit
+    from episome.train._places import holds_work
     from episome.train._plan import (
         LOSS_MONITOR,
         MONITOR,
@@ -60,6 +61,7 @@ _HOME = {
     "check_plan_kwargs": "_plan",
     "check_trainer_kwargs": "_fit",
     "fit": "_fit",
+    "holds_work": "_places",
     "small_reference_dropout": "_schedules",
     "small_reference_training": "_schedules",
 }

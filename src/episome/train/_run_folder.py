@@ -23,6 +23,7 @@ from episome.io import write_file, write_folder
 from episome.io._atomic import recover
 from episome.log import get_logger
 from episome.train._packing import pack, unpack
+from episome.train._places import CHECKPOINT, FINISHED, SEAL, WORK, holds_work
 
 if TYPE_CHECKING:
     from episome.train._state import State
@@ -30,13 +31,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 FORMAT = 1
-RUN, LOCK, STATE, TENSORS, SEAL = (
-    "run.json",
-    "lock",
-    "state.json",
-    "state.safetensors",
-    "seal.json",
-)
+RUN, LOCK, STATE, TENSORS = "run.json", "lock", "state.json", "state.safetensors"
 _ANEW = 'resume="never" (--resume never) starts anew'
 
 
@@ -57,15 +52,15 @@ class RunPart:
 
     def finished(self) -> Any | None:
         """Return what the run left, where it is finished."""
-        return self.folder.read(f"finished-{self.part}")
+        return self.folder.read(FINISHED.format(self.part))
 
     def finish(self, result: object) -> None:
         """Keep what the run leaves; a later call of training reads it instead of training."""
-        self.folder.write(f"finished-{self.part}", result)
+        self.folder.write(FINISHED.format(self.part), result)
 
     def state(self) -> State | None:
         """Return the last checkpoint of the run."""
-        kept: dict[str, Any] | None = self.folder.read("checkpoint")
+        kept: dict[str, Any] | None = self.folder.read(CHECKPOINT)
         return kept["state"] if kept is not None and kept["part"] == self.part else None
 
     def save(self, state: State) -> None:
@@ -81,7 +76,7 @@ class RunPart:
         ResourceError
             The disk is full (E-R02).
         """
-        self.folder.write("checkpoint", {"part": self.part, "state": state})
+        self.folder.write(CHECKPOINT, {"part": self.part, "state": state})
 
 
 class RunFolder:
@@ -99,9 +94,7 @@ class RunFolder:
     @property
     def holds_work(self) -> bool:
         """Whether a training can go on from here."""
-        return any(
-            (self.path / name).is_dir() for name in ("checkpoint", "finished-1", "finished-2")
-        )
+        return holds_work(self.path)
 
     @contextlib.contextmanager
     def opened(
@@ -140,7 +133,14 @@ class RunFolder:
                 self._begin(facts)
             else:
                 self._require_same(facts)
-            yield self
+            try:
+                yield self
+            finally:
+                if not self.holds_work:
+                    self._clear()
+                    (self.path / LOCK).unlink()
+                    with contextlib.suppress(OSError):  # somebody keeps other things in it
+                        self.path.rmdir()
 
     def part(self, number: int) -> RunPart:
         """Return the place of one run of the training."""
@@ -209,7 +209,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         # First what a later run would go on from: what is half removed is nobody's checkpoint.
-        for name in ("checkpoint", "finished-1", "finished-2"):
+        for name in WORK:
             shutil.rmtree(self.path / name, ignore_errors=True)
         (self.path / RUN).unlink(missing_ok=True)
 
