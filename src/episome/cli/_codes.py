@@ -324,6 +324,10 @@ CODES: dict[str, str] = {
     "E-P14": (
         "No plugin is installed that could do this, or the metadata of a distribution is damaged."
     ),
+    "E-R01": (
+        "The memory that is free is less than what the smallest batch needs. The estimate is made "
+        "of the sizes of the layers, the optimiser's state and the width of the data."
+    ),
     "E-R02": "The disk is full. What was there before is untouched.",
     "E-R04": 'The device does not exist or cannot be used. "auto" takes what is there.',
     "E-T01": (
@@ -337,6 +341,10 @@ CODES: dict[str, str] = {
     "E-T06": (
         "The checkpoint of before is whole, and training goes on. What is done since then would "
         "be lost if the program ended now."
+    ),
+    "E-T07": (
+        "The batch is split, and the gradients of its parts are added up: the updates are those "
+        "of the whole batch, but for batch norms, which see the parts."
     ),
     "E-T13": (
         "A run goes on only with the cells, genes, classes, split, seed, settings and versions "

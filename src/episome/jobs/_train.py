@@ -167,7 +167,7 @@ def run_folder(output: Path) -> Path:
 @contextlib.contextmanager
 def _kept_run(cls: type[EpisomeModel], request: TrainRequest) -> Iterator[dict[str, object]]:
     """Give the arguments that keep a training beside its output; remove it when all is saved."""
-    if "checkpoint_dir" not in inspect.signature(cls.train).parameters:  # type: ignore[attr-defined]
+    if "checkpoint_dir" not in inspect.signature(cls.train).parameters:
         yield {}
         return
     folder = run_folder(request.output)

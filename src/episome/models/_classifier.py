@@ -65,6 +65,7 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
         resume: str | Path = "auto",
         checkpoint_dir: str | Path | None = None,
         checkpoint_every_minutes: float = EVERY_MINUTES,
+        on_nan: Literal["raise", "retry"] = "raise",
         **trainer_kwargs: Any,
     ) -> None:
         """Train the model; the weights of the best epoch by validation macro F1 are kept.
@@ -114,6 +115,9 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
             weights are then those of a run that was never interrupted. By default nothing is.
         checkpoint_every_minutes
             Minutes between two checkpoints; longer epochs also end with one. 0: every batch.
+        on_nan
+            What a loss that is not finite does: ``"raise"``, or ``"retry"``, which trains its
+            epoch again with half the rate, at most three times.
         **trainer_kwargs
             Of ``lightning.Trainer`` (``precision``, ``logger``, ``strategy``, ``callbacks`` ...),
             ``early_stopping_patience`` and its siblings, and ``progress``: a function
@@ -142,7 +146,12 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
             datasplitter_kwargs=datasplitter_kwargs,
             plan_kwargs=plan_kwargs,
             datamodule=datamodule,
-            trainer_kwargs={"accelerator": accelerator, "devices": devices, **trainer_kwargs},
+            trainer_kwargs={
+                "accelerator": accelerator,
+                "devices": devices,
+                "on_nan": on_nan,
+                **trainer_kwargs,
+            },
             resume=resume,
             checkpoint_dir=checkpoint_dir,
             checkpoint_every_minutes=checkpoint_every_minutes,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from episome import plugins, settings
-from episome.data import given_split, split_cells, variable_genes
+from episome.data import given_split, require_choice, split_cells, variable_genes
 from episome.errors import UsageError
 from episome.models._arguments import row_numbers
 from episome.models._base import EpisomeModel
@@ -95,6 +95,7 @@ class NetworkModel(EpisomeModel):
         resume: str | Path = "auto",
         checkpoint_dir: str | Path | None = None,
         checkpoint_every_minutes: float = EVERY_MINUTES,
+        on_nan: Literal["raise", "retry"] = "raise",
         **trainer_kwargs: Any,
     ) -> None:
         """Train the model; the weights of the best epoch by validation loss are kept.
@@ -132,6 +133,9 @@ class NetworkModel(EpisomeModel):
             weights are then those of a run that was never interrupted. By default nothing is.
         checkpoint_every_minutes
             Minutes between two checkpoints; longer epochs also end with one. 0: every batch.
+        on_nan
+            What a loss that is not finite does: ``"raise"``, or ``"retry"``, which trains its
+            epoch again with half the rate, at most three times.
         **trainer_kwargs
             Of ``lightning.Trainer`` (``precision``, ``logger``, ``strategy``, ``callbacks`` ...),
             ``early_stopping_patience`` and its siblings, and ``progress``: a function
@@ -158,7 +162,12 @@ class NetworkModel(EpisomeModel):
             datasplitter_kwargs=datasplitter_kwargs,
             plan_kwargs=plan_kwargs,
             datamodule=datamodule,
-            trainer_kwargs={"accelerator": accelerator, "devices": devices, **trainer_kwargs},
+            trainer_kwargs={
+                "accelerator": accelerator,
+                "devices": devices,
+                "on_nan": on_nan,
+                **trainer_kwargs,
+            },
             resume=resume,
             checkpoint_dir=checkpoint_dir,
             checkpoint_every_minutes=checkpoint_every_minutes,
@@ -190,8 +199,13 @@ class NetworkModel(EpisomeModel):
         progress = trainer_kwargs.pop("progress", None)
         check_plan_kwargs(plan_args, self._plan_cls)
         check_trainer_kwargs(
-            {k: v for k, v in trainer_kwargs.items() if k not in {"accelerator", "devices"}}
+            {
+                k: v
+                for k, v in trainer_kwargs.items()
+                if k not in {"accelerator", "devices", "on_nan"}
+            }
         )
+        require_choice("on_nan", trainer_kwargs.get("on_nan", "raise"), ("raise", "retry"))
         splitter = checked_splitter(datasplitter_kwargs, shuffle_set_split=shuffle_set_split)
         max_epochs = int(given(max_epochs, defaults.pop("max_epochs")))
         batch_size = int(given(batch_size, defaults.pop("batch_size")))

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
         ReestimateBatchNorm,
     )
     from episome.train._datamodule import Batches, CellDataModule
-    from episome.train._fit import Fit, ProgressReport, check_trainer_kwargs, fit
+    from episome.train._fit import ProgressReport, check_trainer_kwargs, fit
+    from episome.train._once import Fit
     from episome.train._places import holds_work
     from episome.train._plan import (
         LOSS_MONITOR,
@@ -50,7 +51,7 @@ _HOME = {
     "LossPlan": "_plan",
     "EVERY_MINUTES": "_survive",
     "EpochProgress": "_callbacks",
-    "Fit": "_fit",
+    "Fit": "_once",
     "History": "_callbacks",
     "ProgressReport": "_fit",
     "ReestimateBatchNorm": "_callbacks",

@@ -75,6 +75,8 @@ class CellDataModule(pl.LightningDataModule):
         self.labels, self.split, self.donors = labels, split, donors
         self.batch_size, self.drop_last, self.seed = batch_size, drop_last, seed
         self.others = dict(others or {})
+        #: Into how many a batch is split for want of memory.
+        self.parts = 1
         self._start: tuple[int, int] | None = None
 
     def start_at(self, epoch: int, batches: int) -> None:
@@ -94,7 +96,7 @@ class CellDataModule(pl.LightningDataModule):
         split = self.split
         nothing = np.empty(0, dtype=np.int64)
         both = np.union1d(split.train, split.validation)
-        return CellDataModule(
+        found = CellDataModule(
             self.source,
             self.alignment,
             rule=self.rule,
@@ -107,6 +109,8 @@ class CellDataModule(pl.LightningDataModule):
             donors=self.donors,
             others=self.others,
         )
+        found.parts = self.parts
+        return found
 
     def loader(
         self,
@@ -124,7 +128,7 @@ class CellDataModule(pl.LightningDataModule):
             kind=self.kind,
             rows=rows,
             labels=self.labels,
-            batch_size=batch_size or self.batch_size,
+            batch_size=batch_size or self.batch_size // self.parts,
             shuffle=shuffle,
             drop_last=drop_last,
             seed=self.seed,

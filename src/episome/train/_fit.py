@@ -5,32 +5,22 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
 
 from episome import settings
 from episome.errors import ResourceError, UsageError
 from episome.log import get_logger
-from episome.train._callbacks import (
-    FEW_UPDATES,
-    AverageWeights,
-    BestWeights,
-    EpochProgress,
-    History,
-    ReestimateBatchNorm,
-)
+from episome.train._once import Fit, Once
 from episome.train._plan import ONTOLOGY_MONITOR
-from episome.train._state import begin_at
-from episome.train._stop import Stopped, Stopping
-from episome.train._survive import EVERY_MINUTES, Survive, warn_unwritten
+from episome.train._stop import Stopping
+from episome.train._survive import EVERY_MINUTES, warn_unwritten
 
 if TYPE_CHECKING:
     from episome.train._datamodule import CellDataModule
@@ -57,21 +47,6 @@ _REFUSED = {
     "checkpointing_monitor": "pass early_stopping_monitor",
     "val_check_interval": "validation runs at the end of epochs; see check_val_every_n_epoch",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """What a training run leaves beside the weights.
-
-    ``best_epoch`` is ``None`` when there was no validation.
-    """
-
-    history: Mapping[str, pd.DataFrame]
-    best_epoch: int | None
-    n_epochs: int
-    n_updates: int
-    seconds: float
-    stopped_early: bool
 
 
 def check_trainer_kwargs(trainer_kwargs: Mapping[str, object]) -> None:
@@ -112,6 +87,7 @@ def fit(
     progress: ProgressReport | None = None,
     checkpoints: RunPart | None = None,
     checkpoint_every_minutes: float = EVERY_MINUTES,
+    on_nan: Literal["raise", "retry"] = "raise",
     **trainer_kwargs: Any,
 ) -> Fit:
     """Train ``plan.core`` in place and leave its best weights in it.
@@ -136,6 +112,9 @@ def fit(
         finished is read instead of trained. Ctrl-C and SIGTERM then end after the batch.
     checkpoint_every_minutes
         Between two checkpoints in the middle of an epoch; 0: after every batch.
+    on_nan
+        ``"retry"`` trains the epoch of a loss that is not finite again, with half the rate, at
+        most three times.
     **trainer_kwargs
         Of ``lightning.Trainer``, and scvi-tools' ``early_stopping_*``. The best weights follow
         ``early_stopping_monitor`` too; the mode is ``"min"`` for losses, else ``"max"``.
@@ -149,35 +128,36 @@ def fit(
     TrainingError
         The loss is not finite (E-T01).
     ResourceError
-        The device does not exist (E-R04).
+        The device does not exist (E-R04), or its memory is not enough for the smallest batch
+        (E-R01).
     UsageError
         There is no such metric to monitor (E-U36).
     """
     early = _early(plan, {k: trainer_kwargs.pop(k, v) for k, v in _EARLY.items()})
     if checkpoints is not None and (kept := checkpoints.finished()) is not None:
         return _read(plan, kept)
-    validates = len(datamodule.split.validation) > 0
-    history = History()
-    best = BestWeights(early["early_stopping_monitor"], early["early_stopping_mode"])
-    average = [] if plan.weight_average is None else [AverageWeights(plan.weight_average)]
-    # Averaged weights have no running statistics of their own: theirs are always estimated anew.
-    renorm = ReestimateBatchNorm(datamodule, few_updates=sys.maxsize if average else FEW_UPDATES)
-    # Order matters: average in, its statistics, then the best epoch's copy.
-    callbacks: list[pl.Callback] = [*average, renorm, *([best] if validates else [])]
-    if early_stopping and validates:
-        callbacks.append(
-            EarlyStopping(
-                early["early_stopping_monitor"],
-                mode=early["early_stopping_mode"],
-                patience=early["early_stopping_patience"],
-                min_delta=early["early_stopping_min_delta"],
-            )
-        )
-    callbacks.append(history)
-    if progress is not None:
-        callbacks.append(EpochProgress(progress))
-    callbacks += list(trainer_kwargs.pop("callbacks", None) or [])
     state = None if checkpoints is None else checkpoints.state()
+    if state is not None:
+        _say_resumed(state)
+        datamodule.parts = state["parts"]
+    run = Once(
+        plan,
+        datamodule,
+        early,
+        max_epochs=max_epochs,
+        early_stopping=early_stopping,
+        progress=progress,
+        trainer={
+            "accelerator": accelerator,
+            "devices": devices,
+            **trainer_kwargs,
+            "callbacks": list(trainer_kwargs.get("callbacks") or []),
+        },
+        checkpoints=checkpoints,
+        every_minutes=checkpoint_every_minutes,
+        on_nan=on_nan,
+        state=state,
+    )
     # Lightning leaves modes as they are, and a core that has predicted is in evaluation mode.
     plan.train()
     with (
@@ -186,41 +166,10 @@ def fit(
         _seeded(seed),
         _fitting_threads(plan, datamodule),
     ):
-        survive = Survive(
-            checkpoints,
-            every_minutes=checkpoint_every_minutes,
-            state=state,
-            stopping=stopping,
-            seconds=0.0 if state is None else state["seconds"],
-        )
-        trainer = _trainer(
-            max_epochs,
-            accelerator,
-            devices,
-            [*callbacks, survive],
-            trainer_kwargs,
-            validates=validates,
-        )
-        if state is not None:
-            _say_resumed(state)
-            begin_at(trainer, state)
-            datamodule.start_at(state["epoch"], state["batch"])
-        try:
-            _run(trainer, plan, datamodule)
-        except Stopped:
-            stopping.deliver()
-        if not validates and trainer.global_step < renorm.few_updates:
-            renorm.run(plan)
+        while (found := run.run(stopping)) is None:
+            plan.train()
         plan.core.to("cpu")
         plan.core.eval()
-        found = Fit(
-            history=history.frames(),
-            best_epoch=best.epoch,
-            n_epochs=trainer.current_epoch,
-            n_updates=trainer.global_step,
-            seconds=survive.seconds,
-            stopped_early=trainer.current_epoch < max_epochs,
-        )
         if checkpoints is not None:
             _keep(checkpoints, plan, found)
         # A signal that came while the last epoch was validated.
@@ -276,55 +225,6 @@ def _early(plan: CorePlan, given: dict[str, Any]) -> dict[str, Any]:
         )
     mode = given["early_stopping_mode"] or ("min" if "loss" in monitor else "max")
     return {**given, "early_stopping_monitor": monitor, "early_stopping_mode": mode}
-
-
-def _trainer(
-    max_epochs: int,
-    accelerator: str,
-    devices: int | list[int] | str,
-    callbacks: list[pl.Callback],
-    trainer_kwargs: dict[str, object],
-    *,
-    validates: bool,
-) -> pl.Trainer:
-    defaults: dict[str, object] = {
-        "logger": False,
-        "enable_model_summary": False,
-        "enable_progress_bar": False,
-        "num_sanity_val_steps": 0,
-        "gradient_clip_val": 1.0,
-        # Buffers touched under inference mode could not be updated again in training.
-        "inference_mode": False,
-        # A new loader per epoch carries the epoch's order.
-        "reload_dataloaders_every_n_epochs": 1,
-        "limit_val_batches": 1.0 if validates else 0,
-    }
-    try:
-        return pl.Trainer(
-            max_epochs=max_epochs,
-            accelerator=accelerator,
-            devices=devices,
-            callbacks=callbacks,
-            enable_checkpointing=False,
-            **{**defaults, **trainer_kwargs},
-        )
-    except (pl.utilities.exceptions.MisconfigurationException, ValueError) as error:
-        if accelerator in {"auto", "cpu"}:
-            raise
-        raise ResourceError(
-            "E-R04",
-            f"accelerator={accelerator!r}, devices={devices!r} cannot be used",
-            why=str(error).splitlines()[0],
-            fix='accelerator="auto" takes what is there',
-        ) from error
-
-
-def _run(trainer: pl.Trainer, plan: CorePlan, datamodule: CellDataModule) -> None:
-    try:
-        trainer.fit(plan, datamodule=datamodule)
-    except SystemExit as stop:
-        # Lightning turns Ctrl-C into SystemExit(1); callers expect the interrupt.
-        raise KeyboardInterrupt from stop
 
 
 @contextlib.contextmanager

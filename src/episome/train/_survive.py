@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import lightning.pytorch as pl
 
 from episome.errors import Problem, ResourceError, warn
 from episome.log import get_logger
+from episome.train._memory import is_out_of_memory
 from episome.train._state import State, capture, go_on, is_finite, restore
 from episome.train._stop import NAMES, Stopped, Stopping
 
@@ -21,6 +23,8 @@ logger = get_logger(__name__)
 EVERY_MINUTES = 5.0
 #: An epoch that ends sooner after a checkpoint writes none: writing costs a twentieth at most.
 SHORT_SECONDS, SHARE = 5.0, 20.0
+#: Batches after the first by which the time of a training is told, and what is not worth a word.
+TIMED, LONG_SECONDS = 10, 60.0
 
 
 class Survive(pl.Callback):
@@ -41,8 +45,6 @@ class Survive(pl.Callback):
         Signals that end the run after the batch.
     keep
         Keep the state of the beginning of the epoch in memory, as ``last``.
-    seconds
-        How long the run took before.
     """
 
     def __init__(
@@ -53,15 +55,20 @@ class Survive(pl.Callback):
         state: State | None,
         stopping: Stopping,
         keep: bool = False,
-        seconds: float = 0.0,
     ) -> None:
         self.part, self.every = part, every_minutes * 60
-        self.state, self.stopping, self.keep = state, stopping, keep
-        self.last: State | None = None
-        self._sums_wait = bool(state and state["sums"])
-        self._started = time.monotonic() - seconds
+        self.stopping, self.keep = stopping, keep
+        self.at_failure: State | None = None
+        self._started = time.monotonic() - (0.0 if state is None else state["seconds"])
+        self.start_from(state)
         self._saved, self._cost = time.monotonic(), 0.0
         self._batch = 0
+        self._timed: list[float] = []
+
+    def start_from(self, state: State | None) -> None:
+        """Choose the state from which training goes on."""
+        self.state = self.last = state
+        self._sums_wait = bool(state and state["sums"])
 
     @property
     def seconds(self) -> float:
@@ -82,7 +89,7 @@ class Survive(pl.Callback):
         self._batch = 0
         at_start = self.state is not None and trainer.current_epoch == self.state["epoch"]
         if self.keep:
-            self.last = self._capture(trainer, pl_module, 0)
+            self.last = copy.deepcopy(self._capture(trainer, pl_module, 0))
         waited = time.monotonic() - self._saved
         due = waited >= min(self.every, max(SHORT_SECONDS, SHARE * self._cost))
         self._save(trainer, pl_module, 0, due=due and trainer.current_epoch > 0 and not at_start)
@@ -96,6 +103,7 @@ class Survive(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Keep the state between two batches, where it is time or somebody wants to stop."""
+        self._say_time(trainer, batch_idx)
         if self._sums_wait and self.state is not None:
             go_on(trainer, self.state)
             self._sums_wait = False
@@ -105,6 +113,33 @@ class Survive(pl.Callback):
         if not last and self._batch % trainer.accumulate_grad_batches == 0:
             due = time.monotonic() - self._saved >= self.every
             self._save(trainer, pl_module, self._batch, due=due)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Keep where a batch that did not fit into memory was to begin."""
+        if is_out_of_memory(exception) and trainer.training:
+            # Gradients that were added up for an update that did not come are gone.
+            batch = self._batch - self._batch % trainer.accumulate_grad_batches
+            self.at_failure = self._capture(trainer, pl_module, batch)
+
+    def _say_time(self, trainer: pl.Trainer, batch_idx: int) -> None:
+        """Say after some batches how long the training will take at most."""
+        if len(self._timed) > TIMED:
+            return
+        self._timed.append(time.monotonic())
+        if len(self._timed) <= TIMED:
+            return
+        per_batch = (self._timed[-1] - self._timed[0]) / TIMED
+        epochs = (trainer.max_epochs or 1) - trainer.current_epoch
+        left = per_batch * (epochs * trainer.num_training_batches - batch_idx)
+        if left >= LONG_SECONDS:
+            logger.info(
+                "%d batches an epoch, %.2f s each: the training takes at most %s",
+                trainer.num_training_batches,
+                per_batch,
+                _duration(left),
+            )
 
     def _save(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: int, *, due: bool
@@ -134,7 +169,13 @@ class Survive(pl.Callback):
         self._cost = self._saved - started
 
     def _capture(self, trainer: pl.Trainer, plan: Any, batch: int) -> State:
-        return {**capture(trainer, plan, batch=batch), "seconds": self.seconds}
+        state = capture(trainer, plan, batch=batch)
+        return {**state, "seconds": self.seconds, "parts": trainer.datamodule.parts}
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
 
 
 def warn_unwritten(error: Exception) -> None:
