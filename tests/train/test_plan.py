@@ -79,7 +79,9 @@ def test_a_loss_that_is_not_finite_names_the_cells(plan, monkeypatch):
     made, cells = plan(lr=0.5), batch()
     cells["X"][0, 0] = float("nan")
     monkeypatch.setattr(
-        ClassifierPlan, "trainer", type("T", (), {"precision": "32-true", "current_epoch": 0})
+        ClassifierPlan,
+        "trainer",
+        type("T", (), {"precision": "32-true", "current_epoch": 0, "global_step": 3}),
     )
 
     with pytest.raises(TrainingError, match=r"cells 100 to 108.*lr=0.5.*E-T01"):

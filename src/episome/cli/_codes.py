@@ -324,11 +324,31 @@ CODES: dict[str, str] = {
     "E-P14": (
         "No plugin is installed that could do this, or the metadata of a distribution is damaged."
     ),
+    "E-R01": (
+        "The memory that is free is less than what the smallest batch needs. The estimate is made "
+        "of the sizes of the layers, the optimiser's state and the width of the data."
+    ),
     "E-R02": "The disk is full. What was there before is untouched.",
     "E-R04": 'The device does not exist or cannot be used. "auto" takes what is there.',
     "E-T01": (
         "The loss became NaN or infinite. The model has the weights of before. A lower rate "
         "or full precision usually helps."
+    ),
+    "E-T03": (
+        "The folder holds no checkpoint that can be read. A checkpoint is sealed with checksums; "
+        "one that a killed program was writing never takes the place of the one before."
+    ),
+    "E-T06": (
+        "The checkpoint of before is whole, and training goes on. What is done since then would "
+        "be lost if the program ended now."
+    ),
+    "E-T07": (
+        "The batch is split, and the gradients of its parts are added up: the updates are those "
+        "of the whole batch, but for batch norms, which see the parts."
+    ),
+    "E-T13": (
+        "A run goes on only with the cells, genes, classes, split, seed, settings and versions "
+        "that it began with: anything else would be a mixture of two runs."
     ),
     "E-U01": "The command or option does not exist, or a required one is missing.",
     "E-U02": "The value of an option is not one that it takes.",
@@ -585,6 +605,7 @@ CODES: dict[str, str] = {
         "Types are told by terms of the Cell Ontology, such as CL:0000084. A term that was "
         "replaced is followed to the one that replaced it."
     ),
+    "E-U97": "A run goes on in the folder that holds its checkpoints.",
     "E-X01": (
         "A bug in episome. The crash report holds versions, the command and the place; no data."
     ),

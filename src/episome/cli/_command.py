@@ -71,6 +71,8 @@ class State:
         What the JSON object lists, also after a failure.
     stdout
         The real standard output while a command runs; see :func:`run_command`.
+    resumable
+        Whether the command goes on where it was interrupted when it is given again.
     """
 
     command: str = ""
@@ -83,6 +85,7 @@ class State:
     outputs: list[Any] = field(default_factory=list)
     warnings: list[Any] = field(default_factory=list)
     stdout: IO[str] | None = None
+    resumable: bool = False
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import os
 import platform
+import shlex
 import signal
 import sys
 import threading
@@ -131,14 +132,15 @@ def _usage(error: click.ClickException, argv: list[str]) -> int:
 
 
 def _stopped(argv: list[str], text: str, kind: str, code: int) -> int:
+    again = shlex.join(["episome", *argv]) if _state(argv).resumable else None
     body: dict[str, Any] = {
         "code": kind,
         "class": "Interrupted",
         "message": text,
-        "fix": None,
+        "fix": again,
         "details": {},
     }
-    _say(argv, text, body)
+    _say(argv, f"{text}. To go on: {again}" if again else text, body)
     return code
 
 

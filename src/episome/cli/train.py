@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ import click
 from episome.cli._command import (
     NO_DIFFERENCE,
     Outcome,
+    State,
     command_options,
     examples,
     file_options,
@@ -25,7 +28,7 @@ from episome.cli._command import (
 from episome.errors import UsageError
 
 if TYPE_CHECKING:
-    from episome.jobs import Run
+    from episome.jobs import Run, TrainRequest
     from episome.plugins import ModelSpec
 
 __all__ = ["command"]
@@ -133,6 +136,14 @@ __all__ = ["command"]
     help="Seconds that METHOD auto may compare; the training of the best comes on top.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--resume",
+    type=click.Choice(["auto", "never"]),
+    default="auto",
+    show_default=True,
+    help="Go on from what the same command left when it was interrupted, or start anew "
+    "(networks).",
+)
 @machine_options
 @click.option(
     "--backed",
@@ -207,6 +218,7 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         max_memory=options["max_memory"],
         trust=options["trust"],
         backed=options["backed"],
+        resume=options["resume"],
         models=_listed(options["models"] or ""),
         time_budget=options["time_budget"],
     )
@@ -215,7 +227,10 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     state.inputs.append(
         describe_input(request.input) if state.json else {"path": str(request.input)}
     )
-    with progress(None, "training", unit="epochs", enabled=_visible(ctx)) as bar:
+    with (
+        progress(None, "training", unit="epochs", enabled=_visible(ctx)) as bar,
+        _resumable(state, request),
+    ):
         result = train(request, progress=lambda done, total, m: bar.update(done, _shown(m, total)))
     metrics = {k: v for k, v in result.fit.items() if str(k).startswith("validation")}
     outcome = Outcome(
@@ -235,6 +250,19 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     return remembered(run, outcome)
 
 
+@contextlib.contextmanager
+def _resumable(state: State, request: TrainRequest) -> Iterator[None]:
+    """Remember of a command that is interrupted whether it would go on."""
+    from episome.jobs import run_folder
+    from episome.train import holds_work
+
+    try:
+        yield
+    except BaseException:
+        state.resumable = holds_work(run_folder(request.output))
+        raise
+
+
 def _wants_labels(spec: ModelSpec | None) -> bool:
     """Whether labelled cells are needed: an annotator that is not tagged ``unlabelled``."""
     if spec is None:
@@ -250,7 +278,8 @@ def _run(options: dict[str, Any]) -> Run:
     from episome.jobs import Run
 
     read = ("input", "labels_file", "own_terms", "markers")
-    other = {k: v for k, v in options.items() if k not in {*read, "output", *NO_DIFFERENCE}}
+    no_difference = {"output", "resume", *NO_DIFFERENCE}
+    other = {k: v for k, v in options.items() if k not in {*read, *no_difference}}
     return Run("train", options["output"], other, [options[k] for k in read])
 
 

@@ -109,6 +109,8 @@ class CellLoader:
             raise UsageError("E-U30", f"order={order!r}", fix='use "auto", "exact" or "blocks"')
         self.order, self.buffer_bytes = order, buffer_bytes
         self.epoch = 0
+        # Batches of the epoch that are done, and those that the next iteration leaves out.
+        self._done = self._skip = 0
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.rows), self.batch_size)
@@ -118,23 +120,49 @@ class CellLoader:
         """Choose the epoch whose order the next iteration uses."""
         self.epoch = epoch
 
+    def state_dict(self) -> dict[str, int]:
+        """Return the epoch, and how many of its batches were handed out."""
+        return {"epoch": self.epoch, "batches": self._done}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Let the next iteration go on where another one was left.
+
+        Parameters
+        ----------
+        state
+            Of :meth:`state_dict`; what was handed out is not read again.
+        """
+        self.epoch, self._done = int(state["epoch"]), int(state["batches"])
+        self._skip = self._done
+
     def __iter__(self) -> Iterator[Batch]:
+        self._done, self._skip = self._skip, 0
+        for batch in self._epoch(self._done):
+            self._done += 1
+            yield batch
+
+    def _epoch(self, done: int) -> Iterator[Batch]:
+        """Batches of the epoch without those that are done."""
         if not self.shuffle:
-            yield from map(self.batch, self._batches(self.rows))
+            yield from map(self.batch, self._batches(self.rows, done))
             return
         seed = settings.stream_seed("order", self.seed)
         rng = np.random.default_rng([seed, self.epoch])
         if self.order == "exact" or (self.order == "auto" and in_memory(self.source)):
-            yield from map(self.batch, self._batches(rng.permutation(self.rows)))
+            yield from map(self.batch, self._batches(rng.permutation(self.rows), done))
             return
         blocks = self.block_order()
         logger.debug("%s: %s", self.source.where, blocks.text)
-        batches = self._batches(blocks.epoch(self.rows, rng))
-        while buffer := list(islice(batches, blocks.buffer_rows // self.batch_size)):
+        batches = self._batches(blocks.epoch(self.rows, rng), done)
+        per_buffer = blocks.buffer_rows // self.batch_size
+        # The rest of the buffer in which the epoch was left, then whole ones again.
+        wanted = per_buffer - done % per_buffer
+        while buffer := list(islice(batches, wanted)):
             yield from self._mixed(buffer)
+            wanted = per_buffer
 
-    def _batches(self, order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        for i in range(len(self)):
+    def _batches(self, order: NDArray[np.int64], done: int = 0) -> Iterator[NDArray[np.int64]]:
+        for i in range(done, len(self)):
             yield order[i * self.batch_size : (i + 1) * self.batch_size]
 
     def block_order(self) -> BlockOrder:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from episome.jobs._labels_file import LabelJoin, join_labels
     from episome.jobs._new_plugin import NewPluginRequest, NewPluginResult, new_plugin
     from episome.jobs._runs import Run
-    from episome.jobs._train import TrainRequest, TrainResult, device_arguments, train
+    from episome.jobs._train import TrainRequest, TrainResult, device_arguments, run_folder, train
 
 _HOME = {
     "AnnotateRequest": "_annotate",
@@ -67,6 +67,7 @@ _HOME = {
     "device_arguments": "_train",
     "join_labels": "_labels_file",
     "new_plugin": "_new_plugin",
+    "run_folder": "_train",
     "train": "_train",
     "train_auto": "_auto",
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from episome.io import check_model_output, is_corpus
 from episome.jobs._auto import train_auto
 from episome.jobs._labels_file import join_labels
 from episome.log import get_logger
+from episome.train import holds_work
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -62,6 +65,9 @@ class TrainRequest:
     backed
         Leave the cells of h5ad and zarr in the file and read them while training. Chosen by itself
         where they would not fit into memory, by models that can.
+    resume
+        ``"auto"`` goes on from what an earlier run of the same request left beside the output,
+        ``"never"`` starts anew; for models that are trained in epochs.
     models, time_budget
         Of ``train_auto``, for the method ``"auto"``.
     """
@@ -79,6 +85,7 @@ class TrainRequest:
     max_memory: int | None = None
     trust: bool = False
     backed: bool = False
+    resume: str = "auto"
     models: tuple[str, ...] = ()
     time_budget: float = 600.0
 
@@ -146,9 +153,31 @@ def train(request: TrainRequest, *, progress: ProgressReport | None = None) -> T
         )
     if progress is not None:
         train_args["progress"] = progress
-    model.train(**train_args)
-    model.save(request.output, overwrite=request.overwrite)
+    with _kept_run(cls, request) as kept:
+        model.train(**train_args, **kept)
+        model.save(request.output, overwrite=request.overwrite)
     return _result(model, request.output, spec.name, tuple(notes))
+
+
+def run_folder(output: Path) -> Path:
+    """Return the place of an unfinished training, beside its output."""
+    return output.parent / f".{output.name}.training"
+
+
+@contextlib.contextmanager
+def _kept_run(cls: type[EpisomeModel], request: TrainRequest) -> Iterator[dict[str, object]]:
+    """Give the arguments that keep a training beside its output; remove it when all is saved."""
+    if "checkpoint_dir" not in inspect.signature(cls.train).parameters:
+        yield {}
+        return
+    folder = run_folder(request.output)
+    try:
+        yield {"checkpoint_dir": folder, "resume": request.resume}
+    except BaseException:
+        if holds_work(folder):
+            logger.warning("what is done is kept in %s", folder)
+        raise
+    shutil.rmtree(folder)
 
 
 def _cells(

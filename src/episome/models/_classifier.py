@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,7 +17,13 @@ from episome.models._embedding import EmbeddingMixin
 from episome.models._explanation import ExplanationMixin
 from episome.models._network import NetworkModel
 from episome.models._training import donor_augmentation, normalized_rows
-from episome.train import CellDataModule, ClassifierPlan, CorePlan, balanced_weights
+from episome.train import (
+    EVERY_MINUTES,
+    CellDataModule,
+    ClassifierPlan,
+    CorePlan,
+    balanced_weights,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -55,6 +62,10 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
         datasplitter_kwargs: Mapping[str, Any] | None = None,
         plan_kwargs: Mapping[str, Any] | None = None,
         datamodule: CellDataModule | None = None,
+        resume: str | Path = "auto",
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_every_minutes: float = EVERY_MINUTES,
+        on_nan: Literal["raise", "retry"] = "raise",
         **trainer_kwargs: Any,
     ) -> None:
         """Train the model; the weights of the best epoch by validation macro F1 are kept.
@@ -96,6 +107,17 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
             ``label_smoothing``, ``weight_average``, ``class_weight`` (``"balanced"`` or ``None``).
         datamodule
             Batches made by the caller instead of the model's own data.
+        resume
+            With a ``checkpoint_dir``: ``"auto"`` goes on from the run that was interrupted there,
+            or reads the one that is finished; ``"never"`` starts anew. Or the folder of a run.
+        checkpoint_dir
+            Folder of the run, in which everything that decides what comes next is kept; the
+            weights are then those of a run that was never interrupted. By default nothing is.
+        checkpoint_every_minutes
+            Minutes between two checkpoints; longer epochs also end with one. 0: every batch.
+        on_nan
+            What a loss that is not finite does: ``"raise"``, or ``"retry"``, which trains its
+            epoch again with half the rate, at most three times.
         **trainer_kwargs
             Of ``lightning.Trainer`` (``precision``, ``logger``, ``strategy``, ``callbacks`` ...),
             ``early_stopping_patience`` and its siblings, and ``progress``: a function
@@ -104,9 +126,12 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
         Raises
         ------
         UsageError
-            Unknown or impossible arguments, before anything is computed.
+            Unknown or impossible arguments, before anything is computed; the run in the folder
+            is another one (E-T13).
         TrainingError
             The loss is not finite (E-T01).
+        ResourceError
+            Another program trains into the folder (E-R05).
         """
         if augment is not None:
             require_choice("augment", augment, ("donor",))
@@ -121,7 +146,15 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
             datasplitter_kwargs=datasplitter_kwargs,
             plan_kwargs=plan_kwargs,
             datamodule=datamodule,
-            trainer_kwargs={"accelerator": accelerator, "devices": devices, **trainer_kwargs},
+            trainer_kwargs={
+                "accelerator": accelerator,
+                "devices": devices,
+                "on_nan": on_nan,
+                **trainer_kwargs,
+            },
+            resume=resume,
+            checkpoint_dir=checkpoint_dir,
+            checkpoint_every_minutes=checkpoint_every_minutes,
             calibration_size=0.0
             if datamodule is not None
             else self._calibration_size(calibration_size, train_size, validation_size),

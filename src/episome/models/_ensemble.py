@@ -148,6 +148,10 @@ class Ensemble(ExplanationMixin, CallsMixin):
         progress = train_kwargs.pop("progress", None)
         for i, member in enumerate(self.members):
             args = dict(train_kwargs)
+            for name in ("checkpoint_dir", "resume"):
+                # Every member has a run of its own.
+                if args.get(name) not in {None, "auto", "never"}:
+                    args[name] = Path(args[name]) / f"member-{i}"
             if progress is not None:
                 args["progress"] = part_of(progress, i, len(self))
             if i > 0 and "datamodule" not in args:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
 from episome import plugins, settings
-from episome.data import given_split, split_cells, variable_genes
+from episome.data import given_split, require_choice, split_cells, variable_genes
 from episome.errors import UsageError
 from episome.models._arguments import row_numbers
 from episome.models._base import EpisomeModel
+from episome.models._resume import checked_resume, run_facts, run_parts
 from episome.models._training import (
     append_history,
     checked_splitter,
     given,
     normalized_rows,
     part_of,
+    require_not_negative,
     require_positive,
 )
 from episome.train import (
+    EVERY_MINUTES,
     CellDataModule,
     CorePlan,
     Fit,
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
 
     from episome.data import CellSource, Query, Split
     from episome.nn import TorchCore
-    from episome.train import ProgressReport
+    from episome.train import ProgressReport, RunPart
 
 
 class NetworkModel(EpisomeModel):
@@ -88,6 +92,10 @@ class NetworkModel(EpisomeModel):
         datasplitter_kwargs: Mapping[str, Any] | None = None,
         plan_kwargs: Mapping[str, Any] | None = None,
         datamodule: CellDataModule | None = None,
+        resume: str | Path = "auto",
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_every_minutes: float = EVERY_MINUTES,
+        on_nan: Literal["raise", "retry"] = "raise",
         **trainer_kwargs: Any,
     ) -> None:
         """Train the model; the weights of the best epoch by validation loss are kept.
@@ -117,6 +125,17 @@ class NetworkModel(EpisomeModel):
             ``weight_average``.
         datamodule
             Batches made by the caller instead of the model's own data.
+        resume
+            With a ``checkpoint_dir``: ``"auto"`` goes on from the run that was interrupted there,
+            or reads the one that is finished; ``"never"`` starts anew. Or the folder of a run.
+        checkpoint_dir
+            Folder of the run, in which everything that decides what comes next is kept; the
+            weights are then those of a run that was never interrupted. By default nothing is.
+        checkpoint_every_minutes
+            Minutes between two checkpoints; longer epochs also end with one. 0: every batch.
+        on_nan
+            What a loss that is not finite does: ``"raise"``, or ``"retry"``, which trains its
+            epoch again with half the rate, at most three times.
         **trainer_kwargs
             Of ``lightning.Trainer`` (``precision``, ``logger``, ``strategy``, ``callbacks`` ...),
             ``early_stopping_patience`` and its siblings, and ``progress``: a function
@@ -125,9 +144,12 @@ class NetworkModel(EpisomeModel):
         Raises
         ------
         UsageError
-            Unknown or impossible arguments, before anything is computed.
+            Unknown or impossible arguments, before anything is computed; the run in the folder
+            is another one (E-T13).
         TrainingError
             The loss is not finite (E-T01).
+        ResourceError
+            Another program trains into the folder (E-R05).
         """
         self._train(
             max_epochs=max_epochs,
@@ -140,7 +162,15 @@ class NetworkModel(EpisomeModel):
             datasplitter_kwargs=datasplitter_kwargs,
             plan_kwargs=plan_kwargs,
             datamodule=datamodule,
-            trainer_kwargs={"accelerator": accelerator, "devices": devices, **trainer_kwargs},
+            trainer_kwargs={
+                "accelerator": accelerator,
+                "devices": devices,
+                "on_nan": on_nan,
+                **trainer_kwargs,
+            },
+            resume=resume,
+            checkpoint_dir=checkpoint_dir,
+            checkpoint_every_minutes=checkpoint_every_minutes,
         )
 
     def _train(
@@ -157,6 +187,9 @@ class NetworkModel(EpisomeModel):
         plan_kwargs: Mapping[str, Any] | None,
         datamodule: CellDataModule | None,
         trainer_kwargs: dict[str, Any],
+        resume: str | Path,
+        checkpoint_dir: str | Path | None,
+        checkpoint_every_minutes: float,
         calibration_size: float = 0.0,
         **of_the_plan: Any,
     ) -> None:
@@ -166,14 +199,21 @@ class NetworkModel(EpisomeModel):
         progress = trainer_kwargs.pop("progress", None)
         check_plan_kwargs(plan_args, self._plan_cls)
         check_trainer_kwargs(
-            {k: v for k, v in trainer_kwargs.items() if k not in {"accelerator", "devices"}}
+            {
+                k: v
+                for k, v in trainer_kwargs.items()
+                if k not in {"accelerator", "devices", "on_nan"}
+            }
         )
+        require_choice("on_nan", trainer_kwargs.get("on_nan", "raise"), ("raise", "retry"))
         splitter = checked_splitter(datasplitter_kwargs, shuffle_set_split=shuffle_set_split)
         max_epochs = int(given(max_epochs, defaults.pop("max_epochs")))
         batch_size = int(given(batch_size, defaults.pop("batch_size")))
         early = bool(given(early_stopping, defaults.pop("early_stopping", True)))
         refit = bool(given(refit, defaults.pop("refit", False)))
         require_positive(max_epochs=max_epochs, batch_size=batch_size)
+        keeps = checked_resume(checkpoint_dir, resume)[0] is not None
+        require_not_negative(checkpoint_every_minutes=checkpoint_every_minutes)
         if datamodule is None:
             split = self._split(
                 splitter.get("external_indexing"), train_size, validation_size, calibration_size
@@ -184,16 +224,25 @@ class NetworkModel(EpisomeModel):
                 batch_size,
                 drop_last=bool(splitter.get("drop_last", True)),
             )
-        self._fit(
-            datamodule,
-            plan_args,
-            of_the_plan,
-            refit=refit,
-            max_epochs=max_epochs,
-            early_stopping=early,
-            progress=progress,
-            **{**defaults, **trainer_kwargs},
-        )
+        run: dict[str, Any] = {"max_epochs": max_epochs, "early_stopping": early}
+        run |= {**defaults, **trainer_kwargs}
+        chosen: dict[str, Any] = {
+            "batch_size": datamodule.batch_size,
+            "drop_last": datamodule.drop_last,
+        }
+        chosen |= {"refit": refit, "plan_kwargs": plan_args, **of_the_plan, **run}
+        facts = run_facts(self, datamodule, chosen) if keeps else {}
+        with run_parts(checkpoint_dir, resume, facts) as parts:
+            self._fit(
+                datamodule,
+                plan_args,
+                of_the_plan,
+                refit=refit,
+                progress=progress,
+                parts=parts,
+                checkpoint_every_minutes=checkpoint_every_minutes,
+                **run,
+            )
 
     # --- cells ------------------------------------------------------------------------------
 
@@ -267,6 +316,7 @@ class NetworkModel(EpisomeModel):
         *,
         refit: bool,
         progress: ProgressReport | None,
+        parts: tuple[RunPart | None, RunPart | None],
         **fit_kwargs: Any,
     ) -> None:
         before = {k: v.clone() for k, v in self.module.state_dict().items()}
@@ -281,6 +331,7 @@ class NetworkModel(EpisomeModel):
                 of_the_plan,
                 choose_genes=fresh,
                 progress=part_of(progress, 0, n_runs),
+                checkpoints=parts[0],
                 **fit_kwargs,
             )
             self._hold_out(datamodule, again=False)
@@ -292,6 +343,7 @@ class NetworkModel(EpisomeModel):
                     of_the_plan,
                     choose_genes=fresh,
                     progress=part_of(progress, 1, n_runs),
+                    checkpoints=parts[1],
                     **fit_kwargs,
                 )
                 self._hold_out(datamodule, again=True)

@@ -100,6 +100,12 @@ def require_positive(**values: int) -> None:
             raise UsageError("E-U22", f"{name}={value}", fix=f"pass {name} of at least 1")
 
 
+def require_not_negative(**values: float) -> None:
+    for name, value in values.items():
+        if not value >= 0:
+            raise UsageError("E-U22", f"{name}={value}", fix=f"pass {name} of 0 or more")
+
+
 def append_history(
     old: dict[str, pd.DataFrame] | None, new: Mapping[str, pd.DataFrame]
 ) -> dict[str, pd.DataFrame]:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
         ReestimateBatchNorm,
     )
     from episome.train._datamodule import Batches, CellDataModule
-    from episome.train._fit import Fit, ProgressReport, check_trainer_kwargs, fit
+    from episome.train._fit import ProgressReport, check_trainer_kwargs, fit
+    from episome.train._once import Fit
+    from episome.train._places import holds_work
     from episome.train._plan import (
         LOSS_MONITOR,
         MONITOR,
@@ -27,11 +29,13 @@ if TYPE_CHECKING:
         balanced_weights,
         check_plan_kwargs,
     )
+    from episome.train._run_folder import RunFolder, RunPart
     from episome.train._schedules import (
         bounded_epochs,
         small_reference_dropout,
         small_reference_training,
     )
+    from episome.train._survive import EVERY_MINUTES
 
 _HOME = {
     "AverageWeights": "_callbacks",
@@ -45,16 +49,20 @@ _HOME = {
     "CorePlan": "_plan",
     "LOSS_MONITOR": "_plan",
     "LossPlan": "_plan",
+    "EVERY_MINUTES": "_survive",
     "EpochProgress": "_callbacks",
-    "Fit": "_fit",
+    "Fit": "_once",
     "History": "_callbacks",
     "ProgressReport": "_fit",
     "ReestimateBatchNorm": "_callbacks",
+    "RunFolder": "_run_folder",
+    "RunPart": "_run_folder",
     "balanced_weights": "_plan",
     "bounded_epochs": "_schedules",
     "check_plan_kwargs": "_plan",
     "check_trainer_kwargs": "_fit",
     "fit": "_fit",
+    "holds_work": "_places",
     "small_reference_dropout": "_schedules",
     "small_reference_training": "_schedules",
 }

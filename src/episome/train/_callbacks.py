@@ -32,6 +32,14 @@ class History(pl.Callback):
         row = {k: float(v) for k, v in trainer.callback_metrics.items()}
         self.rows.append({"epoch": trainer.current_epoch, **row})
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows so far."""
+        return {"rows": [dict(row) for row in self.rows]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from earlier rows."""
+        self.rows = [dict(row) for row in state_dict["rows"]]
+
     def frames(self, first_epoch: int = 0) -> dict[str, pd.DataFrame]:
         """Return scvi-tools' shape: one single-column frame per metric, indexed by epoch."""
         if not self.rows:
@@ -46,7 +54,8 @@ class BestWeights(pl.Callback):
 
     def __init__(self, monitor: str, mode: str) -> None:
         self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
-        self.score, self.epoch = -float("inf"), None
+        self.score = -float("inf")
+        self.epoch: int | None = None
         self._state: dict[str, torch.Tensor] | None = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -57,6 +66,15 @@ class BestWeights(pl.Callback):
         self.score, self.epoch = self.sign * float(value), trainer.current_epoch
         state = pl_module.core.state_dict()
         self._state = {k: v.detach().cpu().clone() for k, v in state.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best epoch, its score and its weights."""
+        return {"score": self.score, "epoch": self.epoch, "weights": self._state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the best of before."""
+        self.score, self.epoch = state_dict["score"], state_dict["epoch"]
+        self._state = state_dict["weights"]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the best weights."""
@@ -91,6 +109,14 @@ class AverageWeights(pl.Callback):
                     self._mean[name].lerp_(weight.detach(), 1 - decay)
                 else:
                     self._mean[name] = weight.detach().clone()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average; between two batches nothing else is held."""
+        return {"mean": self._mean}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from an average."""
+        self._mean = dict(state_dict["mean"])
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the average in place."""

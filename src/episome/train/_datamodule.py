@@ -75,13 +75,28 @@ class CellDataModule(pl.LightningDataModule):
         self.labels, self.split, self.donors = labels, split, donors
         self.batch_size, self.drop_last, self.seed = batch_size, drop_last, seed
         self.others = dict(others or {})
+        #: Into how many a batch is split for want of memory.
+        self.parts = 1
+        self._start: tuple[int, int] | None = None
+
+    def start_at(self, epoch: int, batches: int) -> None:
+        """Leave out the first batches of an epoch, which a run did before it was interrupted.
+
+        Parameters
+        ----------
+        epoch
+            The epoch.
+        batches
+            Batches of it that are done; they are not read again.
+        """
+        self._start = (epoch, batches)
 
     def on_training_and_validation(self) -> CellDataModule:
         """Return a data module that trains on both parts and validates on nothing."""
         split = self.split
         nothing = np.empty(0, dtype=np.int64)
         both = np.union1d(split.train, split.validation)
-        return CellDataModule(
+        found = CellDataModule(
             self.source,
             self.alignment,
             rule=self.rule,
@@ -94,6 +109,8 @@ class CellDataModule(pl.LightningDataModule):
             donors=self.donors,
             others=self.others,
         )
+        found.parts = self.parts
+        return found
 
     def loader(
         self,
@@ -111,7 +128,7 @@ class CellDataModule(pl.LightningDataModule):
             kind=self.kind,
             rows=rows,
             labels=self.labels,
-            batch_size=batch_size or self.batch_size,
+            batch_size=batch_size or self.batch_size // self.parts,
             shuffle=shuffle,
             drop_last=drop_last,
             seed=self.seed,
@@ -123,6 +140,9 @@ class CellDataModule(pl.LightningDataModule):
         loader = self.loader(self._share(self.split.train), shuffle=True, drop_last=self.drop_last)
         if self.trainer is not None:
             loader.set_epoch(self.trainer.current_epoch)
+        if self._start is not None and self._start[0] == loader.epoch:
+            loader.load_state_dict({"epoch": self._start[0], "batches": self._start[1]})
+        self._start = None
         return Batches(loader)
 
     def val_dataloader(self) -> Batches | list[object]:

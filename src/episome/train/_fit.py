@@ -5,34 +5,30 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
+import pandas as pd
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
 
 from episome import settings
 from episome.errors import ResourceError, UsageError
-from episome.train._callbacks import (
-    FEW_UPDATES,
-    AverageWeights,
-    BestWeights,
-    EpochProgress,
-    History,
-    ReestimateBatchNorm,
-)
+from episome.log import get_logger
+from episome.train._once import Fit, Once
 from episome.train._plan import ONTOLOGY_MONITOR
+from episome.train._stop import Stopping
+from episome.train._survive import EVERY_MINUTES, warn_unwritten
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from episome.train._datamodule import CellDataModule
     from episome.train._plan import CorePlan
+    from episome.train._run_folder import RunPart
+    from episome.train._state import State
+
+logger = get_logger(__name__)
 
 ProgressReport = Callable[[int, int, dict[str, float]], None]
 
@@ -51,21 +47,6 @@ _REFUSED = {
     "checkpointing_monitor": "pass early_stopping_monitor",
     "val_check_interval": "validation runs at the end of epochs; see check_val_every_n_epoch",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """What a training run leaves beside the weights.
-
-    ``best_epoch`` is ``None`` when there was no validation.
-    """
-
-    history: Mapping[str, pd.DataFrame]
-    best_epoch: int | None
-    n_epochs: int
-    n_updates: int
-    seconds: float
-    stopped_early: bool
 
 
 def check_trainer_kwargs(trainer_kwargs: Mapping[str, object]) -> None:
@@ -104,6 +85,9 @@ def fit(
     early_stopping: bool = True,
     seed: int | None = None,
     progress: ProgressReport | None = None,
+    checkpoints: RunPart | None = None,
+    checkpoint_every_minutes: float = EVERY_MINUTES,
+    on_nan: Literal["raise", "retry"] = "raise",
     **trainer_kwargs: Any,
 ) -> Fit:
     """Train ``plan.core`` in place and leave its best weights in it.
@@ -123,6 +107,14 @@ def fit(
         Of everything random in training; the user's global random state is left as it was.
     progress
         Called after every epoch.
+    checkpoints
+        Where the run is kept: a run that was interrupted goes on from there, and one that is
+        finished is read instead of trained. Ctrl-C and SIGTERM then end after the batch.
+    checkpoint_every_minutes
+        Between two checkpoints in the middle of an epoch; 0: after every batch.
+    on_nan
+        ``"retry"`` trains the epoch of a loss that is not finite again, with half the rate, at
+        most three times.
     **trainer_kwargs
         Of ``lightning.Trainer``, and scvi-tools' ``early_stopping_*``. The best weights follow
         ``early_stopping_monitor`` too; the mode is ``"min"`` for losses, else ``"max"``.
@@ -136,52 +128,89 @@ def fit(
     TrainingError
         The loss is not finite (E-T01).
     ResourceError
-        The device does not exist (E-R04).
+        The device does not exist (E-R04), or its memory is not enough for the smallest batch
+        (E-R01).
     UsageError
         There is no such metric to monitor (E-U36).
     """
     early = _early(plan, {k: trainer_kwargs.pop(k, v) for k, v in _EARLY.items()})
-    validates = len(datamodule.split.validation) > 0
-    history = History()
-    best = BestWeights(early["early_stopping_monitor"], early["early_stopping_mode"])
-    average = [] if plan.weight_average is None else [AverageWeights(plan.weight_average)]
-    # Averaged weights have no running statistics of their own: theirs are always estimated anew.
-    renorm = ReestimateBatchNorm(datamodule, few_updates=sys.maxsize if average else FEW_UPDATES)
-    # Order matters: average in, its statistics, then the best epoch's copy.
-    callbacks: list[pl.Callback] = [*average, renorm, *([best] if validates else [])]
-    if early_stopping and validates:
-        callbacks.append(
-            EarlyStopping(
-                early["early_stopping_monitor"],
-                mode=early["early_stopping_mode"],
-                patience=early["early_stopping_patience"],
-                min_delta=early["early_stopping_min_delta"],
-            )
-        )
-    callbacks.append(history)
-    if progress is not None:
-        callbacks.append(EpochProgress(progress))
-    callbacks += list(trainer_kwargs.pop("callbacks", None) or [])
-    started = time.monotonic()
+    if checkpoints is not None and (kept := checkpoints.finished()) is not None:
+        return _read(plan, kept)
+    state = None if checkpoints is None else checkpoints.state()
+    if state is not None:
+        _say_resumed(state)
+        datamodule.parts = state["parts"]
+    run = Once(
+        plan,
+        datamodule,
+        early,
+        max_epochs=max_epochs,
+        early_stopping=early_stopping,
+        progress=progress,
+        trainer={
+            "accelerator": accelerator,
+            "devices": devices,
+            **trainer_kwargs,
+            "callbacks": list(trainer_kwargs.get("callbacks") or []),
+        },
+        checkpoints=checkpoints,
+        every_minutes=checkpoint_every_minutes,
+        on_nan=on_nan,
+        state=state,
+    )
     # Lightning leaves modes as they are, and a core that has predicted is in evaluation mode.
     plan.train()
-    with _quiet(), _seeded(seed), _fitting_threads(plan, datamodule):
-        trainer = _trainer(
-            max_epochs, accelerator, devices, callbacks, trainer_kwargs, validates=validates
-        )
-        _run(trainer, plan, datamodule)
-        if not validates and trainer.global_step < renorm.few_updates:
-            renorm.run(plan)
-    plan.core.to("cpu")
-    plan.core.eval()
-    return Fit(
-        history=history.frames(),
-        best_epoch=best.epoch,
-        n_epochs=trainer.current_epoch,
-        n_updates=trainer.global_step,
-        seconds=time.monotonic() - started,
-        stopped_early=trainer.current_epoch < max_epochs,
+    with (
+        Stopping(enabled=checkpoints is not None) as stopping,
+        _quiet(),
+        _seeded(seed),
+        _fitting_threads(plan, datamodule),
+    ):
+        while (found := run.run(stopping)) is None:
+            plan.train()
+        plan.core.to("cpu")
+        plan.core.eval()
+        if checkpoints is not None:
+            _keep(checkpoints, plan, found)
+        # A signal that came while the last epoch was validated.
+        stopping.deliver()
+    return found
+
+
+def _say_resumed(state: State) -> None:
+    logger.info(
+        "training goes on from its checkpoint: epoch %d, %d of %d batches, %d updates",
+        state["epoch"],
+        state["batch"],
+        state["n_batches"],
+        state["updates"],
     )
+
+
+def _keep(part: RunPart, plan: CorePlan, found: Fit) -> None:
+    """Keep what a run leaves; without space for it only its last checkpoint is there."""
+    facts = {f.name: getattr(found, f.name) for f in fields(found)}
+    facts["history"] = {
+        name: [frame.index.tolist(), frame.iloc[:, 0].tolist()]
+        for name, frame in found.history.items()
+    }
+    try:
+        part.finish({"core": plan.core.state_dict(), "fit": facts})
+    except (ResourceError, OSError) as error:
+        warn_unwritten(error)
+
+
+def _read(plan: CorePlan, kept: Mapping[str, Any]) -> Fit:
+    """Put the weights of a run that is finished in place, and return what it left."""
+    logger.info("this run is finished already: its weights are read, nothing is trained")
+    plan.core.load_state_dict(kept["core"])
+    plan.core.eval()
+    facts = dict(kept["fit"])
+    history = {
+        name: pd.DataFrame({name: values}, index=pd.Index(index, name="epoch"), dtype=float)
+        for name, (index, values) in facts.pop("history").items()
+    }
+    return Fit(history=history, **facts)
 
 
 def _early(plan: CorePlan, given: dict[str, Any]) -> dict[str, Any]:
@@ -196,55 +225,6 @@ def _early(plan: CorePlan, given: dict[str, Any]) -> dict[str, Any]:
         )
     mode = given["early_stopping_mode"] or ("min" if "loss" in monitor else "max")
     return {**given, "early_stopping_monitor": monitor, "early_stopping_mode": mode}
-
-
-def _trainer(
-    max_epochs: int,
-    accelerator: str,
-    devices: int | list[int] | str,
-    callbacks: list[pl.Callback],
-    trainer_kwargs: dict[str, object],
-    *,
-    validates: bool,
-) -> pl.Trainer:
-    defaults: dict[str, object] = {
-        "logger": False,
-        "enable_model_summary": False,
-        "enable_progress_bar": False,
-        "num_sanity_val_steps": 0,
-        "gradient_clip_val": 1.0,
-        # Buffers touched under inference mode could not be updated again in training.
-        "inference_mode": False,
-        # A new loader per epoch carries the epoch's order.
-        "reload_dataloaders_every_n_epochs": 1,
-        "limit_val_batches": 1.0 if validates else 0,
-    }
-    try:
-        return pl.Trainer(
-            max_epochs=max_epochs,
-            accelerator=accelerator,
-            devices=devices,
-            callbacks=callbacks,
-            enable_checkpointing=False,
-            **{**defaults, **trainer_kwargs},
-        )
-    except (pl.utilities.exceptions.MisconfigurationException, ValueError) as error:
-        if accelerator in {"auto", "cpu"}:
-            raise
-        raise ResourceError(
-            "E-R04",
-            f"accelerator={accelerator!r}, devices={devices!r} cannot be used",
-            why=str(error).splitlines()[0],
-            fix='accelerator="auto" takes what is there',
-        ) from error
-
-
-def _run(trainer: pl.Trainer, plan: CorePlan, datamodule: CellDataModule) -> None:
-    try:
-        trainer.fit(plan, datamodule=datamodule)
-    except SystemExit as stop:
-        # Lightning turns Ctrl-C into SystemExit(1); callers expect the interrupt.
-        raise KeyboardInterrupt from stop
 
 
 @contextlib.contextmanager

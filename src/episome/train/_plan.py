@@ -27,6 +27,10 @@ ONTOLOGY_MONITOR = "validation_f1_macro_ontology"
 LOSS_MONITOR = "validation_loss"
 
 
+#: No network that learns has weights like this.
+LARGE_WEIGHT = 1e4
+
+
 class CorePlan(pl.LightningModule):
     """AdamW, a schedule per epoch, normalisation on the device; subclasses add the loss.
 
@@ -107,18 +111,39 @@ class CorePlan(pl.LightningModule):
 
     def raise_diverged(self, batch: dict[str, Any] | None = None, batch_idx: int = 0) -> NoReturn:
         """Raise E-T01 with the place: the batch and its cells, or the epoch."""
-        where, cells = f"epoch {self.current_epoch}", None
+        where, cells, names = f"epoch {self.current_epoch}", None, []
         if batch is not None:
             rows = batch["ind_x"]
-            where += f", batch {batch_idx}"
+            where += f", batch {batch_idx}, step {self.trainer.global_step}"
             cells = f"cells {int(rows.min())} to {int(rows.max())} of the training data"
+            names = self._names_of(rows[:3].tolist())
         raise TrainingError(
             "E-T01",
             f"the loss is not finite at {where}",
             where=cells,
-            why=f"lr={self.lr:g}, precision={self.trainer.precision}",
-            fix='lower the rate with plan_kwargs={"lr": ...}, or use precision="32-true"',
+            examples=names,
+            why=f"{self._likely_cause(batch)}: lr={self.lr:g}, precision={self.trainer.precision}",
+            fix='lower the rate with plan_kwargs={"lr": ...}, use precision="32-true", or let '
+            'on_nan="retry" do the first',
         )
+
+    def _names_of(self, rows: list[int]) -> list[str]:
+        data = getattr(self.trainer, "datamodule", None)
+        return [] if data is None else [str(data.source.obs_names[i]) for i in rows]
+
+    def _likely_cause(self, batch: dict[str, Any] | None) -> str:
+        """Say in words what is known of why the loss is not finite."""
+        weights = [w.detach() for w in self.core.parameters()]
+        if batch is not None and not _is_finite(batch["X"]):
+            return "the values of the batch are not finite"
+        if not all(bool(torch.isfinite(w).all()) for w in weights):
+            return "the weights are not finite since the update before; the rate is too high"
+        largest = max(float(w.abs().max()) for w in weights if w.numel())
+        if largest > LARGE_WEIGHT:
+            return f"the largest weight is {largest:.3g}; the rate is too high"
+        if str(self.trainer.precision).startswith("16"):
+            return "numbers of 16 bits end at 65,504; the precision is too low"
+        return f"values and weights are finite, the largest weight is {largest:.3g}"
 
     def on_train_epoch_end(self) -> None:
         """Record the learning rate; off the CPU the loss is looked at here, not at every step."""
@@ -299,6 +324,13 @@ class ClassifierPlan(CorePlan):
             corrected = torch.where(self.children_of[truth, called], truth, called)
             self.validation_f1_ontology.update(corrected, truth)
             self.log(ONTOLOGY_MONITOR, self.validation_f1_ontology, on_epoch=True, batch_size=size)
+
+
+def _is_finite(x: Any) -> bool:
+    """Whether values of any form are finite."""
+    held = getattr(x, "values", None)
+    held = getattr(x, "data", None) if held is None or callable(held) else held
+    return bool(torch.isfinite(torch.as_tensor(x if isinstance(x, torch.Tensor) else held)).all())
 
 
 _OF_THE_HOST = {
