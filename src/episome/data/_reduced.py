@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from episome.data._loader import CellLoader
+from episome.data._prepared import in_memory
 from episome.data._source import ChangedSource
 
 if TYPE_CHECKING:
@@ -49,6 +50,32 @@ class ThinnedSource(ChangedSource):
         return thinned
 
 
+class NearRows(ChangedSource):
+    """A source of which some rows were read into memory, under their own numbers.
+
+    Parameters
+    ----------
+    source
+        Where they are read from, once.
+    rows
+        Their numbers, rising; no others can be asked for.
+    """
+
+    def __init__(self, source: CellSource, rows: NDArray[np.int64]) -> None:
+        super().__init__(source)
+        self._rows, self._block = rows, source.read(rows)
+
+    @property
+    def in_memory(self) -> bool:
+        return True
+
+    def read(self, rows: Rows) -> sparse.csr_matrix:
+        """Return the expression of ``rows`` as CSR float32, in the order asked for."""
+        wanted = np.arange(*rows.indices(self.n_obs)) if isinstance(rows, slice) else rows
+        places = np.searchsorted(self._rows, wanted)
+        return self._block[places]
+
+
 @dataclass(frozen=True, slots=True)
 class ReducedCells:
     """What a :class:`CellLoader` reads, with fewer genes or counts.
@@ -76,6 +103,18 @@ class ReducedCells:
         known = columns >= 0
         columns[known] = np.where(genes[columns[known]], -1, columns[known])
         return replace(self, alignment=replace(self.alignment, columns=columns))
+
+    def near(self, rows: NDArray[np.int64]) -> ReducedCells:
+        """Read some rows, whose numbers rise, into memory, unless all cells are there.
+
+        Parameters
+        ----------
+        rows
+            The only ones that are asked for from now on.
+        """
+        if in_memory(self.source):
+            return self
+        return replace(self, source=NearRows(self.source, rows))
 
     def thinned(self, share: float, *, seed: int) -> ReducedCells:
         """Keep a share of the counts."""

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from episome.inference import Predictor
     from episome.train import CellDataModule
 
-#: Cells that are looked at for every share of the genes, and draws of genes, in all folds. Accuracy
-#: differs by 0.2 and more between draws, so there are many draws of few cells.
+#: Cells that are looked at for every share of the genes, and draws of genes, in all folds.
+#: Accuracy differs by 0.2 and more between draws, so there are many draws of few cells.
 N_CELLS, N_DRAWS = 1920, 480
 #: Every how many draws the cells are also looked at with fewer counts.
 THINNED_DRAWS = 4
@@ -87,10 +87,14 @@ def shifted_cells(
         # Which genes are missing matters more than which cells: some draws cost far more.
         times = n_draws if level > 0 else 1
         each = max(n_cells // times, 1)
-        for draw in range(times):
+        draws = []
+        for _ in range(times):
             chosen = rows if len(rows) <= each else np.sort(rng.choice(rows, each, replace=False))
-            lost = _drawn(weight, level, rng)
-            fewer = base.without(lost) if lost.any() else base
+            draws.append((chosen, _drawn(weight, level, rng)))
+        # Four cells a draw, hundreds of draws: on disk they are looked up once.
+        near = base.near(np.unique(np.concatenate([chosen for chosen, _ in draws])))
+        for draw, (chosen, lost) in enumerate(draws):
+            fewer = near.without(lost) if lost.any() else near
             for depth in DEPTHS if counted and draw % THINNED_DRAWS == 0 else DEPTHS[:1]:
                 found = fewer if depth == 1.0 else fewer.thinned(depth, seed=seed)
                 parts = [logits_of(out) for out in predictor.stream(found, rows=chosen)]
