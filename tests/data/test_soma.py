@@ -460,6 +460,22 @@ def test_a_query_of_the_census_is_a_source(census, primary):
     assert np.array_equal(source.read(slice(None)).toarray(), wanted.X.toarray())
 
 
+def test_an_address_is_a_query_of_the_census(census, primary, tmp_path):
+    address = "census:homo_sapiens@2025-01-30?tissue == 'gut'"
+    wanted = primary[(primary.obs["tissue"] == "gut").to_numpy()]
+
+    source = open_source(address)
+    done = CliRunner().invoke(_app.app, ["corpus", "build", address, "-o", str(tmp_path / "c")])
+
+    assert isinstance(source, CensusSource)
+    assert source.n_obs == wanted.n_obs
+    assert done.exit_code == 0, done.output
+    assert CorpusSource(tmp_path / "c").n_obs == wanted.n_obs
+    assert set(census) == {"2025-01-30"}
+    with pytest.raises(UsageError, match=r"no query of the Census.*E-U94"):
+        open_source("census:?tissue == 'gut'")
+
+
 def test_a_model_learns_from_the_census(census, primary):
     model = models.LogisticRegression(CensusSource(census_version="2025-01-30"))
 

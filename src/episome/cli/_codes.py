@@ -597,6 +597,10 @@ CODES: dict[str, str] = {
         "A value filter compares columns of the cell table with values, joined by and, or and "
         "not: \"tissue == 'lung' and n_genes > 500\"; 'in' takes a list."
     ),
+    "E-U94": (
+        "A query of the Census is census: and an organism; @ and a release, and ? and a value "
+        "filter, may follow. On a command line it stands in quotation marks."
+    ),
     "E-X01": (
         "A bug in episome. The crash report holds versions, the command and the place; no data."
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,17 @@ from episome.errors import MissingDependencyError, RemoteError, UsageError
 if TYPE_CHECKING:
     from tiledbsoma.options import SOMATileDBContext
 
+_ADDRESS = re.compile(
+    r"census:(?P<organism>[^@?]+)(@(?P<release>[^?]+))?(\?(?P<filter>.+))?", re.S
+)
+
 
 class CensusSource(SomaSource):
     """Cells of the CELLxGENE Census that meet a filter; read over the network, in blocks.
 
-    Reading the same cells in every epoch over the network is slow: ``episome corpus build`` or a
-    file of your own is faster from the second epoch on.
+    A network that is trained for many epochs reads its cells as often. ``episome corpus build``
+    reads them once and leaves them on disk. Where a path is taken,
+    ``"census:homo_sapiens@2025-01-30?tissue_general == 'lung'"`` stands for a query.
 
     Parameters
     ----------
@@ -94,6 +100,28 @@ class CensusSource(SomaSource):
         asked = "" if obs_value_filter is None else f", {obs_value_filter}"
         line = f"Census {self.census_version}, {name}: {self.n_obs:,} cells{asked}"
         self.notes = (line, *self.notes)
+
+
+def of_address(address: str) -> CensusSource:
+    """Return the source of ``census:ORGANISM``, ``@RELEASE`` and ``?FILTER`` behind it.
+
+    Raises
+    ------
+    UsageError
+        The address has another form (E-U94); see :class:`CensusSource` too.
+    """
+    found = _ADDRESS.fullmatch(address.strip())
+    if found is None:
+        raise UsageError(
+            "E-U94",
+            f"{address!r} is no query of the Census",
+            fix="census:ORGANISM@RELEASE?FILTER, for example "
+            "census:homo_sapiens@2025-01-30?tissue_general == 'lung'",
+        )
+    release = found["release"] or "stable"
+    return CensusSource(
+        found["organism"], census_version=release.strip(), obs_value_filter=found["filter"]
+    )
 
 
 def _open(version: str, uri: str | None, context: SOMATileDBContext | None) -> tuple[Any, str]:

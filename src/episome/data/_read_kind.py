@@ -10,6 +10,7 @@ import json
 import os
 import re
 import zlib
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -176,7 +177,7 @@ def check_readable(path: str | Path) -> Path:
 
 
 def registered_source(path: str | Path) -> SourceSpec | None:
-    """Return what a plugin registered for an address or the ending of a name.
+    """Return what the host or a plugin registered for an address or the ending of a name.
 
     Raises
     ------
@@ -189,9 +190,10 @@ def registered_source(path: str | Path) -> SourceSpec | None:
         return None
     from episome import plugins
 
+    own = plugins.SourceSpec("census", "episome.data._census:of_address", schemes=("census:",))
     found = [
         s
-        for s in plugins.sources().values()
+        for s in (replace(own, plugin="episome"), *plugins.sources().values())
         if (scheme is not None and scheme[0] in s.schemes)
         or any(text.rstrip("/").endswith(e) for e in s.suffixes if e not in _OWN_SUFFIXES)
     ]
