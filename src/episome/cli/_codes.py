@@ -294,6 +294,10 @@ CODES: dict[str, str] = {
         "opened. trust=True opens a file whose maker you know; the folder saved from it holds no "
         "code."
     ),
+    "E-N01": (
+        "The network, or the server at its other end, did not answer. Nothing was read; the same "
+        "command may work later."
+    ),
     "E-P01": (
         "No installed plugin offers this name. `episome plugins` lists every name, and every "
         "plugin that could not be loaded."
@@ -569,6 +573,10 @@ CODES: dict[str, str] = {
         "Conditions are all to be met by every cell, and a value must be written as it is in "
         "the file. Nothing was written."
     ),
+    "E-D58": (
+        "An experiment of SOMA holds its matrices in measurements, such as RNA, each with genes "
+        "of its own."
+    ),
     "E-F30": (
         "The folder is no corpus: a corpus has a manifest.json that says so, and is complete "
         "when it has its name."
@@ -604,6 +612,14 @@ CODES: dict[str, str] = {
     "E-U92": (
         "Types are told by terms of the Cell Ontology, such as CL:0000084. A term that was "
         "replaced is followed to the one that replaced it."
+    ),
+    "E-U93": (
+        "A value filter compares columns of the cell table with values, joined by and, or and "
+        "not: \"tissue == 'lung' and n_genes > 500\"; 'in' takes a list."
+    ),
+    "E-U94": (
+        "A query of the Census is census: and an organism; @ and a release, and ? and a value "
+        "filter, may follow. On a command line it stands in quotation marks."
     ),
     "E-U97": "A run goes on in the folder that holds its checkpoints.",
     "E-X01": (

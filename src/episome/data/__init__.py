@@ -9,6 +9,7 @@ from episome._lazy import lazy_names
 if TYPE_CHECKING:
     from episome.data._alignment import Alignment, AlignmentReport
     from episome.data._augment import DonorShifts, donor_shifts
+    from episome.data._census import CensusSource
     from episome.data._corpus_build import build_corpus, check_corpus_output, unfinished_corpus
     from episome.data._corpus_curate import Curation, curation_of
     from episome.data._corpus_inputs import Condition, CorpusInput, check_corpus_inputs
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from episome.data._name_tables import NameTable, read_gene_list, read_label_list
     from episome.data._obsm import ObsmSource, align_dimensions, require_finite
     from episome.data._order import BlockOrder
+    from episome.data._own_sources import has_own_source, own_source
     from episome.data._prepared import PreparedCells, ScannedSource, in_memory
     from episome.data._proteins import ProteinNames, modality_kind, protein_names
     from episome.data._query import (
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from episome.data._rule import InputRule, QueryKind
     from episome.data._schema import SchemaChoice, cellxgene_choice, cellxgene_source
     from episome.data._simulate import simulate_cells
+    from episome.data._soma import SomaSource
     from episome.data._source import (
         AnnDataSource,
         CellSource,
@@ -84,6 +87,7 @@ _HOME = {
     "AnnDataSource": "_source",
     "BlockOrder": "_order",
     "CellLoader": "_loader",
+    "CensusSource": "_census",
     "CellSource": "_source",
     "Condition": "_corpus_inputs",
     "CorpusInput": "_corpus_inputs",
@@ -118,6 +122,7 @@ _HOME = {
     "QueryKind": "_rule",
     "ScannedSource": "_prepared",
     "SchemaChoice": "_schema",
+    "SomaSource": "_soma",
     "Split": "_splits",
     "ValueReport": "_values",
     "cell_files": "_read_kind",
@@ -135,6 +140,7 @@ _HOME = {
     "doubtful_values": "_values",
     "existing_columns": "_source",
     "given_split": "_splits",
+    "has_own_source": "_own_sources",
     "in_memory": "_prepared",
     "inspect": "_inspect",
     "inspect_values": "_values",
@@ -146,6 +152,7 @@ _HOME = {
     "not_cells": "_query",
     "obs_column": "_source",
     "open_source": "_query",
+    "own_source": "_own_sources",
     "pair_modalities": "_modalities",
     "ObsmSource": "_obsm",
     "ReducedCells": "_reduced",

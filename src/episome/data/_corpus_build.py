@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from episome.data._corpus_plan import CorpusPlan, PlannedInput
-    from episome.data._source import AnnDataSource
+    from episome.data._source import CellSource
 
 logger = get_logger(__name__)
 
@@ -312,7 +312,7 @@ def _blocks(
         yield first, one.rows[first : first + n]
 
 
-def _read(source: AnnDataSource, rows: NDArray[np.int64]) -> sparse.csr_matrix:
+def _read(source: CellSource, rows: NDArray[np.int64]) -> sparse.csr_matrix:
     span = int(rows[-1] - rows[0]) + 1
     if span > 4 * len(rows):
         return source.read(rows)

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from episome.data._corpus_records import MAX_COUNT, no_counts
-from episome.data._inspect_cells import inspect_cells
+from episome.data._inspect_cells import inspect_cells, inspect_source
 from episome.data._inspect_checks import Meant
+from episome.data._own_sources import own_source
 from episome.data._read import read_cells
-from episome.data._source import AnnDataSource
+from episome.data._source import AnnDataSource, columns_of
 from episome.errors import EpisomeError, InputDataError, Problem, UsageError, warn
 from episome.io._corpus import path_digest, path_stamp
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from episome.data._inspection import Inspection
+    from episome.data._source import CellSource
+    from episome.data._values import ValueReport
 
 _CONDITION = re.compile(r"^\s*([^=!]+?)\s*(!=|==|=)\s*(.*)$", re.DOTALL)
 
@@ -48,8 +50,12 @@ class CorpusInput:
     trust: bool = False
 
     @contextmanager
-    def opened(self) -> Iterator[AnnDataSource]:
+    def opened(self) -> Iterator[CellSource]:
         """Open the file with its matrix on disk, and close it afterwards."""
+        own = own_source(self.path, layer=self.layer, use_raw=self.use_raw)
+        if own is not None:
+            yield own
+            return
         adata = read_cells(self.path, backed=True, max_memory=self.max_memory, trust=self.trust)
         try:
             yield AnnDataSource(adata, layer=self.layer, use_raw=self.use_raw, name=self.path.name)
@@ -92,7 +98,7 @@ class Condition:
         values = tuple(v.strip() for v in found[3].split("|"))
         return cls(found[1], values, unlike=found[2] == "!=")
 
-    def holds(self, source: AnnDataSource) -> NDArray[np.bool_]:
+    def holds(self, source: CellSource) -> NDArray[np.bool_]:
         """Return for every cell whether it is wanted; a missing value is like none."""
         values = source.obs_column(self.column)
         inside = np.asarray(values.astype(str).isin(self.values) & values.notna(), dtype=bool)
@@ -201,31 +207,38 @@ def _recalled(one: CorpusInput, known: Mapping[str, Any]) -> CheckedInput | None
 def _look(
     one: CorpusInput, duplicates: Literal["error", "sum"], required: Sequence[str]
 ) -> CheckedInput:
-    meant = Meant(None, None, 0.5, duplicates, None, "as is")
     with one.opened() as source:
         stamp = path_stamp(one.path)
-        found = inspect_cells(
-            source.adata, one.layer, use_raw=one.use_raw, name=one.path.name, meant=meant
-        )
-        columns = tuple(source.obs_columns)
-    mend = [f.problem for f in found.findings if f.severity == "must mend"]
-    mend += _of_counts(found, mend)
-    if mend:
+        if isinstance(source, AnnDataSource):
+            meant = Meant(None, None, 0.5, duplicates, None, "as is")
+            found = inspect_cells(
+                source.adata, one.layer, use_raw=one.use_raw, name=one.path.name, meant=meant
+            )
+            findings, used = found.findings, found.values.get(found.slot)
+            layer, use_raw = _layer_of(found.slot), found.slot == "raw.X"
+            n_vars = found.n_vars
+        else:
+            findings, used = inspect_source(source, duplicates)
+            layer, use_raw, n_vars = one.layer, False, source.n_vars
+        columns = tuple(columns_of(source))
+        n_obs = source.n_obs
+    mend = [f.problem for f in findings if f.severity == "must mend"]
+    mend += _of_counts(used, mend)
+    if mend or used is None:
         # What an input lacks besides is said with the rest.
         mend += [_without(c, one) for c in required if c not in columns]
         raise InputDataError(mend)
-    for finding in found.findings:
+    for finding in findings:
         warn(finding.problem)
-    used = found.values[found.slot]
     return CheckedInput(
         name=one.path.name,
         sha256=path_digest(one.path),
         stamp=stamp,
-        n_obs=found.n_obs,
-        n_vars=found.n_vars,
+        n_obs=n_obs,
+        n_vars=n_vars,
         n_stored=used.n_stored,
-        layer=_layer_of(found.slot),
-        use_raw=found.slot == "raw.X",
+        layer=layer,
+        use_raw=use_raw,
         asked=(one.layer, one.use_raw),
         columns=columns,
     )
@@ -235,9 +248,8 @@ def _layer_of(slot: str) -> str | None:
     return slot.removeprefix("layers['").removesuffix("']") if slot.startswith("layers[") else None
 
 
-def _of_counts(found: Inspection, mend: list[Problem]) -> list[Problem]:
+def _of_counts(report: ValueReport | None, mend: list[Problem]) -> list[Problem]:
     """Say that the values are no counts, unless something worse is said of them already."""
-    report = found.values.get(found.slot)
     if report is None or any(p.code.startswith("E-D") for p in mend):
         return []
     if report.kind != "counts":

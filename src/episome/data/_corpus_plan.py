@@ -15,6 +15,7 @@ from episome.data._corpus_columns import Column, kind_of_column, merge_columns, 
 from episome.data._corpus_curate import CellFacts, Curation, cell_facts, curate
 from episome.data._gene_union import join_genes
 from episome.data._keys import CELLXGENE_DONOR, ONTOLOGY_SUFFIX
+from episome.data._source import columns_of
 from episome.errors import InputDataError
 from episome.io._corpus import CORPUS_VERSION
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from episome.data._corpus_columns import ColumnKind
     from episome.data._corpus_inputs import CheckedInput, Condition, CorpusInput
-    from episome.data._source import AnnDataSource
+    from episome.data._source import CellSource
 
 #: Column that says which input a cell came from.
 INPUT_COLUMN = "corpus_input"
@@ -237,7 +238,7 @@ def unique_names(names: Sequence[str]) -> list[str]:
     return [f"{i}:{n}" if list(names).count(n) > 1 else n for i, n in enumerate(names)]
 
 
-def _tables(source: AnnDataSource, options: CorpusOptions) -> _Seen:
+def _tables(source: CellSource, options: CorpusOptions) -> _Seen:
     wanted = np.ones(source.n_obs, dtype=bool)
     for condition in options.where:
         wanted &= condition.holds(source)
@@ -275,10 +276,10 @@ def _kept(series: pd.Series, *, as_text: bool) -> tuple[ColumnKind, set[str]]:
     return kind, texts_of(series) if kind == "text" else set()
 
 
-def _wanted_columns(source: AnnDataSource, options: CorpusOptions) -> list[str]:
+def _wanted_columns(source: CellSource, options: CorpusOptions) -> list[str]:
     named = [options.labels_key, *options.donor_keys]
     more = SCHEMA_COLUMNS if options.columns is None else options.columns
-    held = set(source.obs_columns)
+    held = set(columns_of(source))
     return [c for c in dict.fromkeys([*named, *more]) if c is not None and c in held]
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from episome.data._corpus_columns import read_array, read_column, read_columns, read_names
 from episome.data._corpus_records import broken_record, decode, offsets_of
+from episome.data._matrix import require_rows
 from episome.errors import InputFileError, UsageError
 from episome.io._corpus import check_corpus_sizes, damaged, read_corpus_manifest
 from episome.io._json import loads
@@ -187,10 +188,7 @@ class CorpusSource:
         InputDataError
             A record is broken (E-D23).
         """
-        if isinstance(rows, slice):
-            rows = np.arange(*rows.indices(self.n_obs), dtype=np.int64)
-        rows = np.asarray(rows, dtype=np.int64)
-        self._require(rows)
+        rows = require_rows(rows, self.n_obs, self.where)
         order = None
         if len(rows) > 1 and not (np.diff(rows) > 0).all():
             # On disk in order, each cell once; the wanted order is restored in memory.
@@ -211,20 +209,6 @@ class CorpusSource:
         if not parts:
             return sparse.csr_matrix((0, self._n_vars), dtype=np.float32)
         return sparse.vstack(parts, format="csr")
-
-    def _require(self, rows: NDArray[np.int64]) -> None:
-        outside = (rows < 0) | (rows >= self.n_obs)
-        if outside.any():
-            raise UsageError(
-                "E-U39",
-                "row numbers that are no rows",
-                where=self.where,
-                count=int(outside.sum()),
-                total=len(rows),
-                examples=rows[outside][:3].tolist(),
-                why=f"rows are counted from 0 to {self.n_obs - 1:,}",
-                fix="pass row numbers of the cells that are given",
-            )
 
 
 class _Shard:

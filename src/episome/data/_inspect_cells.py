@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from episome.data._columns import assays, guess_donors, guess_labels, organisms
 from episome.data._gene_names import GeneNames, describe_gene_names, species_named
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
     from episome.data._columns import ColumnGuess
     from episome.data._inspect_checks import Meant
+    from episome.data._inspection import Finding
     from episome.data._proteins import ModalityKind, ProteinNames
+    from episome.data._source import CellSource
+    from episome.data._values import ValueReport
 
 #: Layers that are scanned beside X and raw: those whose name promises counts.
 COUNT_LAYERS = ("counts", "raw_counts", "raw", "umi", "UMIs", "spliced_counts")
@@ -56,7 +59,7 @@ def inspect_cells(
     if report is not None:
         require_values(report, kind, collected)
     said = organisms(adata.obs, adata.uns)
-    look_at_shape(adata, source, collected)
+    look_at_shape(source, collected)
     proteins = protein_names(source.var.index) if kind == "protein" else None
     columns: dict[str, GeneNames] = {}
     if kind == "rna":
@@ -92,6 +95,28 @@ def inspect_cells(
         proteins=proteins,
         alignment=alignment,
     )
+
+
+def inspect_source(
+    source: CellSource, duplicates: Literal["error", "sum"]
+) -> tuple[tuple[Finding, ...], ValueReport | None]:
+    """Look at cells that are no object, for what has to be mended before any use of them.
+
+    Returns
+    -------
+    What was found, and what the values are, unless that is what cannot be told.
+    """
+    collected = Findings()
+    report = None
+    with collected.collecting():
+        report = inspect_values(source)
+    if report is not None and source.n_obs:
+        require_values(report, "rna", collected)
+    genes = describe_gene_names(source.var.index)
+    look_at_shape(source, collected)
+    look_at_species(genes, (), source, collected)
+    look_at_genes(source, genes, duplicates, collected)
+    return collected.found, report
 
 
 def _sources(

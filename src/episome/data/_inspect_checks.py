@@ -19,7 +19,6 @@ from episome.errors import EpisomeError, EpisomeWarning, InputDataError, Problem
 
 if TYPE_CHECKING:
     import pandas as pd
-    from anndata import AnnData
 
     from episome.data._alignment import AlignmentReport
     from episome.data._gene_names import GeneNames
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from episome.data._inspection import Severity
     from episome.data._proteins import ModalityKind
     from episome.data._rule import InputRule
-    from episome.data._source import AnnDataSource
+    from episome.data._source import CellSource
     from episome.data._values import ValueReport
 
 #: Doubts that only values of genes raise: others are often binary, or no counts at all.
@@ -154,7 +153,7 @@ def unusable_names(names: pd.Index, kind: ModalityKind, where: str) -> list[Prob
 
 
 def look_at_genes(
-    source: AnnDataSource,
+    source: CellSource,
     genes: GeneNames,
     duplicates: Literal["error", "sum", "first"],
     found: Findings,
@@ -175,7 +174,7 @@ def look_at_genes(
 
 
 def look_as_a_model(
-    source: AnnDataSource, report: ValueReport | None, meant: Meant, found: Findings
+    source: CellSource, report: ValueReport | None, meant: Meant, found: Findings
 ) -> tuple[list[str], AlignmentReport | None]:
     """Look at genes and values as a model would; return what it would put right, and the genes."""
     repairs: list[str] = []
@@ -210,22 +209,22 @@ def look_as_a_model(
     return repairs, genes
 
 
-def look_at_shape(adata: AnnData, source: AnnDataSource, found: Findings) -> None:
+def look_at_shape(source: CellSource, found: Findings) -> None:
     """Cells where genes should be, no cells, and names that stand twice."""
     problems = []
     if source.n_obs == 0:
         problems.append(
             Problem("E-D31", "there are no cells", source.where, fix="pass a file with cells")
         )
-    if turned := transposed(adata.obs_names, source.var.index, source.where):
+    if turned := transposed(source.obs_names, source.var.index, source.where):
         problems.append(turned)
     found.add("must mend", problems)
-    if repeated := repeated_names(adata.obs_names, source.where):
+    if repeated := repeated_names(source.obs_names, source.where):
         found.add("doubtful", [repeated])
 
 
 def look_at_species(
-    genes: GeneNames, said: tuple[str, ...], source: AnnDataSource, found: Findings
+    genes: GeneNames, said: tuple[str, ...], source: CellSource, found: Findings
 ) -> None:
     """Two species in one file, and names that contradict what the object says."""
     if mixed := mixed_species(source.var.index, source.where):

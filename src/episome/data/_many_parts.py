@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import pandas as pd
 
+from episome.data._own_sources import own_source
 from episome.data._prepared import in_memory
 from episome.data._read import read_cells
 from episome.data._source import AnnDataSource, CellSource
@@ -79,7 +80,7 @@ class Parts:
             for i, one in enumerate(data)
             if not isinstance(one, str | Path)
         }
-        self._open: OrderedDict[int, AnnDataSource] = OrderedDict()
+        self._open: OrderedDict[int, CellSource] = OrderedDict()
         self._slots: dict[int, tuple[str | None, bool]] = {}
 
     @property
@@ -114,14 +115,16 @@ class Parts:
             return self._open[i]
         while len(self._open) >= MAX_OPEN:
             _, oldest = self._open.popitem(last=False)
-            if oldest.adata.isbacked:
+            if isinstance(oldest, AnnDataSource) and oldest.adata.isbacked:
                 oldest.adata.file.close()
         self._open[i] = self._opened(i)
         return self._open[i]
 
-    def _opened(self, i: int) -> AnnDataSource:
+    def _opened(self, i: int) -> CellSource:
         path = self._paths[i]
         assert path is not None
+        if (own := own_source(path, layer=self._layer, use_raw=self._use_raw)) is not None:
+            return own
         if i not in self._slots and self._opener is not None:
             source = self._opener(path)
         else:

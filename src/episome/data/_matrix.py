@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 from scipy import sparse
 
-from episome.errors import InputDataError
+from episome.errors import InputDataError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -113,3 +113,29 @@ def iter_blocks(n_rows: int, block_rows: int) -> Iterator[slice]:
 def block_rows_for(n_vars: int, *, budget_bytes: int = 64 << 20) -> int:
     """Return the number of rows whose dense float32 form fits into ``budget_bytes``."""
     return int(np.clip(budget_bytes // (4 * max(n_vars, 1)), 16, 16384))
+
+
+def require_rows(rows: Rows, n_obs: int, where: str) -> NDArray[np.int64]:
+    """Return rows as numbers; refuse those that are none.
+
+    Raises
+    ------
+    UsageError
+        E-U39.
+    """
+    if isinstance(rows, slice):
+        return np.arange(*rows.indices(n_obs), dtype=np.int64)
+    rows = np.asarray(rows, dtype=np.int64)
+    outside = (rows < 0) | (rows >= n_obs)
+    if outside.any():
+        raise UsageError(
+            "E-U39",
+            "row numbers that are no rows",
+            where=where,
+            count=int(outside.sum()),
+            total=len(rows),
+            examples=rows[outside][:3].tolist(),
+            why=f"rows are counted from 0 to {n_obs - 1:,}",
+            fix="pass row numbers of the cells that are given",
+        )
+    return rows

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from episome.data._corpus_source import CorpusSource
 from episome.data._gene_names import transposed
 from episome.data._loader import CellLoader
 from episome.data._many import ManyCells
 from episome.data._obsm import ObsmSource, align_dimensions, require_finite
+from episome.data._own_sources import own_source
 from episome.data._prepared import ScannedSource
 from episome.data._read import read_cells
 from episome.data._read_kind import cell_files
@@ -20,7 +20,6 @@ from episome.data._rule import InputRule, QueryKind, query_kind
 from episome.data._source import AnnDataSource, CellSource, NanAsZero, repeated_names
 from episome.data._values import ValueReport, doubtful_values, inspect_values
 from episome.errors import Collector, InputDataError, UsageError, warn
-from episome.io import is_corpus
 from episome.log import get_logger
 
 if TYPE_CHECKING:
@@ -95,10 +94,9 @@ def open_source(
     name = None
     if (several := listed(data)) is not None:
         return ManyCells(several, layer=layer, use_raw=use_raw)
-    if isinstance(data, str | Path) and is_corpus(data):
-        refuse_place_of_corpus(layer=layer, use_raw=use_raw)
-        return CorpusSource(data)
     if isinstance(data, str | Path):
+        if (own := own_source(data, layer=layer, use_raw=use_raw)) is not None:
+            return own
         name = Path(data).name or str(data)
         data = read_cells(data, backed=backed)
     if modalities_of(data):
@@ -108,23 +106,6 @@ def open_source(
     if isinstance(data, CellSource):
         return data
     raise not_cells(data)
-
-
-def refuse_place_of_corpus(*, layer: str | None, use_raw: bool | Literal["auto"]) -> None:
-    """Refuse a place of values where there is one only.
-
-    Raises
-    ------
-    UsageError
-        E-U27.
-    """
-    if layer is not None or use_raw is True:
-        raise UsageError(
-            "E-U27",
-            f"`{'layer' if layer is not None else 'use_raw'}` is given for a corpus",
-            why="a corpus holds counts, and nothing beside them",
-            fix="leave it out; `episome corpus build --layer` chooses what goes in",
-        )
 
 
 def listed(data: object) -> list[AnnData | str | Path | CellSource] | None:

@@ -120,10 +120,10 @@ def read_any(
     path = check_readable(path)
     limits = Limits.of(max_memory, trust=trust)
     kind = kind_of(path)
-    if kind is FileKind.CORPUS:
+    if kind in {FileKind.CORPUS, FileKind.SOMA}:
         raise InputFileError(
             "E-F06",
-            "the folder is a corpus, whose cells are read in blocks",
+            f"the folder is a {kind.value}, whose cells are read in blocks",
             where=name_of(path),
             fix="episome.data.open_source(path), or episome train",
         )

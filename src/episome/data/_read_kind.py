@@ -10,13 +10,17 @@ import json
 import os
 import re
 import zlib
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from episome.data._read_folders import find_matrix_folder
 from episome.data._read_names import first_line, name_of, shown
-from episome.errors import InputFileError
+from episome.errors import InputFileError, PluginError
+
+if TYPE_CHECKING:
+    from episome.plugins import SourceSpec
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 MUDATA_MAGIC = b"MuData"
@@ -28,6 +32,13 @@ _USER_BLOCKS = (0, *(512 << n for n in range(12)))
 SEPARATORS = ("\t", ",", ";")
 _TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".tab"})
 _ZARR_MARKS = frozenset({"zarr.json", ".zgroup", ".zmetadata", ".zattrs"})
+#: An address and no path: a word of two letters or more before a colon.
+_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+:")
+#: What the host reads by itself, and no plugin takes over.
+_OWN_SUFFIXES = frozenset(
+    {*_TABLE_SUFFIXES, ".gz", ".h5", ".h5ad", ".h5mu", ".hdf5", ".loom", ".mtx", ".zarr"}
+)
+_SOMA_MARK = "__tiledb_group.tdb"
 _REMOTE = re.compile(
     r"^(https?|ftps?|sftp|ssh|s3a?|gs|gcs|az|abfss?|adl|hdfs|hf|github|dbfs|oss):/{1,2}(?=[^/])"
 )
@@ -99,6 +110,7 @@ class FileKind(StrEnum):
     MTX = "matrix market"
     TABLE = "table of text"
     CORPUS = "corpus"
+    SOMA = "SOMA experiment"
 
 
 def kind_of(path: str | Path, *, inside: bool = False) -> FileKind:
@@ -157,9 +169,44 @@ def check_readable(path: str | Path) -> Path:
         another kind (E-F02, E-F03, E-F05, E-F06), cut short (E-F01), remote (E-F18), or a part of
         a zarr store (E-F20).
     """
+    if registered_source(path) is not None:
+        return Path(path)
     path = local_path(path)
     kind_of(path)
     return path
+
+
+def registered_source(path: str | Path) -> SourceSpec | None:
+    """Return what the host or a plugin registered for an address or the ending of a name.
+
+    Raises
+    ------
+    PluginError
+        More than one is registered for it (E-P03).
+    """
+    text = os.fspath(path)
+    scheme = _SCHEME.match(text)
+    if scheme is None and Path(text).suffix.lower() in _OWN_SUFFIXES:
+        return None
+    from episome import plugins
+
+    own = plugins.SourceSpec("census", "episome.data._census:of_address", schemes=("census:",))
+    found = [
+        s
+        for s in (replace(own, plugin="episome"), *plugins.sources().values())
+        if (scheme is not None and scheme[0] in s.schemes)
+        or any(text.rstrip("/").endswith(e) for e in s.suffixes if e not in _OWN_SUFFIXES)
+    ]
+    if len(found) > 1:
+        raise PluginError(
+            "E-P03",
+            "more than one plugin reads this",
+            where=text,
+            examples=[f"{s.plugin}:{s.name}" for s in found],
+            why="neither wins, so that installing a package never changes what is read",
+            fix="EPISOME_BLOCK_PLUGINS switches plugins off",
+        )
+    return found[0] if found else None
 
 
 def cell_files(path: str | Path) -> list[Path]:
@@ -174,6 +221,8 @@ def cell_files(path: str | Path) -> list[Path]:
     -------
     The files; none where the path is one set of cells, or no folder.
     """
+    if registered_source(path) is not None:
+        return []
     path = local_path(path)
     if not path.is_dir() or find_matrix_folder(path) is not None:
         return []
@@ -232,6 +281,8 @@ def _folder_kind(path: Path) -> FileKind:
             return FileKind.ZARR
         if _is_corpus(path):
             return FileKind.CORPUS
+        if _SOMA_MARK in names:
+            return FileKind.SOMA
         found = find_matrix_folder(path)
     except InputFileError:
         raise
@@ -255,6 +306,11 @@ def _folder_kind(path: Path) -> FileKind:
         fix="pass the path of an h5ad file, or a zarr store, a folder with matrix.mtx, "
         "barcodes.tsv and features.tsv, or the outs folder of Cell Ranger",
     )
+
+
+def is_soma(path: str | Path) -> bool:
+    """Whether a path is a folder of TileDB-SOMA: an experiment or a part of one."""
+    return (Path(path) / _SOMA_MARK).is_file()
 
 
 def _is_corpus(path: Path) -> bool:

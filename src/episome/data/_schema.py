@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from episome.data._corpus_source import CorpusSource
 from episome.data._keys import CELLXGENE_DATASET, CELLXGENE_DONOR, CELLXGENE_LABELS
 from episome.data._many import ManyCells
+from episome.data._own_sources import own_source
 from episome.data._query import listed
 from episome.data._read import read_cells
 from episome.data._source import AnnDataSource, CellSource, existing_columns
 from episome.errors import InputDataError, UsageError
-from episome.io import is_corpus
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -100,8 +99,8 @@ def cellxgene_source(
     elif (several := listed(data)) is not None:
         source = ManyCells(several, opener=_opened)
     else:
-        path = Path(str(data))
-        source = CorpusSource(path) if is_corpus(path) else _opened(path)
+        own = own_source(str(data))
+        source = _opened(Path(str(data))) if own is None else own
     there = existing_columns(source, (CELLXGENE_LABELS, CELLXGENE_DATASET, CELLXGENE_DONOR))
     if CELLXGENE_LABELS not in there:
         raise UsageError(

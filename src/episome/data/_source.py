@@ -400,6 +400,11 @@ def obs_column(adata: AnnData, key: str, *, name: str = "adata") -> pd.Series:
     return adata.obs[key]
 
 
+def columns_of(source: CellSource) -> list[str]:
+    """Return the names of the columns of a source's cell table, none where it does not say."""
+    return list(getattr(source, "obs_columns", ()))
+
+
 def existing_columns(source: CellSource, keys: Sequence[str]) -> list[str]:
     """Return those of some names that are columns of a source's cell table."""
     names = getattr(source, "obs_columns", None)

@@ -194,7 +194,9 @@ def damaged(file: Path, why: str) -> Problem:
 
 
 def path_digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and digests of the files of a folder."""
+    """SHA-256 of a file, of the names and digests of a folder's files, or of an address."""
+    if not path.exists():
+        return hashlib.sha256(str(path).encode()).hexdigest()
     if not path.is_dir():
         return file_digest(path)
     files = sorted(p for p in path.rglob("*") if p.is_file())
@@ -203,7 +205,12 @@ def path_digest(path: Path) -> str:
 
 
 def path_stamp(path: Path) -> list[list[object]]:
-    """Name, size, time of writing and number of every file: what changes when a file does."""
+    """Name, size, time of writing and number of every file: what changes when a file does.
+
+    An address has none of these: what is behind it is taken as unchanged.
+    """
+    if not path.exists():
+        return []
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     stats = [(p.relative_to(path).as_posix(), p.stat()) for p in files]
     return [[name, s.st_size, s.st_mtime_ns, s.st_ino] for name, s in stats]

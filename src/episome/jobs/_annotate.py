@@ -349,7 +349,9 @@ def file_sha256(path: Path) -> str:
 
 def describe_input(path: Path, adata: AnnData | None = None) -> dict[str, object]:
     """Path, digest and size of an input, for the JSON answer."""
-    facts: dict[str, object] = {"path": str(path), "sha256": file_sha256(path)}
+    facts: dict[str, object] = {"path": str(path)}
+    if path.exists():  # else an address
+        facts["sha256"] = file_sha256(path)
     if adata is not None:
         facts |= {"n_obs": int(adata.n_obs), "n_vars": int(adata.n_vars)}
     return facts

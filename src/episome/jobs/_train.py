@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from episome import plugins, settings
-from episome.data import cell_files, check_inputs, read_any, read_cells
+from episome.data import cell_files, check_inputs, has_own_source, read_any, read_cells
 from episome.errors import InputFileError, UsageError
 from episome.inference import pick_device
-from episome.io import check_model_output, is_corpus
+from episome.io import check_model_output
 from episome.jobs._auto import train_auto
 from episome.jobs._labels_file import join_labels
 from episome.log import get_logger
@@ -137,6 +137,7 @@ def train(request: TrainRequest, *, progress: ProgressReport | None = None) -> T
     notes = [*_said_of_reading(request, backed=backed), *_join(data, request, setup)]
     if backed:
         data = cls.setup_source(data, **setup)
+        notes += getattr(data.source, "notes", ())
     else:
         set_up(data, **setup)
     model: EpisomeModel | Ensemble
@@ -185,7 +186,7 @@ def _cells(
 ) -> tuple[Any, bool]:
     """Read the cells, and say whether their values stay in the file."""
     options: dict[str, Any] = {"max_memory": request.max_memory, "trust": request.trust}
-    if cell_files(request.input) or is_corpus(request.input):
+    if cell_files(request.input) or has_own_source(request.input):
         _refuse_labels_file(request)
         return request.input, True
     if request.backed:
@@ -215,7 +216,7 @@ def _refuse_labels_file(request: TrainRequest) -> None:
 
 def _said_of_reading(request: TrainRequest, *, backed: bool) -> list[str]:
     """Return the line that says where the cells are read from, if that was not asked for."""
-    if not backed or request.backed or cell_files(request.input) or is_corpus(request.input):
+    if not backed or request.backed or cell_files(request.input) or has_own_source(request.input):
         return []
     line = f"{request.input.name} does not fit into memory: its cells are read while training"
     logger.info("%s", line)
@@ -224,7 +225,7 @@ def _said_of_reading(request: TrainRequest, *, backed: bool) -> list[str]:
 
 def _auto(request: TrainRequest) -> TrainResult:
     """Train the annotator that is best on held-out cells."""
-    if request.backed or cell_files(request.input) or is_corpus(request.input):
+    if request.backed or cell_files(request.input) or has_own_source(request.input):
         raise UsageError(
             "E-U83",
             "the comparison of models reads one file into memory",

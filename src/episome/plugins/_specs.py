@@ -252,9 +252,12 @@ class SourceSpec:
     Parameters
     ----------
     name, target, summary
-        Name, the source ``"package.module:Class"``, one line.
+        Name, what makes the source ``"package.module:Class"``, one line. The target is called with
+        the address or path, a text, and returns a ``CellSource``.
     schemes, suffixes
-        Which addresses (``"census:"``) and file names (``".h5ad"``) it reads.
+        Beginnings of addresses (``"lab:"``, two letters at least) and endings of names
+        (``".lab"``) that it reads. What the host reads by itself, such as ``".h5ad"``, stays with
+        it.
     plugin, distribution, version
         Filled in by the manager.
     """
