@@ -622,6 +622,10 @@ CODES: dict[str, str] = {
         "filter, may follow. On a command line it stands in quotation marks."
     ),
     "E-U97": "A run goes on in the folder that holds its checkpoints.",
+    "E-U98": (
+        "Cells are drawn in training as often as their weights say: one finite number of 0 or "
+        "more for every cell, not all of them zero."
+    ),
     "E-X01": (
         "A bug in episome. The crash report holds versions, the command and the place; no data."
     ),

@@ -114,6 +114,11 @@ __all__ = ["command"]
     help="Add differences between training donors to training cells (networks; --donor-key).",
 )
 @click.option(
+    "--sampling",
+    metavar="balanced|COLUMN",
+    help="Draw cells with replacement: every class alike, or by a column of numbers (networks).",
+)
+@click.option(
     "--ensemble",
     "n_models",
     type=click.IntRange(1),
@@ -193,7 +198,7 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     from episome.resources import set_threads
 
     train_arguments = device_arguments(options["device"])
-    for name in ("max_epochs", "batch_size", "refit", "augment"):
+    for name in ("max_epochs", "batch_size", "refit", "augment", "sampling"):
         if options[name] is not None:
             if auto:
                 raise UsageError(
@@ -204,6 +209,8 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
                     fix="leave it out, or name the model",
                 )
             train_arguments[name] = options[name]
+    if sampling := train_arguments.pop("sampling", None):
+        train_arguments["datasplitter_kwargs"] = {"sampling": sampling}
     request = TrainRequest(
         method=options["method"],
         input=options["input"],

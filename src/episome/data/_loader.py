@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -68,13 +69,17 @@ class CellLoader:
     order
         ``"exact"`` or ``"blocks"`` instead of what the source makes best.
     buffer_bytes
-        Bytes of values that are read at once and mixed, of sources on disk.
+        Bytes of values that are read at once and mixed, of sources on disk. While they are handed
+        out the next are read, so twice as many are held.
+    weights
+        How often every row is to be drawn, relative to the others, (n_rows,): a shuffled epoch
+        then draws as many cells as there are rows, with replacement.
 
     Raises
     ------
     UsageError
-        Rows that do not exist (E-U39), a batch size below one (E-U22), or another word for
-        ``order`` (E-U30).
+        Rows that do not exist (E-U39), a batch size below one (E-U22), another word for ``order``
+        (E-U30), or weights that are no chances (E-U98).
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class CellLoader:
         others: Mapping[str, CellSource] | None = None,
         order: Literal["auto", "exact", "blocks"] = "auto",
         buffer_bytes: int = BUFFER_BYTES,
+        weights: NDArray[np.floating] | None = None,
     ) -> None:
         self.source, self.alignment, self.rule, self.kind = source, alignment, rule, kind
         self.rows = np.arange(source.n_obs) if rows is None else np.asarray(rows, dtype=np.int64)
@@ -108,6 +114,7 @@ class CellLoader:
         if order not in {"auto", "exact", "blocks"}:
             raise UsageError("E-U30", f"order={order!r}", fix='use "auto", "exact" or "blocks"')
         self.order, self.buffer_bytes = order, buffer_bytes
+        self.chances = None if weights is None else _chances(weights, self.rows)
         self.epoch = 0
         # Batches of the epoch that are done, and those that the next iteration leaves out.
         self._done = self._skip = 0
@@ -148,18 +155,29 @@ class CellLoader:
             return
         seed = settings.stream_seed("order", self.seed)
         rng = np.random.default_rng([seed, self.epoch])
+        drawn = self._order(rng)
         if self.order == "exact" or (self.order == "auto" and in_memory(self.source)):
-            yield from map(self.batch, self._batches(rng.permutation(self.rows), done))
+            order = rng.permutation(self.rows) if drawn is None else drawn
+            yield from map(self.batch, self._batches(order, done))
             return
         blocks = self.block_order()
         logger.debug("%s: %s", self.source.where, blocks.text)
-        batches = self._batches(blocks.epoch(self.rows, rng), done)
+        order = blocks.epoch(self.rows, rng) if drawn is None else drawn
+        batches = self._batches(order, done)
         per_buffer = blocks.buffer_rows // self.batch_size
         # The rest of the buffer in which the epoch was left, then whole ones again.
-        wanted = per_buffer - done % per_buffer
-        while buffer := list(islice(batches, wanted)):
-            yield from self._mixed(buffer)
-            wanted = per_buffer
+        sizes = chain([per_buffer - done % per_buffer], repeat(per_buffer))
+        with ThreadPoolExecutor(1, thread_name_prefix="episome-read") as reader:
+            waiting = reader.submit(self._read, list(islice(batches, next(sizes))))
+            while (held := waiting.result()) is not None:
+                waiting = reader.submit(self._read, list(islice(batches, next(sizes))))
+                yield from self._mixed(*held)
+
+    def _order(self, rng: np.random.Generator) -> NDArray[np.int64] | None:
+        """Return the rows of an epoch as their chances draw them; ``None`` where all are alike."""
+        if self.chances is None:
+            return None
+        return rng.choice(self.rows, len(self.rows), p=self.chances)
 
     def _batches(self, order: NDArray[np.int64], done: int = 0) -> Iterator[NDArray[np.int64]]:
         for i in range(done, len(self)):
@@ -176,10 +194,21 @@ class CellLoader:
             buffer_bytes=self.buffer_bytes,
         )
 
-    def _mixed(self, buffer: list[NDArray[np.int64]]) -> Iterator[Batch]:
+    def _read(
+        self, buffer: list[NDArray[np.int64]]
+    ) -> tuple[list[NDArray[np.int64]], NDArray[np.int64], sparse.csr_matrix] | None:
         """Read the rows of several batches at once, in the order of the file."""
+        if not buffer:
+            return None
         rows = np.unique(np.concatenate(buffer))
-        held = self.source.read(rows)
+        return buffer, rows, self.source.read(rows)
+
+    def _mixed(
+        self,
+        buffer: list[NDArray[np.int64]],
+        rows: NDArray[np.int64],
+        held: sparse.csr_matrix,
+    ) -> Iterator[Batch]:
         for wanted in buffer:
             yield self._batch_of(held[np.searchsorted(rows, wanted)], wanted)
 
@@ -214,6 +243,23 @@ def as_slice(rows: NDArray[np.int64]) -> Rows:
     """Return consecutive rows as a slice, which every source reads faster."""
     consecutive = len(rows) > 0 and bool((np.diff(rows) == 1).all())
     return slice(int(rows[0]), int(rows[-1]) + 1) if consecutive else rows
+
+
+def _chances(weights: NDArray[np.floating], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Chance of every row to be drawn, float64 (n_rows,), sums to one."""
+    found = np.asarray(weights, dtype=np.float64)
+    if found.shape != rows.shape or not np.isfinite(found).all() or (found < 0).any():
+        wrong = f"of shape {found.shape}" if found.shape != rows.shape else "below 0 or not finite"
+        raise UsageError(
+            "E-U98",
+            f"weights of cells are {wrong}",
+            total=len(rows),
+            fix="pass a finite number of 0 or more for every cell",
+        )
+    if not found.sum():
+        raise UsageError("E-U98", "weights of all cells are zero", fix="leave some above zero")
+    chances: NDArray[np.float64] = found / found.sum()
+    return chances
 
 
 def _require_rows(rows: NDArray[np.int64], source: CellSource) -> None:

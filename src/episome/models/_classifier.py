@@ -101,7 +101,9 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
             ``donor_key`` must be set up (``episome.data.donor_shifts``).
         datasplitter_kwargs
             ``external_indexing=[train, validation, test, calibration]`` gives the split,
-            ``drop_last`` leaves out a smaller last batch (default true).
+            ``drop_last`` leaves out a smaller last batch (default true), ``sampling`` draws cells
+            with replacement: ``"balanced"`` (every class alike; the loss then weighs classes
+            alike too), a column of numbers, or a number per cell.
         plan_kwargs
             ``lr``, ``weight_decay``, ``lr_schedule``, ``lr_decay``, ``lr_patience``,
             ``label_smoothing``, ``weight_average``, ``class_weight`` (``"balanced"`` or ``None``).
@@ -192,7 +194,9 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
     ) -> tuple[CorePlan, dict[str, object]]:
         augmentation = None if augment is None else donor_augmentation(datamodule)
         settings = dict(plan_args)
-        weights = self._class_weights(settings.pop("class_weight", "balanced"), datamodule)
+        # What is drawn by weights is not weighed once more.
+        default = "balanced" if datamodule.weights is None else None
+        weights = self._class_weights(settings.pop("class_weight", default), datamodule)
         plan = ClassifierPlan(
             self.module,
             class_weights=weights,

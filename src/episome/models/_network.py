@@ -18,6 +18,7 @@ from episome.models._resume import checked_resume, run_facts, run_parts
 from episome.models._training import (
     append_history,
     checked_splitter,
+    drawing_weights,
     given,
     normalized_rows,
     part_of,
@@ -119,7 +120,8 @@ class NetworkModel(EpisomeModel):
             Stop when the validation loss has not improved for ``early_stopping_patience`` epochs.
         datasplitter_kwargs
             ``external_indexing=[train, validation, test]`` gives the split, ``drop_last`` leaves
-            out a smaller last batch (default true).
+            out a smaller last batch (default true), ``sampling`` draws cells with replacement:
+            ``"balanced"`` (every class alike), a column of numbers, or a number per cell.
         plan_kwargs
             ``lr``, ``weight_decay``, ``lr_schedule``, ``lr_decay``, ``lr_patience``,
             ``weight_average``.
@@ -223,6 +225,12 @@ class NetworkModel(EpisomeModel):
                 split,
                 batch_size,
                 drop_last=bool(splitter.get("drop_last", True)),
+            )
+            datamodule.weights = drawing_weights(
+                splitter.get("sampling"),
+                datamodule.source,
+                datamodule.labels,
+                datamodule.split.train,
             )
         run: dict[str, Any] = {"max_epochs": max_epochs, "early_stopping": early}
         run |= {**defaults, **trainer_kwargs}

@@ -101,6 +101,7 @@ def run_facts(
         "genes": model.features.digest,
         "classes": list(model.labels.names) if model.labels else [],
         "split": data.split.digest,
+        "sampling": None if data.weights is None else _digest(data.weights),
         "values": {"rule": str(data.rule), "kind": str(data.kind)},
         "configuration": _plain(model.module.config),
         "weights at the start": _digest(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from scipy import sparse
 
 from episome.data import donor_shifts
@@ -12,11 +13,10 @@ from episome.errors import UsageError
 from episome.train import DonorAugmentation
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
-    from episome.data import Query
+    from episome.data import CellSource, Query
     from episome.train import CellDataModule, ProgressReport
 
 
@@ -78,7 +78,7 @@ def checked_splitter(
     kwargs: Mapping[str, Any] | None, *, shuffle_set_split: bool
 ) -> dict[str, Any]:
     given = dict(kwargs or {})
-    unknown = sorted(set(given) - {"external_indexing", "drop_last"})
+    unknown = sorted(set(given) - {"external_indexing", "drop_last", "sampling"})
     if unknown or not shuffle_set_split:
         raise UsageError(
             "E-U21",
@@ -88,6 +88,53 @@ def checked_splitter(
             "part",
         )
     return given
+
+
+def drawing_weights(
+    sampling: object, source: CellSource, codes: NDArray[np.int64], rows: NDArray[np.int64]
+) -> NDArray[np.float64] | None:
+    """Return how often every cell is drawn in training, relative to the others.
+
+    Parameters
+    ----------
+    sampling
+        ``None``: every cell once an epoch. ``"balanced"``: every class as often as the others.
+        The name of a column of numbers, or an array of them.
+    source, codes
+        All cells, and their classes.
+    rows
+        The training cells.
+
+    Returns
+    -------
+    float64 (n_obs,).
+
+    Raises
+    ------
+    UsageError
+        The column is missing (E-U04) or holds no numbers, or the array has another length
+        (E-U98).
+    """
+    if sampling is None:
+        return None
+    if isinstance(sampling, str) and sampling == "balanced":
+        counts = np.bincount(codes[rows])
+        return np.where(codes >= 0, 1.0 / np.maximum(counts, 1)[np.maximum(codes, 0)], 0.0)
+    values = source.obs_column(sampling) if isinstance(sampling, str) else sampling
+    try:
+        found: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if found.shape != codes.shape:
+        what = f"sampling={sampling!r}" if isinstance(sampling, str) else "sampling"
+        raise UsageError(
+            "E-U98",
+            f"{what} holds no weight for every cell",
+            where=source.where,
+            total=len(codes),
+            fix='use "balanced", the name of a column of numbers, or one number per cell',
+        )
+    return found
 
 
 def given(value: Any, default: Any) -> Any:

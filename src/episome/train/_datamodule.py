@@ -53,6 +53,9 @@ class CellDataModule(pl.LightningDataModule):
         Donor (or ``None``) of every cell of the source, where donors are known.
     others
         The same cells in other modalities, by name; their values are in every batch under it.
+    weights
+        How often every cell of the source is drawn in training, relative to the others; an epoch
+        has as many draws as training cells.
     """
 
     def __init__(
@@ -69,12 +72,14 @@ class CellDataModule(pl.LightningDataModule):
         seed: int | None = None,
         donors: NDArray[np.object_] | None = None,
         others: Mapping[str, CellSource] | None = None,
+        weights: NDArray[np.floating] | None = None,
     ) -> None:
         super().__init__()
         self.source, self.alignment, self.rule, self.kind = source, alignment, rule, kind
         self.labels, self.split, self.donors = labels, split, donors
         self.batch_size, self.drop_last, self.seed = batch_size, drop_last, seed
         self.others = dict(others or {})
+        self.weights = weights
         #: Into how many a batch is split for want of memory.
         self.parts = 1
         self._start: tuple[int, int] | None = None
@@ -108,6 +113,7 @@ class CellDataModule(pl.LightningDataModule):
             seed=self.seed,
             donors=self.donors,
             others=self.others,
+            weights=self.weights,
         )
         found.parts = self.parts
         return found
@@ -119,6 +125,7 @@ class CellDataModule(pl.LightningDataModule):
         shuffle: bool = False,
         drop_last: bool = False,
         batch_size: int | None = None,
+        weights: NDArray[np.floating] | None = None,
     ) -> CellLoader:
         """Batches of chosen rows."""
         return CellLoader(
@@ -133,11 +140,14 @@ class CellDataModule(pl.LightningDataModule):
             drop_last=drop_last,
             seed=self.seed,
             others=self.others,
+            weights=weights,
         )
 
     def train_dataloader(self) -> Batches:
         """Shuffled training batches; the order follows the seed and the epoch."""
-        loader = self.loader(self._share(self.split.train), shuffle=True, drop_last=self.drop_last)
+        rows = self._share(self.split.train)
+        weights = None if self.weights is None else self.weights[rows]
+        loader = self.loader(rows, shuffle=True, drop_last=self.drop_last, weights=weights)
         if self.trainer is not None:
             loader.set_epoch(self.trainer.current_epoch)
         if self._start is not None and self._start[0] == loader.epoch:
