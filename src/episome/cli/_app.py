@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "help": ("episome.cli.help:command", "Explain exit codes, or a command."),
     "plugins": ("episome.cli.plugins:command", "List plugins, and what failed to load and why."),
     "train": ("episome.cli.train:command", "Train a model on labelled cells."),
+    "tune": ("episome.cli.tune:command", "Search for the settings of a model on held-out cells."),
 }
 
 

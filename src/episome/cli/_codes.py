@@ -626,6 +626,11 @@ CODES: dict[str, str] = {
         "Cells are drawn in training as often as their weights say: one finite number of 0 or "
         "more for every cell, not all of them zero."
     ),
+    "E-U99": (
+        "A search needs an annotator, two or more settings, and names of arguments: model.X of "
+        "the constructor, train.X of train, plan.X of its plan_kwargs, each with values or a "
+        "range."
+    ),
     "E-X01": (
         "A bug in episome. The crash report holds versions, the command and the place; no data."
     ),

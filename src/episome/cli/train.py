@@ -191,7 +191,7 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     if before := made_before(run, overwrite=options["overwrite"]):
         return before
     check_model_output(options["output"], overwrite=options["overwrite"])
-    model = _model_arguments(options)
+    model = model_arguments(options)
 
     from episome.cli._ui import progress
     from episome.jobs import TrainRequest, describe_input, device_arguments, train
@@ -215,7 +215,7 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         method=options["method"],
         input=options["input"],
         output=options["output"],
-        setup=_setup_arguments(options),
+        setup=setup_arguments(options),
         labels_file=options["labels_file"],
         model=model,
         train=train_arguments,
@@ -290,19 +290,20 @@ def _run(options: dict[str, Any]) -> Run:
     return Run("train", options["output"], other, [options[k] for k in read])
 
 
-def _setup_arguments(options: dict[str, Any]) -> dict[str, object]:
+def setup_arguments(options: dict[str, Any]) -> dict[str, object]:
+    """Return the arguments of a set-up that were given on the command line."""
     # What was not asked for is left to the set-up of the model, which may not know it.
     setup: dict[str, object] = {}
     if options["input_kind"] != "auto":
         setup["input_kind"] = options["input_kind"]
-    if options["duplicates"] != "error":
+    if options.get("duplicates", "error") != "error":
         setup["duplicates"] = options["duplicates"]
     if options["allow_fractional"]:
         setup["allow_fractional"] = True
     names = ("labels_key", "layer", "rna_modality", "target_modality", "ontology_term_key")
     more = ("batch_key", "obsm_key")
-    setup |= {name: options[name] for name in (*names, *more) if options[name]}
-    if options["unlabeled"] != "error":
+    setup |= {name: options[name] for name in (*names, *more) if options.get(name)}
+    if options.get("unlabeled", "error") != "error":
         setup["unlabeled"] = options["unlabeled"]
     if raw := raw_choice(options):
         setup["use_raw"] = raw
@@ -311,7 +312,7 @@ def _setup_arguments(options: dict[str, Any]) -> dict[str, object]:
     if options["donor_key"]:
         keys = list(options["donor_key"])
         setup["donor_key"] = keys if len(keys) > 1 else keys[0]
-    if options["own_terms"]:
+    if options.get("own_terms"):
         setup["own_terms"] = _json_file(options["own_terms"])
     return setup
 
@@ -330,7 +331,8 @@ def _json_file(path: Path) -> dict[str, Any]:
     return found
 
 
-def _model_arguments(options: dict[str, Any]) -> dict[str, object]:
+def model_arguments(options: dict[str, Any]) -> dict[str, object]:
+    """Return the arguments of a model: --set, and what has an option of its own."""
     arguments: dict[str, object] = {}
     for pair in options["settings_"]:
         key, equals, value = pair.partition("=")
@@ -338,15 +340,16 @@ def _model_arguments(options: dict[str, Any]) -> dict[str, object]:
             raise UsageError(
                 "E-U26", f"--set {pair!r} is no KEY=VALUE", fix="for example --set n_steps=3"
             )
-        arguments[key] = _value(value)
-    if options["preset"]:
+        arguments[key] = json_value(value)
+    if options.get("preset"):
         arguments["preset"] = options["preset"]
-    if options["markers"]:
+    if options.get("markers"):
         arguments["markers"] = str(options["markers"])
     return arguments
 
 
-def _value(text: str) -> object:
+def json_value(text: str) -> object:
+    """Return what JSON a text is, else the text."""
     try:
         return json.loads(text)
     except ValueError:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from episome.jobs._new_plugin import NewPluginRequest, NewPluginResult, new_plugin
     from episome.jobs._runs import Run
     from episome.jobs._train import TrainRequest, TrainResult, device_arguments, run_folder, train
+    from episome.jobs._tune import TuneRequest, TuneResult, tune
 
 _HOME = {
     "AnnotateRequest": "_annotate",
@@ -70,6 +71,9 @@ _HOME = {
     "run_folder": "_train",
     "train": "_train",
     "train_auto": "_auto",
+    "TuneRequest": "_tune",
+    "TuneResult": "_tune",
+    "tune": "_tune",
 }
 __all__ = sorted(_HOME)
 

@@ -66,7 +66,7 @@ class AutoResult:
 
 
 @dataclass(slots=True)
-class _Arena:
+class Arena:
     """The cells, the folds and the clock of one comparison."""
 
     adata: AnnData
@@ -143,7 +143,7 @@ def train_auto(
     if not (math.isfinite(time_budget) and time_budget > 0):
         raise UsageError("E-U22", f"time_budget={time_budget!r}", fix="pass seconds, such as 600")
     setup = {"labels_key": labels_key, "donor_key": donor_key, **setup}
-    arena = _arena(adata, setup, max_cells, time_budget, progress)
+    arena = arena_of(adata, setup, max_cells, time_budget, progress)
     names = _candidates() if models is None else _asked(models)
     first = arena.parts[:1]
     for i, name in enumerate(names):
@@ -190,13 +190,14 @@ def _candidates() -> list[str]:
     return sorted(known, key=lambda n: ("floor" not in known[n].tags, n))
 
 
-def _arena(
+def arena_of(
     adata: AnnData,
     setup: dict[str, Any],
     max_cells: int,
-    time_budget: float,
-    progress: Callable[[str], None] | None,
-) -> _Arena:
+    time_budget: float = math.inf,
+    progress: Callable[[str], None] | None = None,
+) -> Arena:
+    """Choose the cells that are compared on, and how they are held out."""
     deadline = time.monotonic() + time_budget
     blank = str(setup.get("unlabeled_category", "unknown"))
     column = obs_column(adata, setup["labels_key"])
@@ -229,7 +230,7 @@ def _arena(
         else f"{len(parts)} parts, cells drawn within types"
     )
     say = progress or (lambda line: logger.info("%s", line))
-    return _Arena(part, setup, labels[rows], of, parts, deadline, by, say)
+    return Arena(part, setup, labels[rows], of, parts, deadline, by, say)
 
 
 def _sample(codes: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
@@ -244,7 +245,7 @@ def _sample(codes: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
 
 
 def _try(
-    arena: _Arena,
+    arena: Arena,
     name: str,
     parts: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
     train_kwargs: dict[str, Any] | None,
@@ -276,7 +277,7 @@ def _try(
     )
 
 
-def _contenders(arena: _Arena) -> list[str]:
+def _contenders(arena: Arena) -> list[str]:
     """Names that are near the best after the first part, the fastest first."""
     f1 = {
         t.name: scores_of(t, arena.truth, None)["macro_f1"]
@@ -300,7 +301,7 @@ def _contenders(arena: _Arena) -> list[str]:
     return sorted(near, key=lambda n: arena.trials[n].seconds)
 
 
-def _verdict(arena: _Arena, *, ensemble: bool) -> tuple[pd.DataFrame, tuple[str, ...], str]:
+def _verdict(arena: Arena, *, ensemble: bool) -> tuple[pd.DataFrame, tuple[str, ...], str]:
     """Return the table, the names that won, and why."""
     done = [t for t in arena.trials.values() if t.n_parts and not t.problem]
     most = max(t.n_parts for t in done)

@@ -96,6 +96,7 @@ def try_model(
     *,
     seconds: float,
     train_kwargs: Mapping[str, Any],
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> None:
     """Train on ``fitted`` and call ``held``; what goes wrong becomes the problem of the trial.
 
@@ -111,8 +112,8 @@ def try_model(
         Positions, int64.
     seconds
         A training of epochs is stopped after them.
-    train_kwargs
-        Of ``train``.
+    train_kwargs, model_kwargs
+        Of ``train``, and of the model.
     """
     started = time.monotonic()
     stop = started + seconds
@@ -126,7 +127,7 @@ def try_model(
             cls = plugins.load_class(plugins.get_spec(trial.name))
             part = adata[fitted].copy()
             cls.setup_anndata(part, **setup)
-            model = cls(part)
+            model = cls(part, **(model_kwargs or {}))
             model.train(progress=progress, **train_kwargs)
             query = {k: setup[k] for k in QUERY if k in setup}
             found = model.predict_proba(adata[held], **query)

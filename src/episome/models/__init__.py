@@ -34,12 +34,14 @@ if TYPE_CHECKING:
     from episome.models._reference import ReferenceWeights
     from episome.models._registry import registry_from_parts
     from episome.models._translation import TranslationMixin
+    from episome.models._tuning import Between, TuningSpace
     from episome.models._weights_file import WeightsFile
 
 _HOME = {
     "AnnotationMixin": "_annotation",
     "ArrayClassifierModel": "_array_classifier",
     "ArrayModel": "_array",
+    "Between": "_tuning",
     "CAPABILITIES": "_capabilities",
     "EmbeddingMixin": "_embedding",
     "NetworkModel": "_network",
@@ -51,6 +53,7 @@ _HOME = {
     "SupportsReconstruction": "_capabilities",
     "SupportsTranslation": "_capabilities",
     "TranslationMixin": "_translation",
+    "TuningSpace": "_tuning",
     "ClassifierModel": "_classifier",
     "Ensemble": "_ensemble",
     "EpisomeModel": "_base",

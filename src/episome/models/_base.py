@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from episome.data import SchemaChoice
     from episome.inference import Core
     from episome.io import ModelFolder
+    from episome.models._tuning import TuningSpace
 
 logger = get_logger(__name__)
 
@@ -115,6 +116,23 @@ class EpisomeModel(BaseModelClass):
         self.confidence_ = Confidence()
 
     # --- set-up -----------------------------------------------------------------------------
+
+    @classmethod
+    def tuning_space(cls, *, has_donors: bool = False) -> TuningSpace:
+        """Return what ``tune`` tries unless it is told; subclasses add what is theirs.
+
+        Parameters
+        ----------
+        has_donors
+            Whether a donor column is set up.
+
+        Returns
+        -------
+        Names (``model.X`` of the constructor, ``train.X`` of ``train``, ``plan.X`` of its
+        ``plan_kwargs``), each with values to choose from or a range (:class:`Between`); empty
+        where nothing is worth trying.
+        """
+        return {}
 
     @classmethod
     def setup_source(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from episome.confidence import CalibrationSource
+    from episome.models._tuning import TuningSpace
     from episome.train import Fit
 
 
@@ -43,6 +44,14 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
 
     capabilities = ("annotation", "embedding", "explanation")
     _plan_cls = ClassifierPlan
+
+    @classmethod
+    def tuning_space(cls, *, has_donors: bool = False) -> TuningSpace:
+        """Add donor augmentation and its strength; see :meth:`EpisomeModel.tuning_space`."""
+        space = dict(super().tuning_space(has_donors=has_donors))
+        if has_donors:
+            space |= {"train.augment": (None, "donor"), "train.augment_strength": (0.5, 1.0)}
+        return space
 
     def train(
         self,
@@ -59,6 +68,7 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
         early_stopping: bool | None = None,
         refit: bool | None = None,
         augment: Literal["donor"] | None = None,
+        augment_strength: float = 1.0,
         datasplitter_kwargs: Mapping[str, Any] | None = None,
         plan_kwargs: Mapping[str, Any] | None = None,
         datamodule: CellDataModule | None = None,
@@ -99,6 +109,8 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
             ``"donor"`` adds the difference between two donors of one type, with a random sign,
             to every training cell; the differences come from training donors only, so
             ``donor_key`` must be set up (``episome.data.donor_shifts``).
+        augment_strength
+            Share of a difference that is added; 1 as published.
         datasplitter_kwargs
             ``external_indexing=[train, validation, test, calibration]`` gives the split,
             ``drop_last`` leaves out a smaller last batch (default true), ``sampling`` draws cells
@@ -161,6 +173,7 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
             if datamodule is not None
             else self._calibration_size(calibration_size, train_size, validation_size),
             augment=augment,
+            augment_strength=augment_strength,
         )
 
     def _hold_out(self, datamodule: CellDataModule, *, again: bool) -> None:
@@ -190,9 +203,12 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
         plan_args: dict[str, Any],
         *,
         augment: Literal["donor"] | None = None,
+        augment_strength: float = 1.0,
         **kwargs: Any,
     ) -> tuple[CorePlan, dict[str, object]]:
-        augmentation = None if augment is None else donor_augmentation(datamodule)
+        augmentation = (
+            None if augment is None else donor_augmentation(datamodule, augment_strength)
+        )
         settings = dict(plan_args)
         # What is drawn by weights is not weighed once more.
         default = "balanced" if datamodule.weights is None else None

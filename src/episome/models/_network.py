@@ -25,6 +25,7 @@ from episome.models._training import (
     require_not_negative,
     require_positive,
 )
+from episome.models._tuning import Between
 from episome.train import (
     EVERY_MINUTES,
     CellDataModule,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from episome.data import CellSource, Query, Split
+    from episome.models._tuning import TuningSpace
     from episome.nn import TorchCore
     from episome.train import ProgressReport, RunPart
 
@@ -56,6 +58,15 @@ class NetworkModel(EpisomeModel):
     _core_cls: ClassVar[type[TorchCore]]
     _plan_cls: ClassVar[type[CorePlan]] = LossPlan
     module: TorchCore
+
+    @classmethod
+    def tuning_space(cls, *, has_donors: bool = False) -> TuningSpace:
+        """Learning rate, weight decay and batch size; see :meth:`EpisomeModel.tuning_space`."""
+        return {
+            "plan.lr": Between(3e-4, 3e-2),
+            "plan.weight_decay": Between(1e-3, 1.0),
+            "train.batch_size": (64, 128, 256, 512),
+        }
 
     def _build_core(self, **config: object) -> TorchCore:
         """Build the core with weights from the initialisation stream of ``settings.seed``."""

@@ -37,8 +37,15 @@ def normalized_rows(data: CellDataModule | Query, rows: NDArray[np.int64]) -> sp
     return sparse.vstack(blocks, format="csr")
 
 
-def donor_augmentation(data: CellDataModule) -> DonorAugmentation:
+def donor_augmentation(data: CellDataModule, strength: float = 1.0) -> DonorAugmentation:
     """Build the table from the donors of the training part, and nobody else's.
+
+    Parameters
+    ----------
+    data
+        Of the training.
+    strength
+        Share of a difference that is added.
 
     Raises
     ------
@@ -60,7 +67,9 @@ def donor_augmentation(data: CellDataModule) -> DonorAugmentation:
         data.donors,
         seed=data.seed,
     )
-    return DonorAugmentation(shifts, target_sum=data.rule.target_sum, seed=data.seed)
+    return DonorAugmentation(
+        shifts, target_sum=data.rule.target_sum, strength=strength, seed=data.seed
+    )
 
 
 def part_of(progress: ProgressReport | None, part: int, n_parts: int) -> ProgressReport | None:

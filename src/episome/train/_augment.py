@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from episome import settings
+from episome.errors import UsageError
 from episome.nn import CSRParts, shift_expression
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class DonorAugmentation(nn.Module):
         The table.
     target_sum
         Library size to which counts are scaled; the upper bound follows its logarithm.
+    strength
+        Share of a difference that is added, above 0; 1 as published.
     seed
         Default ``episome.settings.seed``; the stream is ``"augment"``.
 
@@ -42,14 +45,23 @@ class DonorAugmentation(nn.Module):
     values: torch.Tensor
 
     def __init__(
-        self, shifts: DonorShifts, *, target_sum: float = 1e4, seed: int | None = None
+        self,
+        shifts: DonorShifts,
+        *,
+        target_sum: float = 1e4,
+        strength: float = 1.0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
+        if not (math.isfinite(strength) and strength > 0):
+            raise UsageError(
+                "E-U22", f"augment_strength={strength!r}", fix="pass a number above 0, such as 0.5"
+            )
         table = shifts.vectors
         self.register_buffer("indptr", torch.as_tensor(table.indptr).long(), persistent=False)
         self.register_buffer("indices", torch.as_tensor(table.indices).int(), persistent=False)
-        self.register_buffer("values", torch.as_tensor(table.data), persistent=False)
-        self.facts = shifts.facts
+        self.register_buffer("values", torch.as_tensor(table.data * strength), persistent=False)
+        self.facts = {**shifts.facts, "strength": strength}
         self.high = HIGH * math.log1p(target_sum) / math.log1p(1e4)
         self.generator = torch.Generator().manual_seed(settings.stream_seed("augment", seed))
 

@@ -18,6 +18,8 @@ from episome_baselines.neural_presets import (
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from episome.models import TuningSpace
+
 
 class LinearClassifier(ClassifierModel):
     """One linear layer and a softmax, trained by AdamW, batch by batch.
@@ -47,6 +49,11 @@ class LinearClassifier(ClassifierModel):
 
     capabilities = ("annotation", "explanation")
     _core_cls = LinearClassifierCore
+
+    @classmethod
+    def tuning_space(cls, *, has_donors: bool = False) -> TuningSpace:
+        """Add the size presets; see ``EpisomeModel.tuning_space``."""
+        return {"model.preset": ("small", "paper"), **super().tuning_space(has_donors=has_donors)}
 
     def __init__(
         self,

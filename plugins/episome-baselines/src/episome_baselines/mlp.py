@@ -18,6 +18,8 @@ from episome_baselines.neural_presets import (
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from episome.models import TuningSpace
+
 
 class MLPClassifier(ClassifierModel):
     """Blocks of a linear layer, batch norm, SiLU and dropout, and a softmax.
@@ -46,6 +48,11 @@ class MLPClassifier(ClassifierModel):
     """
 
     _core_cls = MLPClassifierCore
+
+    @classmethod
+    def tuning_space(cls, *, has_donors: bool = False) -> TuningSpace:
+        """Add the size presets; see ``EpisomeModel.tuning_space``."""
+        return {"model.preset": ("small", "paper"), **super().tuning_space(has_donors=has_donors)}
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from episome.data import NameTable
+    from episome.models import TuningSpace
 
 
 class SCTab(ClassifierModel):
@@ -53,6 +54,11 @@ class SCTab(ClassifierModel):
     """
 
     _core_cls = SCTabCore
+
+    @classmethod
+    def tuning_space(cls, *, has_donors: bool = False) -> TuningSpace:
+        """Add the size presets; see ``EpisomeModel.tuning_space``."""
+        return {"model.preset": ("small", *GRID), **super().tuning_space(has_donors=has_donors)}
 
     def __init__(
         self,
