@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         check_readable,
         kind_of,
     )
+    from episome.data._read_modality import read_modality
     from episome.data._reduced import ReducedCells
     from episome.data._rule import InputRule, QueryKind
     from episome.data._schema import SchemaChoice, cellxgene_choice, cellxgene_source
@@ -166,6 +167,7 @@ _HOME = {
     "read_cells": "_read",
     "read_gene_list": "_name_tables",
     "read_label_list": "_name_tables",
+    "read_modality": "_read_modality",
     "require_all_classes": "_labels",
     "require_choice": "_query",
     "scan_values": "_query",
