@@ -96,7 +96,7 @@ def open_source(
     """
     name = None
     if modality is not None:
-        part = read_modality(data, modality, backed=backed)  # type: ignore[arg-type]  # or E-U60
+        part = read_modality(data, modality, backed=backed)
         name = Path(data).name if isinstance(data, str | Path) else "mdata"
         return AnnDataSource(part, layer=layer, use_raw=use_raw, name=f"{name}[{modality!r}]")
     if (several := listed(data)) is not None:

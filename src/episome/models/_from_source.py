@@ -142,7 +142,7 @@ def _training_cells(
     refuse_matrix(obsm_key, layer=layer, use_raw=use_raw)
     if obsm_key is not None:
         if modality is not None:
-            data = read_modality(data, modality, backed=True)  # type: ignore[arg-type]  # or E-U60
+            data = read_modality(data, modality, backed=True)
         if isinstance(data, str | Path):
             name = Path(data).name
             return ObsmSource(read_cells(data, backed=True), obsm_key, name=name)
