@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from episome.data._obsm import ObsmSource, align_dimensions, require_finite
     from episome.data._order import BlockOrder
     from episome.data._own_sources import has_own_source, own_source
+    from episome.data._parquet import ParquetSource
     from episome.data._prepared import PreparedCells, ScannedSource, in_memory
     from episome.data._proteins import ProteinNames, modality_kind, protein_names
     from episome.data._query import (
@@ -117,6 +118,7 @@ _HOME = {
     "MuInspection": "_inspection",
     "NameTable": "_name_tables",
     "PairedCells": "_modalities",
+    "ParquetSource": "_parquet",
     "PreparedCells": "_prepared",
     "ProteinNames": "_proteins",
     "Query": "_query",
