@@ -327,7 +327,10 @@ def _folder_kind(path: Path) -> FileKind:
 
 def is_soma(path: str | Path) -> bool:
     """Whether a path is a folder of TileDB-SOMA: an experiment or a part of one."""
-    return (Path(path) / _SOMA_MARK).is_file()
+    try:
+        return (Path(path) / _SOMA_MARK).is_file()
+    except (OSError, ValueError):  # no right, or no name: said when it is read
+        return False
 
 
 def _is_corpus(path: Path) -> bool:

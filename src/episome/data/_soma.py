@@ -40,6 +40,8 @@ class SomaSource:
 
     Of every cell its number is kept in memory, 8 bytes. The matrix, names and columns are read
     when they are asked for: cells that are neighbours as one range, others by their numbers.
+    TileDB unpacks about 100,000 values for any of them, so a few cells from everywhere take nearly
+    as long as all cells; where they are read for many epochs, build a corpus first.
 
     Parameters
     ----------
