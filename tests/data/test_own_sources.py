@@ -141,6 +141,13 @@ def test_train_and_corpus_take_what_a_plugin_reads(store, tmp_path):
     assert CorpusSource(tmp_path / "corpus").n_obs == 90
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "no/such/folder"])
+def test_what_cannot_be_a_path_is_told_by_the_reader(fresh_manager, name):
+    assert not has_own_source(name)
+    with pytest.raises(InputFileError, match=r"E-F07"):
+        open_source(name)
+
+
 # -- refusals ------------------------------------------------------------------------------------
 
 

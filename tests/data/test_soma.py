@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,16 @@ def test_nothing_is_written(path):
     source.obs_column("tissue")
 
     assert files_of(path) == before
+
+
+def test_another_process_opens_the_experiment_anew(path, primary):
+    source = SomaSource(path, obs_filter="tissue == 'lung'", var_filter="feature_name != 'SYM1'")
+
+    again = pickle.loads(pickle.dumps(source))
+
+    assert type(again) is SomaSource
+    assert (again.n_obs, again.n_vars) == (source.n_obs, N_VARS - 1)
+    assert (again.read(slice(None)) != source.read(slice(None))).nnz == 0
 
 
 def test_dense_matrices_are_read(tmp_path, cells, primary):
@@ -458,6 +469,9 @@ def test_a_query_of_the_census_is_a_source(census, primary):
     )
     assert "are copies" in source.notes[1]
     assert np.array_equal(source.read(slice(None)).toarray(), wanted.X.toarray())
+    again = pickle.loads(pickle.dumps(source))
+    assert again.notes == source.notes
+    assert census == ["2025-01-30"] * 2
 
 
 def test_an_address_is_a_query_of_the_census(census, primary, tmp_path):

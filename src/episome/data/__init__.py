@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from episome.data._obsm import ObsmSource, align_dimensions, require_finite
     from episome.data._order import BlockOrder
     from episome.data._own_sources import has_own_source, own_source
+    from episome.data._parquet import ParquetSource
     from episome.data._prepared import PreparedCells, ScannedSource, in_memory
     from episome.data._proteins import ProteinNames, modality_kind, protein_names
     from episome.data._query import (
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         check_readable,
         kind_of,
     )
+    from episome.data._read_modality import read_modality
     from episome.data._reduced import ReducedCells
     from episome.data._rule import InputRule, QueryKind
     from episome.data._schema import SchemaChoice, cellxgene_choice, cellxgene_source
@@ -116,6 +118,7 @@ _HOME = {
     "MuInspection": "_inspection",
     "NameTable": "_name_tables",
     "PairedCells": "_modalities",
+    "ParquetSource": "_parquet",
     "PreparedCells": "_prepared",
     "ProteinNames": "_proteins",
     "Query": "_query",
@@ -166,6 +169,7 @@ _HOME = {
     "read_cells": "_read",
     "read_gene_list": "_name_tables",
     "read_label_list": "_name_tables",
+    "read_modality": "_read_modality",
     "require_all_classes": "_labels",
     "require_choice": "_query",
     "scan_values": "_query",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,17 @@ class CensusSource(SomaSource):
             obs_filter=obs_value_filter,
             var_filter=var_value_filter,
             is_primary_data=is_primary_data,
+        )
+        self._again = partial(
+            CensusSource,
+            organism,
+            obs_value_filter=obs_value_filter,
+            var_value_filter=var_value_filter,
+            census_version=self.census_version,
+            is_primary_data=is_primary_data,
+            layer=layer,
+            uri=uri,
+            context=context,
         )
         self._census = census  # is closed with what is opened from it
         asked = "" if obs_value_filter is None else f", {obs_value_filter}"

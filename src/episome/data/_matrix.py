@@ -32,8 +32,8 @@ def to_csr_block(block: object) -> sparse.csr_matrix:
     Parameters
     ----------
     block
-        Dense array, ``np.matrix``, masked array (masked entries become NaN), data frame, or any
-        scipy sparse matrix or array.
+        Dense array, ``np.matrix``, masked array (masked entries become NaN), data frame, array of
+        dask, or any scipy sparse matrix or array.
 
     Returns
     -------
@@ -45,6 +45,8 @@ def to_csr_block(block: object) -> sparse.csr_matrix:
         E-D23 when indices or pointers of a sparse block are broken; E-D41 when values are no real
         numbers.
     """
+    if hasattr(block, "dask"):
+        block = block.compute()  # type: ignore[attr-defined]  # an array of dask
     if hasattr(block, "to_numpy"):
         block = block.to_numpy()
     if isinstance(block, np.ma.MaskedArray):

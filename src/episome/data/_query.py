@@ -16,6 +16,7 @@ from episome.data._own_sources import own_source
 from episome.data._prepared import ScannedSource
 from episome.data._read import read_cells
 from episome.data._read_kind import cell_files
+from episome.data._read_modality import read_modality
 from episome.data._rule import InputRule, QueryKind, query_kind
 from episome.data._source import AnnDataSource, CellSource, NanAsZero, repeated_names
 from episome.data._values import ValueReport, doubtful_values, inspect_values
@@ -81,17 +82,23 @@ def open_source(
     layer: str | None = None,
     use_raw: bool | Literal["auto"] = False,
     backed: bool = False,
+    modality: str | None = None,
 ) -> CellSource:
     """Return a :class:`CellSource` for an object, a path, a source, or several as one.
 
-    A folder of h5ad files and a list become :class:`ManyCells`, whose files stay on disk.
+    A folder of h5ad files and a list become :class:`ManyCells`, whose files stay on disk. With
+    ``modality`` one of a MuData object or file is read, see :func:`read_modality`.
 
     Raises
     ------
     UsageError
-        The data is of another type (E-U07).
+        The data is of another type (E-U07), or has no such modality (E-U60).
     """
     name = None
+    if modality is not None:
+        part = read_modality(data, modality, backed=backed)
+        name = Path(data).name if isinstance(data, str | Path) else "mdata"
+        return AnnDataSource(part, layer=layer, use_raw=use_raw, name=f"{name}[{modality!r}]")
     if (several := listed(data)) is not None:
         return ManyCells(several, layer=layer, use_raw=use_raw)
     if isinstance(data, str | Path):

@@ -66,11 +66,16 @@ def open_hdf5(path: Path, *, wait: float | None = None) -> Iterator[h5py.File]:
     InputFileError
         It stays locked (E-F15), or cannot be opened (E-F01).
     """
-    file = _open(path, LOCK_SECONDS if wait is None else wait)
+    file = opened_hdf5(path, wait=wait)
     try:
         yield file
     finally:
         file.close()
+
+
+def opened_hdf5(path: Path, *, wait: float | None = None) -> h5py.File:
+    """Open a file that stays open for as long as something reads from it, as `open_hdf5` does."""
+    return _open(path, LOCK_SECONDS if wait is None else wait)
 
 
 def _open(path: Path, wait: float) -> h5py.File:

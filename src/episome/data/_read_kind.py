@@ -38,6 +38,7 @@ _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+:")
 _OWN_SUFFIXES = frozenset(
     {*_TABLE_SUFFIXES, ".gz", ".h5", ".h5ad", ".h5mu", ".hdf5", ".loom", ".mtx", ".zarr"}
 )
+_PART = re.compile(r"dataset_(\d+)")
 _SOMA_MARK = "__tiledb_group.tdb"
 _REMOTE = re.compile(
     r"^(https?|ftps?|sftp|ssh|s3a?|gs|gcs|az|abfss?|adl|hdfs|hf|github|dbfs|oss):/{1,2}(?=[^/])"
@@ -210,7 +211,10 @@ def registered_source(path: str | Path) -> SourceSpec | None:
 
 
 def cell_files(path: str | Path) -> list[Path]:
-    """Return the h5ad files of a folder that holds several sets of cells, in order of their names.
+    """Return the parts of a folder that holds several sets of cells.
+
+    These are h5ad files, in order of their names, or the stores of a collection that annbatch
+    wrote: a zarr group whose parts are stores of anndata.
 
     Parameters
     ----------
@@ -219,7 +223,7 @@ def cell_files(path: str | Path) -> list[Path]:
 
     Returns
     -------
-    The files; none where the path is one set of cells, or no folder.
+    Files and stores; none where the path is one set of cells, or no folder.
     """
     if registered_source(path) is not None:
         return []
@@ -227,8 +231,21 @@ def cell_files(path: str | Path) -> list[Path]:
     if not path.is_dir() or find_matrix_folder(path) is not None:
         return []
     if {p.name for p in path.iterdir()} & _ZARR_MARKS:
-        return []
+        return _collected(path)
     return sorted(p for p in path.glob("*.h5ad") if not p.name.startswith("."))
+
+
+def _collected(path: Path) -> list[Path]:
+    """Return the stores of a collection by their numbers; none where the store is another."""
+    try:
+        root = json.loads((path / "zarr.json").read_bytes())
+    except (OSError, ValueError):  # of version 2, or broken, which is said when it is read
+        return []
+    marks = root.get("attributes") if isinstance(root, dict) else None
+    if not isinstance(marks, dict) or not str(marks.get("encoding-type")).startswith("annbatch"):
+        return []
+    parts = {m[1]: p for p in path.iterdir() if (m := _PART.fullmatch(p.name))}
+    return [parts[n] for n in sorted(parts, key=int)]
 
 
 def check_inputs(path: str | Path) -> list[Path]:
@@ -310,7 +327,10 @@ def _folder_kind(path: Path) -> FileKind:
 
 def is_soma(path: str | Path) -> bool:
     """Whether a path is a folder of TileDB-SOMA: an experiment or a part of one."""
-    return (Path(path) / _SOMA_MARK).is_file()
+    try:
+        return (Path(path) / _SOMA_MARK).is_file()
+    except (OSError, ValueError):  # no right, or no name: said when it is read
+        return False
 
 
 def _is_corpus(path: Path) -> bool:

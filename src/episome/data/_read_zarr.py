@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from episome.data._read_group import open_group
 from episome.data._read_guard import Limits, reading
 from episome.data._read_names import name_of
 from episome.data._read_tree import (
     CHUNK_LIMIT,
     TEXT_BYTES,
     Tree,
-    check_pointers,
     check_tree,
     refuse_chunk,
     refuse_other_file,
@@ -104,47 +104,18 @@ def read_zarr(path: Path, limits: Limits, *, backed: bool = False) -> AnnData | 
 
             return md.read_zarr(os.fspath(path))
         if backed and "raw.X" not in store.tree.groups:
-            return _open_on_disk(path)
+            return open_zarr_group(path)
         import anndata
 
         return anndata.read_zarr(os.fspath(path))
 
 
-def _open_on_disk(path: Path) -> AnnData:
-    """Make an object whose matrices read their rows from the store when they are asked for."""
-    import anndata
+def open_zarr_group(path: Path, group: str = "") -> AnnData:
+    """Make an object of a store, or of a part of it, whose matrices stay there."""
     import zarr
 
-    name = name_of(path)
-    root: Any = zarr.open_group(os.fspath(path), mode="r")
-    small = {
-        key: anndata.io.read_elem(root[key])
-        for key in ("obs", "var", "obsm", "varm", "obsp", "varp", "uns")
-        if key in root
-    }
-    large: dict[str, Any] = {}
-    if "X" in root:
-        large["X"] = _matrix(root["X"], f"{name}, X")
-    if "layers" in root:
-        large["layers"] = {
-            key: _matrix(root["layers"][key], f"{name}, layers/{key}") for key in root["layers"]
-        }
-    raw = root.get("raw")
-    if hasattr(raw, "keys"):  # without raw there is an empty array of this name
-        large["raw"] = {
-            "X": _matrix(raw["X"], f"{name}, raw/X"),
-            **{k: anndata.io.read_elem(raw[k]) for k in ("var", "varm") if k in raw},
-        }
-    return anndata.AnnData(**small, **large)
-
-
-def _matrix(element: Any, where: str) -> Any:
-    import anndata
-
-    if not hasattr(element, "keys"):
-        return element
-    check_pointers(np.asarray(element["indptr"][...]), element["indices"].shape[0], where)
-    return anndata.io.sparse_dataset(element)
+    root: Any = zarr.open_group(os.fspath(path), mode="r", path=group)
+    return open_group(root, f"{name_of(path)}, {group}" if group else name_of(path))
 
 
 # -- the look at it ------------------------------------------------------------------------------
@@ -334,7 +305,9 @@ def _array(
     shape, size = _declares(content, name)
     chunk = _chunk_shape(content, shape, name)
     width = size // math.prod(shape) if math.prod(shape) else 1
-    if (one := math.prod(chunk) * width) > CHUNK_LIMIT and not limits.trust:
+    if (
+        one := math.prod(_unpacked_at_once(content, chunk)) * width
+    ) > CHUNK_LIMIT and not limits.trust:
         refuse_chunk(f"{name}, {path}", one)
     store.tree.datasets[path] = (shape, size)
     expected = math.prod(-(-n // c) for n, c in zip(shape, chunk, strict=True))
@@ -374,6 +347,17 @@ def _chunk_shape(content: Mapping[str, Any], shape: tuple[int, ...], name: str) 
     if not fits or not all(isinstance(n, int) and n > 0 for n in chunk or ()):
         raise _damaged(name, f"an array has chunks of shape {chunk!r:.80}")
     return tuple(chunk or ())
+
+
+def _unpacked_at_once(content: Mapping[str, Any], chunk: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of what is read whole: of a shard the chunks inside it, else a chunk."""
+    for step in content.get("codecs") or ():
+        inside = step.get("configuration") if isinstance(step, dict) else None
+        if isinstance(inside, dict) and step.get("name") == "sharding_indexed":
+            shape = inside.get("chunk_shape")
+            if isinstance(shape, list) and all(isinstance(n, int) and n > 0 for n in shape):
+                return tuple(shape)
+    return chunk
 
 
 def _check_codecs(content: Mapping[str, Any], where: str, limits: Limits) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,8 @@ class SomaSource:
 
     Of every cell its number is kept in memory, 8 bytes. The matrix, names and columns are read
     when they are asked for: cells that are neighbours as one range, others by their numbers.
+    TileDB unpacks about 100,000 values for any of them, so a few cells from everywhere take nearly
+    as long as all cells; where they are read for many epochs, build a corpus first.
 
     Parameters
     ----------
@@ -97,6 +99,16 @@ class SomaSource:
         context: SOMATileDBContext | None = None,
     ) -> None:
         require_tiledbsoma()
+        self._again: Callable[[], SomaSource] = partial(
+            SomaSource,
+            experiment,
+            measurement_name=measurement_name,
+            layer=layer,
+            obs_filter=obs_filter,
+            var_filter=var_filter,
+            is_primary_data=is_primary_data,
+            context=context,
+        )
         self.soma_layer, self.measurement_name = layer, measurement_name
         self._experiment, self._name = open_experiment(experiment, context)
         self._filter, self._var_filter = obs_filter, var_filter
@@ -123,6 +135,10 @@ class SomaSource:
                 + (f", and all cells that meet it are copies ({PRIMARY})" if left_out else ""),
                 fix="look at the values of its columns, or leave the filter out",
             )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process opens the experiment anew; one that was handed over open cannot follow.
+        return self._again, ()
 
     def __repr__(self) -> str:
         return (

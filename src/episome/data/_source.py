@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from episome.data._dask_rows import DaskRows, is_dask
 from episome.data._disk_rows import DiskRows, is_on_disk
 from episome.data._matrix import Matrix, Rows, check_structure, to_csr_block
 from episome.data._read_guard import reading
@@ -63,7 +64,7 @@ class CellSource(Protocol):
 
 
 class AnnDataSource:
-    """Cells of an AnnData object: CSR, CSC, dense, sparse arrays, views, backed files.
+    """Cells of an AnnData object: CSR, CSC, dense, sparse or dask arrays, views, backed files.
 
     Parameters
     ----------
@@ -173,6 +174,8 @@ class AnnDataSource:
         if sparse.issparse(matrix) and self._dtype == "float16":
             check_structure(matrix)
             matrix = _as_bits(matrix)
+        if is_dask(matrix):
+            return DaskRows(matrix)
         if is_on_disk(matrix):
             return DiskRows(matrix, self.where)
         if getattr(matrix, "format", None) != "csc":
@@ -240,6 +243,8 @@ class AnnDataSource:
             rows = np.asarray(rows, dtype=np.int64)
         if _in_memory(self._matrix):
             return to_csr_block(self._in_memory_rows(rows))
+        if isinstance(rows, slice) and (rows.step or 1) < 0:
+            rows = np.arange(*rows.indices(self.n_obs), dtype=np.int64)
         if isinstance(rows, slice) or len(rows) < 2:
             return to_csr_block(self._from_disk(rows))
         if (np.diff(rows) > 0).all():

@@ -151,12 +151,13 @@ class EpisomeModel(BaseModelClass):
         data
             Path of an h5ad file or zarr store, which are read in blocks, or of any other file of
             cells; a folder of h5ad files or a list, which become one (``ManyCells``); a
-            ``CellSource``; or an AnnData object, for the sake of one call for everything.
+            ``CellSource``; or an object, AnnData or MuData, for one call for everything.
         labels_key
             Column of the cell types, for annotators.
         **setup
             Of ``setup_anndata`` of this model: ``donor_key``, ``layer``, ``use_raw``,
-            ``input_kind``, ...
+            ``input_kind``, ...; and ``modality``, the name of the one to read where the data
+            holds several (MuData, h5mu).
 
         Returns
         -------

@@ -26,6 +26,7 @@ from episome.data import (
     listed,
     open_source,
     read_cells,
+    read_modality,
     refuse_matrix,
 )
 from episome.errors import UsageError
@@ -136,14 +137,17 @@ def _training_cells(
 ) -> CellSource:
     """Open the cells, and leave in ``setup`` where their values were found."""
     layer, use_raw = setup.get("layer"), setup.get("use_raw", False)
+    modality = setup.pop("modality", None)
     obsm_key = setup.get("obsm_key") or cls.default_obsm_key
     refuse_matrix(obsm_key, layer=layer, use_raw=use_raw)
     if obsm_key is not None:
+        if modality is not None:
+            data = read_modality(data, modality, backed=True)
         if isinstance(data, str | Path):
             name = Path(data).name
             return ObsmSource(read_cells(data, backed=True), obsm_key, name=name)
         return data if isinstance(data, ObsmSource) else ObsmSource(data, obsm_key)
-    given = isinstance(data, CellSource)
+    given = isinstance(data, CellSource) and modality is None
     if given and (layer is not None or use_raw):
         raise UsageError(
             "E-U27",
@@ -152,11 +156,11 @@ def _training_cells(
             fix="choose the place where the source is made",
         )
     source: CellSource
-    if (several := listed(data)) is not None:
+    if modality is None and (several := listed(data)) is not None:
         duplicates = setup.get("duplicates", "error")
         source = ManyCells(several, layer=layer, use_raw=use_raw, duplicates=duplicates)
     else:
-        source = open_source(data, layer=layer, use_raw=use_raw, backed=True)
+        source = open_source(data, layer=layer, use_raw=use_raw, backed=True, modality=modality)
     # What "auto" and the schema found is what the registry says.
     chosen = {
         "layer": getattr(source, "layer", None),

@@ -22,6 +22,8 @@ def fingerprint(adata: AnnData) -> str:
 
     def matrix(x: Any) -> None:
         add((type(x).__name__, getattr(x, "dtype", None), x.shape))
+        if hasattr(x, "dask"):
+            x = x.compute()
         parts = (x.data, x.indices, x.indptr) if sparse.issparse(x) else (np.asarray(x),)
         for part in parts:
             add(np.ascontiguousarray(part).tobytes())
