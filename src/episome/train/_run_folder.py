@@ -119,28 +119,34 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / LOCK).open("a+", encoding="utf-8") as handle:
             _own(handle, self.path)
-            self._sweep()
-            if resume == "never":
-                self._clear()
-            if not self.holds_work:
-                if resume == "must":
-                    raise UsageError(
-                        "E-T03",
-                        "there is no checkpoint to go on from",
-                        where=str(self.path),
-                        fix="pass the folder that was given as checkpoint_dir, or resume='auto'",
-                    )
-                self._begin(facts)
-            else:
-                self._require_same(facts)
             try:
+                self._sweep()
+                self._agree(facts, resume)
                 yield self
             finally:
+                handle.truncate(0)
                 if not self.holds_work:
                     self._clear()
                     (self.path / LOCK).unlink()
                     with contextlib.suppress(OSError):  # somebody keeps other things in it
                         self.path.rmdir()
+
+    def _agree(
+        self, facts: Mapping[str, object], resume: Literal["auto", "never", "must"]
+    ) -> None:
+        if resume == "never":
+            self._clear()
+        if self.holds_work:
+            self._require_same(facts)
+        elif resume == "must":
+            raise UsageError(
+                "E-T03",
+                "there is no checkpoint to go on from",
+                where=str(self.path),
+                fix='pass the folder that was given as checkpoint_dir, or resume="auto"',
+            )
+        else:
+            self._begin(facts)
 
     def part(self, number: int) -> RunPart:
         """Return the place of one run of the training."""
