@@ -58,7 +58,11 @@ def kill_all(folder: Path, epochs: int, kills: int, seconds: float, seed: int) -
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-            killed += 1
+            if (folder / "killed").exists():  # it was saved already
+                shutil.rmtree(folder / "killed")
+                ended += 1
+            else:
+                killed += 1
     subprocess.run(command(folder, "killed", epochs), check=True)
     return {"killed": killed, "ended between": ended}
 

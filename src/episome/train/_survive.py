@@ -110,7 +110,9 @@ class Survive(pl.Callback):
         self._batch, self._updates = batch_idx + 1, trainer.global_step
         # The last batch of an epoch is not over before it is validated.
         last = self._batch >= trainer.num_training_batches
-        if not last and self._batch % trainer.accumulate_grad_batches == 0:
+        # What an epoch of several processes has summed up is in none of them.
+        alone = trainer.world_size == 1
+        if alone and not last and self._batch % trainer.accumulate_grad_batches == 0:
             due = time.monotonic() - self._saved >= self.every
             self._save(trainer, pl_module, self._batch, due=due)
 
@@ -118,7 +120,8 @@ class Survive(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Keep the state before a batch that could not be read, or did not fit into memory."""
-        if not trainer.training or self._batch >= trainer.num_training_batches:
+        over = self._batch >= trainer.num_training_batches
+        if not trainer.training or over or trainer.world_size > 1:
             return
         if is_out_of_memory(exception):
             # Gradients that were added up for an update that did not come are gone.
