@@ -23,7 +23,8 @@ from episome.data._disk_rows import DiskRows
 from episome.errors import EpisomeWarning, ResourceError, TrainingError, UsageError
 from episome.io import read_model_folder
 from episome.models import LinearClassifier
-from episome.train import RunFolder, Survive
+from episome.train import RunFolder
+from episome.train._survive import Survive
 
 CATALOGUE = Catalogue("test_bad_training")
 row = CATALOGUE.row

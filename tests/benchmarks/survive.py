@@ -30,7 +30,7 @@ from episome.models import MLPClassifier
 # The interval is no option of the command: minutes are too long for a benchmark.
 PROGRAM = """
 import sys
-from episome.train import Survive
+from episome.train._survive import Survive
 real = Survive.__init__
 def init(self, *args, **kwargs):
     real(self, *args, **{**kwargs, "every_minutes": 0.005})
@@ -53,8 +53,11 @@ def kill_all(folder: Path, epochs: int, kills: int, seconds: float, seed: int) -
     while killed < kills:
         process = subprocess.Popen(command(folder, "killed", epochs))
         try:
-            ended += process.wait(draws.uniform(0.3, 1.0) * seconds) == 0
+            code = process.wait(draws.uniform(0.3, 1.0) * seconds)
+            if code:
+                raise subprocess.CalledProcessError(code, process.args)
             shutil.rmtree(folder / "killed")
+            ended += 1
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()

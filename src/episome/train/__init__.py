@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         small_reference_dropout,
         small_reference_training,
     )
-    from episome.train._survive import EVERY_MINUTES, Survive
+    from episome.train._survive import EVERY_MINUTES
 
 _HOME = {
     "AverageWeights": "_callbacks",
@@ -57,7 +57,6 @@ _HOME = {
     "ReestimateBatchNorm": "_callbacks",
     "RunFolder": "_run_folder",
     "RunPart": "_run_folder",
-    "Survive": "_survive",
     "balanced_weights": "_plan",
     "bounded_epochs": "_schedules",
     "check_plan_kwargs": "_plan",

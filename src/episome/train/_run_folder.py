@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, Any, Literal
 
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -24,9 +24,6 @@ from episome.io._atomic import recover
 from episome.log import get_logger
 from episome.train._packing import pack, unpack
 from episome.train._places import CHECKPOINT, FINISHED, SEAL, WORK, holds_work
-
-if TYPE_CHECKING:
-    from episome.train._state import State
 
 logger = get_logger(__name__)
 
@@ -58,18 +55,18 @@ class RunPart:
         """Keep what the run leaves; a later call of training reads it instead of training."""
         self.folder.write(FINISHED.format(self.part), result)
 
-    def state(self) -> State | None:
+    def state(self) -> dict[str, Any] | None:
         """Return the last checkpoint of the run."""
         kept: dict[str, Any] | None = self.folder.read(CHECKPOINT)
         return kept["state"] if kept is not None and kept["part"] == self.part else None
 
-    def save(self, state: State) -> None:
+    def save(self, state: Mapping[str, Any]) -> None:
         """Write a checkpoint; the one before is there until this one is whole.
 
         Parameters
         ----------
         state
-            Of :func:`episome.train._state.capture`.
+            Plain data and tensors.
 
         Raises
         ------
