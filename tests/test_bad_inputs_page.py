@@ -62,6 +62,7 @@ SECTIONS = [
     Section("Modalities", "U", 10, ("test_bad_modalities",)),
     Section("Files", "F", 29, ("test_bad_files",)),
     Section("Model folders", "M", 20, ("test_bad_folders",)),
+    Section("Training", "T", 20, ("test_bad_training",)),
     Section("Plugins", "P", 15, ("test_bad_plugins",)),
     Section("Command line", "C", 15, ("test_bad_commands",)),
 ]

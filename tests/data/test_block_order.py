@@ -241,3 +241,34 @@ def test_broken_pointers_of_a_file_are_refused(cells, tmp_path):
 
     with pytest.raises(InputDataError, match="E-D23"):
         AnnDataSource(anndata.read_h5ad(path, backed="r"))
+
+
+@pytest.mark.parametrize("done", [1, 4, 6, 18])
+def test_blocks_go_on_with_the_next_batch_and_read_nothing_of_before(path, done):
+    small = {"buffer_bytes": 128 * 12 * 8}
+    whole = list(loader(path, **small))
+    again = loader(path, **small)
+    again.load_state_dict({"epoch": 0, "batches": done})
+    reads = []
+    real = again.source.read
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(inner, name)
+
+        def read(self, rows):
+            reads.append(rows)
+            return real(rows)
+
+    inner, again.source = again.source, Counting()
+    rest = list(again)
+
+    assert not again.block_order().is_exact
+    assert len(rest) == len(whole) - done
+    for one, other in zip(rest, whole[done:], strict=True):
+        assert np.array_equal(one["ind_x"], other["ind_x"])
+        assert (one["X"] != other["X"]).nnz == 0
+    before = np.concatenate([b["ind_x"] for b in whole[:done]])
+    read = np.concatenate([r for r in reads if not isinstance(r, slice)])
+    assert not set(before) & set(read)
+    assert sorted(read) == sorted(np.concatenate([b["ind_x"] for b in rest]))

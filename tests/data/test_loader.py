@@ -188,3 +188,34 @@ def test_only_the_chosen_rows_are_visited():
     rows = np.array([9, 3, 30])
 
     assert order_of(loader(rows=rows)) == [9, 3, 30]
+
+
+# -- going on ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_an_epoch_goes_on_with_the_next_batch(shuffle):
+    whole = order_of(loader(batch_size=8, shuffle=shuffle))
+    left = loader(batch_size=8, shuffle=shuffle)
+    batches = iter(left)
+    done = [next(batches) for _ in range(3)]
+    state = left.state_dict()
+
+    other = loader(batch_size=8, shuffle=shuffle)
+    other.load_state_dict(state)
+
+    assert state == {"epoch": 0, "batches": 3}
+    assert order_of(done) + order_of(other) == whole
+    assert len(other) == 7  # of an epoch, however much of it is done
+    assert order_of(other) == whole  # the next iteration is a whole one again
+
+
+def test_a_state_of_a_later_epoch_has_its_order():
+    first = loader(batch_size=8, shuffle=True)
+    first.set_epoch(4)
+    whole = order_of(first)
+
+    other = loader(batch_size=8, shuffle=True)
+    other.load_state_dict({"epoch": 4, "batches": 2})
+
+    assert order_of(other) == whole[16:]

@@ -37,7 +37,12 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
         done = CliRunner().invoke(_app.app, arguments, catch_exceptions=False)
         assert done.exit_code == 0, done.output
 
-    assert "1 of 2 files lack some of the 100 genes" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "1 of 2 files lack some of the 100 genes" in printed
+    assert "the checkpoint is of another run in run: 1 of" in printed
+    assert "max_epochs (2, now 3)" in printed
+    assert (tmp_path / "survivor" / "manifest.json").is_file()
+    assert not (tmp_path / ".survivor.training").exists()
     assert (tmp_path / "my-model" / "manifest.json").is_file()
     assert (tmp_path / "from-parts" / "manifest.json").is_file()
     if find_spec("tiledbsoma") is not None:

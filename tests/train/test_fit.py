@@ -86,7 +86,8 @@ def test_processes_share_the_cells_evenly_and_without_overlap(data):
         module.trainer = SimpleNamespace(current_epoch=0, world_size=2, global_rank=rank)
         loader = module.train_dataloader()
         shares.append([r for b in loader.loader for r in b["ind_x"].tolist()])
-        assert len(loader) == 1  # 44 cells in batches of 30, the smaller last one left out
+        assert len(loader) == 2  # 89 cells in batches of 30, of which both have a half
+        assert len(shares[-1]) == 30
 
     assert not set(shares[0]) & set(shares[1])
 

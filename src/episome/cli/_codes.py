@@ -333,6 +333,10 @@ CODES: dict[str, str] = {
         "of the sizes of the layers, the optimiser's state and the width of the data."
     ),
     "E-R02": "The disk is full. What was there before is untouched.",
+    "E-R03": (
+        "One of the processes of a training ended. The others were stopped; what was kept of the "
+        "training is kept."
+    ),
     "E-R04": 'The device does not exist or cannot be used. "auto" takes what is there.',
     "E-T01": (
         "The loss became NaN or infinite. The model has the weights of before. A lower rate "

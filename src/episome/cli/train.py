@@ -140,6 +140,18 @@ __all__ = ["command"]
     show_default=True,
     help="Seconds that METHOD auto may compare; the training of the best comes on top.",
 )
+@click.option(
+    "--strategy",
+    type=click.Choice(["auto", "ddp", "fsdp"]),
+    default="auto",
+    show_default=True,
+    help="How several devices share the work (networks).",
+)
+@click.option(
+    "--devices",
+    type=click.IntRange(1),
+    help="GPUs, or processes on the CPU, with --strategy ddp; the batch size is that of all.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
     "--resume",
@@ -211,6 +223,10 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
             train_arguments[name] = options[name]
     if sampling := train_arguments.pop("sampling", None):
         train_arguments["datasplitter_kwargs"] = {"sampling": sampling}
+    if options["strategy"] != "auto":
+        train_arguments["strategy"] = options["strategy"]
+    if options["devices"] is not None:
+        train_arguments["devices"] = options["devices"]
     request = TrainRequest(
         method=options["method"],
         input=options["input"],

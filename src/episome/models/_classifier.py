@@ -85,7 +85,8 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
         max_epochs
             Passes over the training cells; default by the model and the size of the data.
         accelerator, devices
-            Of Lightning; ``"auto"`` takes a GPU when there is one.
+            Of Lightning; ``"auto"`` takes a GPU when there is one. ``devices=2, strategy="ddp"``
+            trains in two processes.
         train_size, validation_size
             Shares of the labelled cells, by default 0.9 and the rest. With a ``donor_key`` of at
             least four donors whole donors are held out.
@@ -98,7 +99,7 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
         load_sparse_tensor
             Accepted for scvi-tools' sake: batches are always sparse until the device.
         batch_size
-            Cells per update.
+            Cells per update, of all processes together.
         early_stopping
             Stop when validation macro F1 has not improved for ``early_stopping_patience`` epochs.
         refit

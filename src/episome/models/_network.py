@@ -117,7 +117,8 @@ class NetworkModel(EpisomeModel):
         max_epochs
             Passes over the training cells; default by the model and the size of the data.
         accelerator, devices
-            Of Lightning; ``"auto"`` takes a GPU when there is one.
+            Of Lightning; ``"auto"`` takes a GPU when there is one. ``devices=2, strategy="ddp"``
+            trains in two processes.
         train_size, validation_size
             Shares of the cells, by default 0.9 and the rest. With a ``donor_key`` of at least four
             donors whole donors are held out.
@@ -126,7 +127,7 @@ class NetworkModel(EpisomeModel):
         load_sparse_tensor
             Accepted for scvi-tools' sake: batches are always sparse until the device.
         batch_size
-            Cells per update.
+            Cells per update, of all processes together.
         early_stopping
             Stop when the validation loss has not improved for ``early_stopping_patience`` epochs.
         datasplitter_kwargs

@@ -26,19 +26,27 @@ class History(pl.Callback):
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
+        self._rate: float | None = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the rate of the epoch: at its end it is that of the next one."""
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add one row; it runs after validation."""
         row = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        if self._rate is not None:
+            row["lr"] = float(self._rate)
         self.rows.append({"epoch": trainer.current_epoch, **row})
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows so far."""
-        return {"rows": [dict(row) for row in self.rows]}
+        return {"rows": [dict(row) for row in self.rows], "rate": self._rate}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from earlier rows."""
         self.rows = [dict(row) for row in state_dict["rows"]]
+        self._rate = state_dict["rate"]
 
     def frames(self, first_epoch: int = 0) -> dict[str, pd.DataFrame]:
         """Return scvi-tools' shape: one single-column frame per metric, indexed by epoch."""

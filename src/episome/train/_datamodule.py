@@ -145,9 +145,12 @@ class CellDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> Batches:
         """Shuffled training batches; the order follows the seed and the epoch."""
-        rows = self._share(self.split.train)
+        rows = self.split.train
         weights = None if self.weights is None else self.weights[rows]
         loader = self.loader(rows, shuffle=True, drop_last=self.drop_last, weights=weights)
+        rank, world = self._rank
+        if world > 1:
+            loader = _Share(loader, rank, world)
         if self.trainer is not None:
             loader.set_epoch(self.trainer.current_epoch)
         if self._start is not None and self._start[0] == loader.epoch:
@@ -157,14 +160,43 @@ class CellDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> Batches | list[object]:
         """Return validation batches in order; an empty list without validation cells."""
-        rows = self._share(self.split.validation)
+        rank, world = self._rank
+        rows = self.split.validation
         if len(rows) == 0:
             return []
+        # Equal parts: Lightning's means over processes hold for nothing else.
+        rows = rows[: len(rows) // world * world][rank::world]
         return Batches(self.loader(rows, batch_size=max(self.batch_size, 1024)))
 
-    def _share(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return this process's rows: Lightning shards loaders of torch only."""
-        world = 1 if self.trainer is None else self.trainer.world_size
-        if world == 1:
-            return rows
-        return rows[: len(rows) // world * world][self.trainer.global_rank :: world]
+    @property
+    def _rank(self) -> tuple[int, int]:
+        """Number of this process, and of how many: Lightning shards loaders of torch only."""
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+
+class _Share(CellLoader):
+    """The part of one process in the batches that a single process would see.
+
+    Parameters
+    ----------
+    loader
+        Of the whole batches.
+    rank, world
+        Number of the process, and how many there are.
+    """
+
+    def __init__(self, loader: CellLoader, rank: int, world: int) -> None:
+        vars(self).update(vars(loader))
+        self._rank, self._world = rank, world
+
+    def _batches(self, order: NDArray[np.int64], done: int = 0) -> Iterator[NDArray[np.int64]]:
+        for rows in super()._batches(order, done):
+            # Processes wait for each other, so their parts are of one size.
+            yield rows[: len(rows) // self._world * self._world][self._rank :: self._world]
+
+    def __len__(self) -> int:
+        whole = super().__len__()
+        last = len(self.rows) - (whole - 1) * self.batch_size
+        return whole - (last < self._world)

@@ -19,6 +19,7 @@ from episome.errors import ResourceError, UsageError
 from episome.log import get_logger
 from episome.train._once import Fit, Once
 from episome.train._plan import ONTOLOGY_MONITOR
+from episome.train._processes import in_processes, n_processes, place_of
 from episome.train._stop import Stopping
 from episome.train._survive import EVERY_MINUTES, warn_unwritten
 
@@ -99,7 +100,8 @@ def fit(
     max_epochs
         Number of passes over the training cells.
     accelerator, devices
-        Of Lightning.
+        Of Lightning. With ``strategy="ddp"`` and several devices the training runs in as many
+        forks of this process; batches are shared out, and ``batch_size`` is that of all together.
     early_stopping
         Stop after ``early_stopping_patience`` (10) validations without a better value of the
         plan's metric (``validation_f1_macro``, ``validation_loss``). Needs validation cells.
@@ -135,10 +137,61 @@ def fit(
     """
     early = _early(plan, {k: trainer_kwargs.pop(k, v) for k, v in _EARLY.items()})
     if checkpoints is not None and (kept := checkpoints.finished()) is not None:
+        logger.info("this run is finished already: its weights are read, nothing is trained")
         return _read(plan, kept)
-    state = None if checkpoints is None else checkpoints.state()
+    strategy = trainer_kwargs.get("strategy", "auto")
+    n = n_processes(accelerator, devices, strategy)
+    options = {
+        "max_epochs": max_epochs,
+        "accelerator": accelerator,
+        "devices": devices,
+        "early_stopping": early_stopping,
+        "seed": seed,
+        "checkpoint_every_minutes": checkpoint_every_minutes,
+        "on_nan": on_nan,
+        **trainer_kwargs,
+    }
+    if n > 1:
+        with place_of(checkpoints) as place:
+
+            def work(rank: int, report: ProgressReport) -> None:
+                _train(plan, datamodule, early, progress=report, part=place, rank=rank, **options)
+
+            in_processes(n, work, progress=progress)
+            if (kept := place.finished()) is None:
+                raise ResourceError(
+                    "E-R02",
+                    "there is no place for the result of the processes",
+                    where=str(place.folder.path),
+                    fix="free space; what was kept of the training is kept",
+                )
+            return _read(plan, kept)
+    return _train(plan, datamodule, early, progress=progress, part=checkpoints, rank=0, **options)
+
+
+def _train(
+    plan: CorePlan,
+    datamodule: CellDataModule,
+    early: Mapping[str, Any],
+    *,
+    max_epochs: int,
+    accelerator: str,
+    devices: int | list[int] | str,
+    early_stopping: bool,
+    seed: int | None,
+    progress: ProgressReport | None,
+    part: RunPart | None,
+    rank: int,
+    checkpoint_every_minutes: float,
+    on_nan: Literal["raise", "retry"],
+    **trainer_kwargs: Any,
+) -> Fit:
+    """Train in this process; only that of rank 0 writes."""
+    state = None if part is None else part.state()
+    checkpoints = part if rank == 0 else None
     if state is not None:
-        _say_resumed(state)
+        if rank == 0:
+            _say_resumed(state)
         datamodule.parts = state["parts"]
     run = Once(
         plan,
@@ -202,7 +255,6 @@ def _keep(part: RunPart, plan: CorePlan, found: Fit) -> None:
 
 def _read(plan: CorePlan, kept: Mapping[str, Any]) -> Fit:
     """Put the weights of a run that is finished in place, and return what it left."""
-    logger.info("this run is finished already: its weights are read, nothing is trained")
     plan.core.load_state_dict(kept["core"])
     plan.core.eval()
     facts = dict(kept["fit"])

@@ -110,7 +110,9 @@ class Once:
             # Lightning turns Ctrl-C into SystemExit(1); callers expect the interrupt.
             raise KeyboardInterrupt from stop
         except TrainingError:
-            if self.on_nan != "retry" or self._halved == MAX_HALVED or survive.last is None:
+            tried = self.on_nan != "retry" or self._halved == MAX_HALVED
+            # Several processes would have to agree.
+            if tried or survive.last is None or trainer.world_size > 1:
                 raise
             self._lower_rate(survive.last)
             return None
@@ -159,7 +161,8 @@ class Once:
         """Make a trainer whose batches fit into memory, at the place where it goes on."""
         parts = self.data.parts
         trainer = self._trainer(callbacks)
-        fit_memory(self.plan, self.data, trainer.strategy.root_device)
+        if trainer.world_size == 1:
+            fit_memory(self.plan, self.data, trainer.strategy.root_device)
         if self.data.parts != parts:
             trainer = self._trainer(callbacks)
         if self.state is not None:

@@ -106,7 +106,14 @@ class CorePlan(pl.LightningModule):
         loss = self.batch_loss(batch)
         if loss.device.type == "cpu" and not torch.isfinite(loss):
             self.raise_diverged(batch, batch_idx)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["ind_x"]))
+        self.log(
+            "train_loss",
+            loss,
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(batch["ind_x"]),
+            sync_dist=True,
+        )
         return loss
 
     def raise_diverged(self, batch: dict[str, Any] | None = None, batch_idx: int = 0) -> NoReturn:
@@ -220,7 +227,7 @@ class LossPlan(CorePlan):
                 on_step=False,
                 on_epoch=True,
                 batch_size=len(batch["ind_x"]),
-                sync_dist=part == "validation",
+                sync_dist=True,
             )
         return loss
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, Any, Literal
 
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -24,9 +24,6 @@ from episome.io._atomic import recover
 from episome.log import get_logger
 from episome.train._packing import pack, unpack
 from episome.train._places import CHECKPOINT, FINISHED, SEAL, WORK, holds_work
-
-if TYPE_CHECKING:
-    from episome.train._state import State
 
 logger = get_logger(__name__)
 
@@ -58,18 +55,18 @@ class RunPart:
         """Keep what the run leaves; a later call of training reads it instead of training."""
         self.folder.write(FINISHED.format(self.part), result)
 
-    def state(self) -> State | None:
+    def state(self) -> dict[str, Any] | None:
         """Return the last checkpoint of the run."""
         kept: dict[str, Any] | None = self.folder.read(CHECKPOINT)
         return kept["state"] if kept is not None and kept["part"] == self.part else None
 
-    def save(self, state: State) -> None:
+    def save(self, state: Mapping[str, Any]) -> None:
         """Write a checkpoint; the one before is there until this one is whole.
 
         Parameters
         ----------
         state
-            Of :func:`episome.train._state.capture`.
+            Plain data and tensors.
 
         Raises
         ------
@@ -119,28 +116,34 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / LOCK).open("a+", encoding="utf-8") as handle:
             _own(handle, self.path)
-            self._sweep()
-            if resume == "never":
-                self._clear()
-            if not self.holds_work:
-                if resume == "must":
-                    raise UsageError(
-                        "E-T03",
-                        "there is no checkpoint to go on from",
-                        where=str(self.path),
-                        fix="pass the folder that was given as checkpoint_dir, or resume='auto'",
-                    )
-                self._begin(facts)
-            else:
-                self._require_same(facts)
             try:
+                self._sweep()
+                self._agree(facts, resume)
                 yield self
             finally:
+                handle.truncate(0)
                 if not self.holds_work:
                     self._clear()
                     (self.path / LOCK).unlink()
                     with contextlib.suppress(OSError):  # somebody keeps other things in it
                         self.path.rmdir()
+
+    def _agree(
+        self, facts: Mapping[str, object], resume: Literal["auto", "never", "must"]
+    ) -> None:
+        if resume == "never":
+            self._clear()
+        if self.holds_work:
+            self._require_same(facts)
+        elif resume == "must":
+            raise UsageError(
+                "E-T03",
+                "there is no checkpoint to go on from",
+                where=str(self.path),
+                fix='pass the folder that was given as checkpoint_dir, or resume="auto"',
+            )
+        else:
+            self._begin(facts)
 
     def part(self, number: int) -> RunPart:
         """Return the place of one run of the training."""

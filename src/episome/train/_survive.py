@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 
-from episome.errors import Problem, ResourceError, warn
+from episome.errors import EpisomeError, Problem, ResourceError, TrainingError, warn
 from episome.log import get_logger
 from episome.train._memory import is_out_of_memory
 from episome.train._state import State, capture, go_on, is_finite, restore
@@ -62,7 +62,7 @@ class Survive(pl.Callback):
         self._started = time.monotonic() - (0.0 if state is None else state["seconds"])
         self.start_from(state)
         self._saved, self._cost = time.monotonic(), 0.0
-        self._batch = 0
+        self._batch = self._updates = 0
         self._timed: list[float] = []
 
     def start_from(self, state: State | None) -> None:
@@ -80,13 +80,13 @@ class Survive(pl.Callback):
         plan: Any = pl_module
         if self.state is not None:
             restore(trainer, plan, self.state)
-            self._batch = self.state["batch"]
+            self._batch, self._updates = self.state["batch"], self.state["updates"]
         if self.part is not None:
             self.stopping.install()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the state between two epochs: after it nothing of the last one can change."""
-        self._batch = 0
+        self._batch, self._updates = 0, trainer.global_step
         at_start = self.state is not None and trainer.current_epoch == self.state["epoch"]
         if self.keep:
             self.last = copy.deepcopy(self._capture(trainer, pl_module, 0))
@@ -107,21 +107,39 @@ class Survive(pl.Callback):
         if self._sums_wait and self.state is not None:
             go_on(trainer, self.state)
             self._sums_wait = False
-        self._batch = batch_idx + 1
+        self._batch, self._updates = batch_idx + 1, trainer.global_step
         # The last batch of an epoch is not over before it is validated.
         last = self._batch >= trainer.num_training_batches
-        if not last and self._batch % trainer.accumulate_grad_batches == 0:
+        # What an epoch of several processes has summed up is in none of them.
+        alone = trainer.world_size == 1
+        if alone and not last and self._batch % trainer.accumulate_grad_batches == 0:
             due = time.monotonic() - self._saved >= self.every
             self._save(trainer, pl_module, self._batch, due=due)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Keep where a batch that did not fit into memory was to begin."""
-        if is_out_of_memory(exception) and trainer.training:
+        """Keep the state before a batch that could not be read, or did not fit into memory."""
+        over = self._batch >= trainer.num_training_batches
+        if not trainer.training or over or trainer.world_size > 1:
+            return
+        if is_out_of_memory(exception):
             # Gradients that were added up for an update that did not come are gone.
             batch = self._batch - self._batch % trainer.accumulate_grad_batches
             self.at_failure = self._capture(trainer, pl_module, batch)
+        whole = self._batch % trainer.accumulate_grad_batches == 0
+        # Otherwise it came from somebody who saw the batch after its update, before it was noted.
+        noted = trainer.global_step == self._updates
+        refused = isinstance(exception, OSError | EpisomeError)
+        refused = refused and not isinstance(exception, TrainingError)
+        if (
+            self.part is not None
+            and refused
+            and whole
+            and noted
+            and not isinstance(exception, TrainingError)
+        ):
+            self._write(self.part, self._capture(trainer, pl_module, self._batch))
 
     def _say_time(self, trainer: pl.Trainer, batch_idx: int) -> None:
         """Say after some batches how long the training will take at most."""
