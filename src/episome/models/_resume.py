@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-import episome
 from episome import settings
 from episome.errors import UsageError
-from episome.models._folder import model_identity
+from episome.models._folder import model_identity, provenance
 from episome.train import RunFolder
 
 if TYPE_CHECKING:
@@ -91,9 +90,10 @@ def run_facts(
         What ``train`` was given and has chosen.
     """
     identity = model_identity(type(model))
+    versions: Any = provenance()["versions"]
     return {
         "model": identity["class"],
-        "episome": episome.__version__,
+        "episome": versions["episome"],
         "plugin": f"{identity.get('plugin')} {identity.get('version')}",
         "seed": settings.seed,
         "cells": cells_digest(data.source, data.others),
