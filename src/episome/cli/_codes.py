@@ -392,7 +392,7 @@ CODES: dict[str, str] = {
     ),
     "E-U25": "Devices are auto, cpu, cuda, cuda:0, cuda:1 ... and mps.",
     "E-U26": "--set takes KEY=VALUE; the value is read as JSON, and as text where it is none.",
-    "E-U27": "Values are in a layer or in raw, not in both.",
+    "E-U27": "Values are in a layer or in raw, and a split is a file or lists of rows: not both.",
     "E-U28": (
         "The object was not set up and does not follow the CELLxGENE schema. Call "
         "setup_anndata with the name of the label column."

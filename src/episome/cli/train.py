@@ -119,6 +119,12 @@ __all__ = ["command"]
     help="Draw cells with replacement: every class alike, or by a column of numbers (networks).",
 )
 @click.option(
+    "--split",
+    type=click.Path(path_type=Path),
+    help="File of `episome corpus split`: which cells train, and which choose the epoch "
+    "(networks).",
+)
+@click.option(
     "--ensemble",
     "n_models",
     type=click.IntRange(1),
@@ -221,8 +227,10 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
                     fix="leave it out, or name the model",
                 )
             train_arguments[name] = options[name]
-    if sampling := train_arguments.pop("sampling", None):
-        train_arguments["datasplitter_kwargs"] = {"sampling": sampling}
+    splitter = {"sampling": train_arguments.pop("sampling", None)}
+    splitter["split"] = None if options["split"] is None else str(options["split"])
+    if any(splitter.values()):
+        train_arguments["datasplitter_kwargs"] = {k: v for k, v in splitter.items() if v}
     if options["strategy"] != "auto":
         train_arguments["strategy"] = options["strategy"]
     if options["devices"] is not None:
@@ -300,7 +308,7 @@ def _listed(names: str) -> tuple[str, ...]:
 def _run(options: dict[str, Any]) -> Run:
     from episome.jobs import Run
 
-    read = ("input", "labels_file", "own_terms", "markers")
+    read = ("input", "labels_file", "own_terms", "markers", "split")
     no_difference = {"output", "resume", *NO_DIFFERENCE}
     other = {k: v for k, v in options.items() if k not in {*read, *no_difference}}
     return Run("train", options["output"], other, [options[k] for k in read])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from episome.data._read_tree import check_pointers
+from episome.errors import InputFileError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,6 +48,8 @@ class DiskRows:
         self._indptr: NDArray[np.int64] = np.asarray(group["indptr"][...]).astype(np.int64)
         check_pointers(self._indptr, self._data.shape[0], where)
         check_pointers(self._indptr, self._indices.shape[0], where)
+        self._where, self._file = where, getattr(group, "file", None)
+        self._state = _state_of(self._file)
 
     def __getitem__(self, rows: Rows, /) -> sparse.csr_matrix:
         """Return rows, CSR float32.
@@ -54,7 +58,25 @@ class DiskRows:
         ----------
         rows
             A slice, or increasing row numbers.
+
+        Raises
+        ------
+        InputFileError
+            The file was written to since it was opened (E-F16).
         """
+        found = self._rows(rows)
+        # HDF5 reads what is beyond the end of a file that was cut as zeros.
+        if _state_of(self._file) != self._state:
+            raise InputFileError(
+                "E-F16",
+                "the file changed while it was read",
+                where=self._where,
+                why="cells that were read and cells to come may belong to different contents",
+                fix="wait until nothing writes to it, and run again",
+            )
+        return found
+
+    def _rows(self, rows: Rows) -> sparse.csr_matrix:
         if isinstance(rows, slice):
             start, stop, step = rows.indices(self.shape[0])
             if step == 1:
@@ -104,6 +126,14 @@ class DiskRows:
         block.indices = columns.astype(kind, copy=False)
         block.indptr = pointers.astype(kind)
         return block
+
+
+def _state_of(file: Any) -> tuple[int, int] | None:
+    """Return size and time of an open HDF5 file; nothing for stores that are no plain file."""
+    if getattr(file, "driver", None) != "sec2":
+        return None
+    stat = os.fstat(file.id.get_vfd_handle())
+    return stat.st_size, stat.st_mtime_ns
 
 
 def is_on_disk(matrix: Matrix) -> bool:

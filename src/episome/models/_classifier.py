@@ -113,7 +113,8 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
         augment_strength
             Share of a difference that is added; 1 as published.
         datasplitter_kwargs
-            ``external_indexing=[train, validation, test, calibration]`` gives the split,
+            ``external_indexing=[train, validation, test, calibration]`` gives the split, or
+            ``split`` a file of ``episome corpus split``,
             ``drop_last`` leaves out a smaller last batch (default true), ``sampling`` draws cells
             with replacement: ``"balanced"`` (every class alike; the loss then weighs classes
             alike too), a column of numbers, or a number per cell.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from episome import plugins, settings
-from episome.data import given_split, require_choice, split_cells, variable_genes
+from episome.data import given_split, read_split, require_choice, split_cells, variable_genes
 from episome.errors import UsageError
 from episome.models._arguments import row_numbers
 from episome.models._base import EpisomeModel
@@ -131,7 +131,8 @@ class NetworkModel(EpisomeModel):
         early_stopping
             Stop when the validation loss has not improved for ``early_stopping_patience`` epochs.
         datasplitter_kwargs
-            ``external_indexing=[train, validation, test]`` gives the split, ``drop_last`` leaves
+            ``external_indexing=[train, validation, test]`` gives the split, or ``split`` a file of
+            ``episome corpus split``, ``drop_last`` leaves
             out a smaller last batch (default true), ``sampling`` draws cells with replacement:
             ``"balanced"`` (every class alike), a column of numbers, or a number per cell.
         plan_kwargs
@@ -229,9 +230,11 @@ class NetworkModel(EpisomeModel):
         keeps = checked_resume(checkpoint_dir, resume)[0] is not None
         require_not_negative(checkpoint_every_minutes=checkpoint_every_minutes)
         if datamodule is None:
-            split = self._split(
-                splitter.get("external_indexing"), train_size, validation_size, calibration_size
-            )
+            parts = splitter.get("external_indexing")
+            if splitter.get("split") is not None:
+                kept = read_split(splitter["split"], self.training_source())
+                parts = [kept.train, kept.validation, kept.test]
+            split = self._split(parts, train_size, validation_size, calibration_size)
             datamodule = self._cells_for(
                 self.training_query(),
                 split,

@@ -87,14 +87,21 @@ def checked_splitter(
     kwargs: Mapping[str, Any] | None, *, shuffle_set_split: bool
 ) -> dict[str, Any]:
     given = dict(kwargs or {})
-    unknown = sorted(set(given) - {"external_indexing", "drop_last", "sampling"})
+    unknown = sorted(set(given) - {"external_indexing", "drop_last", "sampling", "split"})
     if unknown or not shuffle_set_split:
         raise UsageError(
             "E-U21",
             f"unknown keys {unknown}" if unknown else "shuffle_set_split=False",
             where="datasplitter_kwargs" if unknown else "train()",
             fix="pass external_indexing=[train, validation, test] to choose the cells of each "
-            "part",
+            "part, or split= with a file of `episome corpus split`",
+        )
+    if given.get("split") is not None and given.get("external_indexing") is not None:
+        raise UsageError(
+            "E-U27",
+            "both `split` and `external_indexing` are given",
+            where="datasplitter_kwargs",
+            fix="pass only one of them",
         )
     return given
 

@@ -1,0 +1,105 @@
+"""A split that was written to a file decides which cells train."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from episome.data import AnnDataSource, simulate_cells, split_by_groups
+from episome.errors import InputDataError, UsageError
+from episome.jobs import (
+    CorpusRequest,
+    SplitRequest,
+    TrainRequest,
+    corpus_build,
+    corpus_split,
+    train,
+)
+from episome.models import LinearClassifier, load
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Cells, the corpus of them, and its split by donor."""
+    folder = tmp_path_factory.mktemp("split")
+    cells = simulate_cells(400, 40, n_types=3, n_donors=8, seed=0)
+    labels = cells.obs["cell_type"].astype(str).to_numpy()
+    labels[:20] = "unknown"
+    cells.obs["cell_type"] = labels
+    cells.write_h5ad(folder / "cells.h5ad")
+    corpus_build(
+        CorpusRequest(
+            inputs=(folder / "cells.h5ad",),
+            output=folder / "cells.corpus",
+            labels_key="cell_type",
+            donor_keys=("donor_id",),
+        )
+    )
+    corpus_split(SplitRequest(corpus=folder / "cells.corpus", output=folder / "split.json"))
+    return folder
+
+
+def donors_of(source, rows):
+    return set(source.obs_column("donor_id").to_numpy()[rows])
+
+
+@pytest.mark.parametrize("kind", ["corpus", "memory"])
+def test_the_donors_of_the_file_train_and_validate(made, kind):
+    split = made / "split.json"
+    if kind == "corpus":
+        cells = LinearClassifier.setup_source(made / "cells.corpus", "cell_type")
+        source = cells.source
+    else:
+        cells = simulate_cells(400, 40, n_types=3, n_donors=8, seed=0)
+        source = AnnDataSource(cells)
+        split = made / "memory.json"
+        split.write_text(json.dumps(split_by_groups(source, ["donor_id"])))
+        LinearClassifier.setup_anndata(cells, labels_key="cell_type")
+    parts = json.loads(split.read_text())["parts"]
+    model = LinearClassifier(cells)
+
+    model.train(max_epochs=1, refit=False, datasplitter_kwargs={"split": split})
+
+    assert donors_of(source, model.train_indices_) == set(parts["train"]["groups"])
+    assert donors_of(source, model.validation_indices_) == set(parts["validation"]["groups"])
+    assert donors_of(source, model.test_indices_) == set(parts["test"]["groups"])
+    labels = source.obs_column("cell_type").astype(str).to_numpy()
+    assert "unknown" not in labels[model.train_indices_]
+
+
+def test_the_job_takes_the_file(made, tmp_path):
+    request = TrainRequest(
+        method="linear",
+        input=made / "cells.corpus",
+        output=tmp_path / "m",
+        setup={"labels_key": "cell_type"},
+        train={
+            "max_epochs": 1,
+            "refit": False,
+            "datasplitter_kwargs": {"split": str(made / "split.json")},
+        },
+    )
+
+    train(request)
+
+    kept = json.loads((made / "split.json").read_text())["parts"]
+    assert load(tmp_path / "m").fit_["n_validation"] <= kept["validation"]["n_obs"]
+
+
+def test_a_split_of_other_cells_is_refused(made):
+    cells = simulate_cells(400, 40, n_types=3, n_donors=9, seed=1)
+    LinearClassifier.setup_anndata(cells, labels_key="cell_type")
+
+    with pytest.raises(InputDataError, match="E-L38"):
+        LinearClassifier(cells).train(datasplitter_kwargs={"split": made / "split.json"})
+
+
+def test_a_file_and_lists_of_rows_exclude_each_other(made):
+    cells = simulate_cells(60, 20, n_types=2, seed=1)
+    LinearClassifier.setup_anndata(cells, labels_key="cell_type")
+    both = {"split": made / "split.json", "external_indexing": [np.arange(40)]}
+
+    with pytest.raises(UsageError, match="E-U27"):
+        LinearClassifier(cells).train(datasplitter_kwargs=both)
