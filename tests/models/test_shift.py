@@ -81,7 +81,7 @@ def test_confidence_follows_accuracy_where_genes_are_missing(both, level):
     model = NearestCentroid(reference)
     model.train()
 
-    gap, _ = gaps(model, query, query.obs["cell_type"].astype(str).to_numpy(), level, 24)
+    gap, _ = gaps(model, query, query.obs["cell_type"].astype(str).to_numpy(), level, 120)
 
     assert abs(gap) < 0.05
 
