@@ -30,13 +30,13 @@ def tests(session: nox.Session) -> None:
     crashes ends the run: without its tests the other would wait for ever.
     """
     session.env.setdefault("OMP_NUM_THREADS", "1")
+    if not any(Path(a.split("::")[0]).exists() for a in session.posargs):
+        # 5: its package is not installed, and there is nothing to run.
+        apart = [sys.executable, "-m", "pytest", *APART, *session.posargs]
+        session.run(*apart, success_codes=[0, 5])
     options = ["-n", "2", "--dist", "loadfile", "--max-worker-restart", "0"]
     ignored = [f"--ignore={path}" for path in APART]
     _python(session, "pytest", *options, *ignored, *session.posargs)
-    if not any(Path(a.split("::")[0]).exists() for a in session.posargs):
-        # 5: its package is not installed, and there is nothing to run.
-        command = [sys.executable, "-m", "pytest", *APART, *session.posargs]
-        session.run(*command, success_codes=[0, 5])
 
 
 @nox.session(python=PYTHONS)
