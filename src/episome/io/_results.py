@@ -286,10 +286,12 @@ def _copy_with(file: Path, target: Path, obs: pd.DataFrame, provenance: dict[str
     shutil.copyfile(file, target)
     with h5py.File(target, "r+") as handle:
         write_elem(handle, "obs", obs, dataset_kwargs={"compression": "gzip"})
-        if "uns" in handle:
-            for key in [k for k in handle["uns"] if k.startswith("_scvi")]:
-                del handle["uns"][key]
-        write_elem(handle, "uns/episome", provenance)
+        if "uns" not in handle:
+            write_elem(handle, "uns", {})
+        uns = handle["uns"]
+        for key in [k for k in uns if k.startswith("_scvi")]:
+            del uns[key]
+        write_elem(uns, "episome", provenance)
 
 
 def _storable(obs: pd.DataFrame) -> pd.DataFrame:
