@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import anndata
-import mudata
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +11,7 @@ from scipy import sparse
 from episome import models
 from episome.data import in_memory, open_source, read_modality, simulate_cells
 from episome.errors import InputDataError, InputFileError, UsageError
+from episome.testing._subject import as_mudata
 
 
 @pytest.fixture
@@ -27,8 +27,7 @@ def mdata():
         obs=pd.DataFrame({"cell_type": rna.obs["cell_type"][:50]}, index=rna.obs_names[:50]),
         var=pd.DataFrame(index=[f"CD{i}" for i in range(6)]),
     )
-    with mudata.set_options(pull_on_update=False):
-        return mudata.MuData({"rna": rna, "prot": prot})
+    return as_mudata({"rna": rna, "prot": prot})
 
 
 @pytest.fixture(params=["h5mu", "zarr"])
