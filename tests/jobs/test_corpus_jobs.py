@@ -44,6 +44,10 @@ def split_request(folder, output, **options):
     return SplitRequest(folder / "c", output, **options)
 
 
+def made_split(folder, output, **options):
+    return corpus_split(split_request(folder, output, **options))[output]
+
+
 def test_build_says_what_it_made_and_how_far_it_is(folder, tmp_path):
     seen = []
 
@@ -122,7 +126,7 @@ def test_verify_finds_what_is_damaged(folder, tmp_path):
 
 def test_a_split_keeps_donors_apart_and_can_be_read_again(folder, tmp_path):
     source = CorpusSource(folder / "c")
-    made = corpus_split(split_request(folder, tmp_path / "s.json", sizes=(0.6, 0.2, 0.2)))
+    made = made_split(folder, tmp_path / "s.json", sizes=(0.6, 0.2, 0.2))
 
     split = read_split(tmp_path / "s.json", source)
 
@@ -157,16 +161,57 @@ def test_a_model_is_trained_from_a_corpus_as_from_memory(folder):
 
 
 def test_a_seed_gives_one_split_and_another_another(folder, tmp_path):
-    first = corpus_split(split_request(folder, tmp_path / "a.json", seed=1))
-    again = corpus_split(split_request(folder, tmp_path / "b.json", seed=1))
-    other = corpus_split(split_request(folder, tmp_path / "c.json", seed=2))
+    first = made_split(folder, tmp_path / "a.json", seed=1)
+    again = made_split(folder, tmp_path / "b.json", seed=1)
+    other = made_split(folder, tmp_path / "c.json", seed=2)
 
     assert first == again
     assert other["sha256"] != first["sha256"]
 
 
+def test_subsets_are_nested_and_leave_validation_and_test_alone(folder, tmp_path):
+    source = CorpusSource(folder / "c")
+    shares = (0.5, 0.2, 0.8)
+    files = corpus_split(split_request(folder, tmp_path / "s.json", subsets=shares))
+
+    names = [f"s.{kind}-{n}.json" for n in (20, 50, 80) for kind in ("groups", "cells")]
+    assert [p.name for p in files] == ["s.json", *names]
+    whole = read_split(tmp_path / "s.json", source)
+    donors = source.obs_column("donor_id").astype(str).to_numpy()
+    for kind in ("groups", "cells"):
+        found = [read_split(tmp_path / f"s.{kind}-{n}.json", source) for n in (20, 50, 80)]
+        trains = [set(s.train.tolist()) for s in found] + [set(whole.train.tolist())]
+        assert all(a < b for a, b in zip(trains, trains[1:], strict=False))
+        for share, split in zip((0.2, 0.5, 0.8), found, strict=True):
+            assert np.array_equal(split.validation, whole.validation)
+            assert np.array_equal(split.test, whole.test)
+            assert (np.diff(split.train) > 0).all()
+            held = donors[split.train]
+            known = set(donors[whole.train]) - {"unknown"}
+            if kind == "cells":
+                assert len(split.train) == round(share * len(whole.train))
+            else:
+                # All cells of these donors, and nobody else's.
+                assert len(set(held)) == max(round(share * len(known)), 1)
+                assert "unknown" not in held
+                left = whole.train[np.isin(donors[whole.train], held)]
+                assert np.array_equal(split.train, left)
+
+
+def test_a_subset_whose_groups_were_changed_is_refused(folder, tmp_path):
+    corpus_split(split_request(folder, tmp_path / "s.json", subsets=(0.5,)))
+    path = tmp_path / "s.groups-50.json"
+    kept = json.loads(path.read_bytes())
+    moved = kept["parts"]["left_out"]["groups"].pop()
+    kept["parts"]["train"]["groups"].append(moved)
+    path.write_text(json.dumps(kept))
+
+    with pytest.raises(InputDataError, match="E-L38"):
+        read_split(path, CorpusSource(folder / "c"))
+
+
 def test_groups_of_two_columns_are_named_by_both(folder, tmp_path):
-    made = corpus_split(split_request(folder, tmp_path / "s.json", by=("donor_id", "tissue")))
+    made = made_split(folder, tmp_path / "s.json", by=("donor_id", "tissue"))
 
     names = [g for part in made["parts"].values() for g in part["groups"]]
     assert "donor 1_lung" in names
@@ -179,6 +224,7 @@ def test_groups_of_two_columns_are_named_by_both(folder, tmp_path):
         ({"by": ("nobody",)}, UsageError, "E-U04"),
         ({"sizes": (0.7, 0.2, 0.2)}, UsageError, "E-U10"),
         ({"sizes": (0.7, 0.3)}, UsageError, "E-U10"),
+        ({"subsets": (0.5, 1.0)}, UsageError, "E-U10"),
         ({"by": ("tissue",)}, InputDataError, "E-L37"),
         ({"by": ("cell_type",)}, InputDataError, "E-L37"),
     ],
@@ -255,6 +301,35 @@ def test_every_rule_of_the_preset_says_what_it_loses(schema, tmp_path):
     assert set(source.obs_column("cell_type_ontology_term_id")) == {T_CELL}
     assert set(source.obs_column("assay")) == {"10x 3' v3"}
     assert (source.labels_key, source.donor_keys) == ("cell_type", ("donor_id",))
+
+
+def test_a_preset_writes_the_split_by_donor_and_its_subsets(schema, tmp_path, caplog):
+    rules = {"min_cells": 0, "min_donors": 0, "min_ancestors": 0}
+    result = corpus_build(schema_request(schema, tmp_path / "c", **rules))
+
+    assert [p.name for p in result.splits[:3]] == [
+        "split.json",
+        "split.groups-15.json",
+        "split.cells-15.json",
+    ]
+    assert len(result.splits) == 9
+    source = CorpusSource(tmp_path / "c")
+    split = read_split(result.splits[0], source)
+    donors = source.obs_column("donor_id").astype(str).to_numpy()
+    assert set(donors[split.train]).isdisjoint(donors[split.test])
+    assert corpus_verify(tmp_path / "c").problems == ()
+
+    few = corpus_build(
+        CorpusRequest(
+            (schema / "x.h5ad", schema / "y.h5ad"),
+            tmp_path / "few",
+            preset="cellxgene-human",
+            where=(f"donor_id={donors[0]}",),
+            rules=rules,
+        )
+    )
+    assert few.splits == ()
+    assert "the corpus is complete and was not split" in caplog.text
 
 
 def test_rules_can_be_changed_one_by_one(schema, tmp_path):

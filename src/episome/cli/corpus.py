@@ -192,10 +192,14 @@ def _built(result: CorpusResult, inputs: tuple[Path, ...]) -> Outcome:
         f"  {result.n_obs:,} cells, {result.n_vars:,} genes, {would} {_size(result.disk)}",
         *(f"  {note}" for note in result.notes),
     ]
+    if result.splits:
+        first = result.splits[0]
+        lines.append(f"  split by donor: {first}, and {len(result.splits) - 1} nested subsets")
+    written = [] if result.output is None else [result.output, *result.splits]
     return Outcome(
         text="\n".join(lines),
         inputs=list(result.inputs) or [{"path": str(p)} for p in inputs],
-        outputs=[{"path": str(result.output)}] if result.output is not None else [],
+        outputs=[{"path": str(path)} for path in written],
         data={
             "n_obs": result.n_obs,
             "n_vars": result.n_vars,
@@ -336,8 +340,12 @@ def _shares(ctx: click.Context, param: click.Parameter, value: str) -> tuple[flo
     try:
         return tuple(float(part) for part in value.split(","))
     except ValueError as error:
-        text = f"{value!r} is no list of three shares, such as 0.7,0.15,0.15"
+        text = f"{value!r} is no list of shares, such as 0.7,0.15,0.15"
         raise click.BadParameter(text, ctx, param) from error
+
+
+def _fractions(ctx: click.Context, param: click.Parameter, value: str) -> tuple[float, ...]:
+    return _shares(ctx, param, value) if value.strip() else ()
 
 
 @command.command(
@@ -345,7 +353,7 @@ def _shares(ctx: click.Context, param: click.Parameter, value: str) -> tuple[flo
     epilog=examples(
         "episome corpus split atlas.corpus --by donor_id -o split.json",
         "episome corpus split atlas.corpus --by dataset_id --by donor_id --sizes 0.8,0.1,0.1 "
-        "--seed 1 -o split.json",
+        "--subsets 0.15,0.3,0.5,0.7 -o split.json",
     ),
 )
 @click.argument("corpus", type=click.Path(path_type=Path))
@@ -377,7 +385,15 @@ def _shares(ctx: click.Context, param: click.Parameter, value: str) -> tuple[flo
     help="Column whose values keep a training cell each; default the labels of the corpus.",
 )
 @click.option("--seed", type=click.IntRange(0), help="Seed of the draw; default 0.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@click.option(
+    "--subsets",
+    default="",
+    callback=_fractions,
+    metavar="SHARES",
+    help="Write besides nested subsets of so many of the training groups, and of the training "
+    "cells as a control, such as 0.15,0.3,0.5,0.7.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @command_options
 @click.pass_context
 def split(ctx: click.Context, /, **options: Any) -> None:
@@ -395,7 +411,8 @@ def _split(options: dict[str, Any]) -> Outcome:
     from episome.jobs import SplitRequest, corpus_split
 
     request = SplitRequest(**options)
-    made = corpus_split(request)
+    files = corpus_split(request)
+    made = files[request.output]
     rows = [
         f"  {name:<10} {part['n_obs']:>12,} cells ({part['n_obs'] / made['n_obs']:.1%}), "
         f"{len(part['groups']):,} groups"
@@ -404,9 +421,31 @@ def _split(options: dict[str, Any]) -> Outcome:
     parts = {
         n: {"n_obs": p["n_obs"], "n_groups": len(p["groups"])} for n, p in made["parts"].items()
     }
+    smaller = [
+        f"{path.name}: {kept['parts']['train']['n_obs']:,} training cells, "
+        f"{len(kept['parts']['train']['groups']):,} groups, "
+        f"{kept['parts']['train']['n_labels']:,} labels"
+        for path, kept in files.items()
+        if path != request.output
+    ]
     return Outcome(
-        text="\n".join([str(request.output), *rows]),
+        text="\n".join([str(request.output), *rows, *smaller]),
         inputs=[{"path": str(request.corpus)}],
-        outputs=[{"path": str(request.output)}],
-        data={"parts": parts, "sha256": made["sha256"], "by": made["by"], "seed": made["seed"]},
+        outputs=[{"path": str(path)} for path in files],
+        data={
+            "parts": parts,
+            "sha256": made["sha256"],
+            "by": made["by"],
+            "seed": made["seed"],
+            "subsets": {
+                path.name: {
+                    **kept["subset"],
+                    "sha256": kept["sha256"],
+                    "n_obs": kept["parts"]["train"]["n_obs"],
+                    "n_labels": kept["parts"]["train"]["n_labels"],
+                }
+                for path, kept in files.items()
+                if "subset" in kept
+            },
+        },
     )

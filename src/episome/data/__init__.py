@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from episome.data._corpus_inputs import Condition, CorpusInput, check_corpus_inputs
     from episome.data._corpus_plan import CorpusOptions, CorpusPlan, plan_corpus
     from episome.data._corpus_source import CorpusSource
-    from episome.data._corpus_split import read_split, split_by_groups
+    from episome.data._corpus_split import nested_subsets, read_split, split_by_groups
     from episome.data._corpus_verify import verify_corpus
     from episome.data._features import FeatureSpace
     from episome.data._folds import folds
@@ -102,6 +102,7 @@ _HOME = {
     "check_corpus_inputs": "_corpus_inputs",
     "check_corpus_output": "_corpus_build",
     "plan_corpus": "_corpus_plan",
+    "nested_subsets": "_corpus_split",
     "read_split": "_corpus_split",
     "split_by_groups": "_corpus_split",
     "unfinished_corpus": "_corpus_build",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from episome.data._source import CellSource
 
 PARTS = ("train", "validation", "test")
+#: What a subset of the training cells is drawn of.
+SUBSETS = ("groups", "cells")
 FORMAT = 1
 #: A donor that takes a part this far beyond its share is left to another.
 _TOO_MUCH = 1.5
@@ -54,8 +56,8 @@ def split_by_groups(
 
     Returns
     -------
-    Plain data for :func:`write_split`: what was asked for, the groups and number of cells of each
-    part, and the SHA-256 of the row numbers.
+    Plain data for a JSON file: what was asked for, the groups and number of cells of each part,
+    and the SHA-256 of the row numbers.
 
     Raises
     ------
@@ -99,6 +101,99 @@ def split_by_groups(
     }
 
 
+def nested_subsets(
+    source: CellSource, split: Mapping[str, Any], fractions: Sequence[float]
+) -> dict[str, dict[str, Any]]:
+    """Return splits with less to train on: few donors, and as a control few cells of all donors.
+
+    Validation and test stay. A smaller subset is part of every larger one, so that scores differ
+    by what was added. Subsets of groups hold so many of the training groups, drawn at random;
+    cells without a definite group are in none of them. Subsets of cells hold so many of the
+    training cells.
+
+    Parameters
+    ----------
+    source
+        The cells.
+    split
+        Of :func:`split_by_groups`, of the same cells.
+    fractions
+        Shares of the training groups and of the training cells, above 0 and below 1.
+
+    Returns
+    -------
+    By name, such as ``"groups-30"`` and ``"cells-30"``, what :func:`split_by_groups` returns;
+    ``subset`` says what was drawn, and the training part how many labels are left.
+
+    Raises
+    ------
+    UsageError
+        A fraction is out of range (E-U10).
+
+    References
+    ----------
+    Fischer et al., Nature Communications 15, 6611 (2024), figure 2b.
+    """
+    for share in fractions:
+        if not 0 < share < 1:
+            fix = "give shares above 0 and below 1, such as 0.15,0.3,0.5,0.7"
+            raise UsageError("E-U10", f"a subset of {share:g} of the training cells", fix=fix)
+    codes, names = group_cells(source, split["by"])
+    labels = _label_codes(source, split["labels_key"])
+    found: dict[str, dict[str, Any]] = {}
+    for share in sorted(fractions):
+        for kind in SUBSETS:
+            drawn = {"of": split["sha256"], "kind": kind, "fraction": float(share)}
+            parts = _subset_parts(split, drawn)
+            rows = _rows_of(codes, names, parts, drawn, split["seed"])
+            parts["train"] |= {"n_obs": len(rows[0]), "n_labels": _n_known(labels[rows[0]])}
+            whole = Split(*rows, "donor", split["seed"])
+            found[f"{kind}-{share * 100:g}"] = {
+                **split,
+                "parts": parts,
+                "subset": drawn,
+                "sha256": whole.digest,
+            }
+    return found
+
+
+def _subset_parts(split: Mapping[str, Any], drawn: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Copy the parts; a subset of groups names those that it leaves out."""
+    parts = {name: dict(part) for name, part in split["parts"].items()}
+    if drawn["kind"] == "groups":
+        groups = parts["train"]["groups"]
+        rng = np.random.default_rng(settings.stream_seed("split", split["seed"]))
+        order = rng.permutation(len(groups))
+        kept = set(order[: max(round(drawn["fraction"] * len(groups)), 1)].tolist())
+        parts["train"]["groups"] = [g for i, g in enumerate(groups) if i in kept]
+        parts["left_out"] = {"groups": [g for i, g in enumerate(groups) if i not in kept]}
+    return parts
+
+
+def _n_known(labels: NDArray[np.int64]) -> int:
+    return len(np.unique(labels[labels >= 0]))
+
+
+def _rows_of(
+    codes: NDArray[np.int64],
+    names: Sequence[str],
+    parts: Mapping[str, Mapping[str, Any]],
+    drawn: Mapping[str, Any] | None,
+    seed: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Row numbers of the parts; groups that no part names are in none."""
+    place = {name: i for i, part in enumerate(PARTS) for name in parts[part]["groups"]}
+    part_of = np.array([place.get(name, -1) for name in names], dtype=np.int64)
+    train, validation, test = _rows(codes, part_of)
+    if drawn is None:
+        return train, validation, test
+    if drawn["kind"] == "groups":
+        return train[codes[train] >= 0], validation, test
+    rng = np.random.default_rng(settings.stream_seed("split", seed))
+    order = rng.permutation(len(train))[: max(round(drawn["fraction"] * len(train)), 1)]
+    return train[np.sort(order)], validation, test
+
+
 def read_split(path: str | Path, source: CellSource) -> Split:
     """Read a split that was written before, for the same cells.
 
@@ -113,7 +208,8 @@ def read_split(path: str | Path, source: CellSource) -> Split:
     try:
         kept = json.loads(path.read_bytes())
         by, seed, digest = kept["by"], int(kept["seed"]), kept["sha256"]
-        groups = [kept["parts"][name]["groups"] for name in PARTS]
+        parts, drawn = kept["parts"], kept.get("subset")
+        placed = {g for part in parts.values() for g in part["groups"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputFileError(
             "E-F33",
@@ -123,17 +219,16 @@ def read_split(path: str | Path, source: CellSource) -> Split:
             fix="make it with `episome corpus split`",
         ) from error
     codes, names = group_cells(source, by)
-    place = {name: part for part, listed in enumerate(groups) for name in listed}
-    part_of = np.array([place.get(name, -1) for name in names], dtype=np.int64)
-    split = Split(*_rows(codes, part_of), "donor", seed)
-    if (part_of < 0).any() or split.digest != digest:
+    unknown = [name for name in names if name not in placed]
+    split = Split(*_rows_of(codes, names, parts, drawn, seed), "donor", seed)
+    if unknown or split.digest != digest:
         raise InputDataError(
             "E-L38",
             "the split is of other cells",
             where=path.name,
-            count=int((part_of < 0).sum()),
+            count=len(unknown),
             total=len(names),
-            examples=[n for n, p in zip(names, part_of, strict=True) if p < 0][:3],
+            examples=unknown[:3],
             why="its checksum is not that of these cells, so parts could overlap",
             fix="make it again with `episome corpus split`",
         )

@@ -18,17 +18,23 @@ from episome.data import (
     check_corpus_output,
     check_readable,
     curation_of,
+    nested_subsets,
     plan_corpus,
     split_by_groups,
     unfinished_corpus,
     verify_corpus,
 )
-from episome.errors import EpisomeError, InputFileError, Problem
+from episome.errors import EpisomeError, InputDataError, InputFileError, Problem
 from episome.io import ensure_free, is_corpus, read_corpus_manifest, write_file
+from episome.log import get_logger
 
 if TYPE_CHECKING:
     from episome.data import CorpusPlan
 
+logger = get_logger(__name__)
+
+#: Shares of the training donors and cells that a preset writes subsets of.
+PRESET_SUBSETS = (0.15, 0.3, 0.5, 0.7)
 #: Columns whose composition ``corpus info`` draws, where they exist; labels and donors besides.
 DRAWN = ("tissue_general", "tissue", "assay", "disease", "corpus_input")
 
@@ -119,6 +125,8 @@ class CorpusResult:
         A line about every input.
     inputs
         Name, SHA-256 and size of every input.
+    splits
+        Files of the split and subsets that a preset writes, the whole split first.
     """
 
     output: Path | None
@@ -127,6 +135,7 @@ class CorpusResult:
     disk: int
     notes: tuple[str, ...]
     inputs: list[dict[str, object]]
+    splits: tuple[Path, ...] = ()
 
 
 def corpus_build(
@@ -171,7 +180,31 @@ def corpus_build(
         resume=request.resume == "auto",
         progress=progress,
     )
-    return _result(plan, request.output, folder_size(request.output))
+    splits = _preset_splits(request) if request.preset else ()
+    return _result(plan, request.output, folder_size(request.output), splits)
+
+
+def _preset_splits(request: CorpusRequest) -> tuple[Path, ...]:
+    """Write the split by donor and the subsets of the paper beside the corpus."""
+    wanted = SplitRequest(
+        request.output,
+        request.output.with_suffix(".splits") / "split.json",
+        by=request.donor_keys,
+        seed=request.shuffle_seed,
+        subsets=PRESET_SUBSETS,
+        # A run that goes on writes what it wrote.
+        overwrite=True,
+    )
+    try:
+        wanted.output.parent.mkdir(exist_ok=True)
+        return tuple(corpus_split(wanted))
+    except InputDataError as error:
+        logger.warning(
+            "the corpus is complete and was not split: %s. Split it by other columns or sizes "
+            "with `episome corpus split`",
+            error.problems[0].what,
+        )
+        return ()
 
 
 def _inputs(request: CorpusRequest) -> list[CorpusInput]:
@@ -190,7 +223,9 @@ def _inputs(request: CorpusRequest) -> list[CorpusInput]:
     ]
 
 
-def _result(plan: CorpusPlan, output: Path | None, disk: int) -> CorpusResult:
+def _result(
+    plan: CorpusPlan, output: Path | None, disk: int, splits: tuple[Path, ...] = ()
+) -> CorpusResult:
     inputs: list[dict[str, object]] = [
         {
             "path": str(i.source.path),
@@ -200,7 +235,7 @@ def _result(plan: CorpusPlan, output: Path | None, disk: int) -> CorpusResult:
         }
         for i in plan.inputs
     ]
-    return CorpusResult(output, plan.n_obs, plan.n_vars, disk, plan.notes, inputs)
+    return CorpusResult(output, plan.n_obs, plan.n_vars, disk, plan.notes, inputs, splits)
 
 
 def folder_size(path: Path) -> int:
@@ -321,8 +356,11 @@ class SplitRequest:
         Column whose values keep a training cell each; default the labels of the corpus.
     seed
         Default ``episome.settings.seed``.
+    subsets
+        Shares of the training groups and cells of nested subsets, which are written beside
+        ``output``; see ``episome.data.nested_subsets``.
     overwrite
-        Replace an existing file.
+        Replace existing files.
     """
 
     corpus: Path
@@ -331,15 +369,16 @@ class SplitRequest:
     sizes: tuple[float, ...] = (0.7, 0.15, 0.15)
     labels_key: str | None = None
     seed: int | None = None
+    subsets: tuple[float, ...] = ()
     overwrite: bool = False
 
 
-def corpus_split(request: SplitRequest) -> dict[str, Any]:
-    """Split a corpus so that no group stands on two sides, and write the split.
+def corpus_split(request: SplitRequest) -> dict[Path, dict[str, Any]]:
+    """Split a corpus so that no group stands on two sides, and write the split and its subsets.
 
     Returns
     -------
-    What was written; see ``episome.data.split_by_groups``.
+    What was written by file, the whole split first; see ``episome.data.split_by_groups``.
 
     Raises
     ------
@@ -355,6 +394,12 @@ def corpus_split(request: SplitRequest) -> dict[str, Any]:
         labels_key=request.labels_key or source.labels_key,
         seed=request.seed,
     )
-    text = json.dumps(split, indent=1, ensure_ascii=False) + "\n"
-    write_file(request.output, text.encode(), overwrite=request.overwrite)
-    return split
+    made = {request.output: split}
+    for name, subset in nested_subsets(source, split, request.subsets).items():
+        made[request.output.with_suffix(f".{name}{request.output.suffix}")] = subset
+    for path in made:
+        ensure_free(path, overwrite=request.overwrite)
+    for path, content in made.items():
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        write_file(path, text.encode(), overwrite=request.overwrite)
+    return made

@@ -46,6 +46,14 @@ class TorchCore(nn.Module):
         """Device of the parameters."""
         return next(self.parameters()).device
 
+    def gene_axes(self) -> Mapping[str, int]:
+        """Return the names of parameters whose rows or columns are genes, and that axis.
+
+        ``plan_kwargs={"share_moment": True}`` treats the genes of these alike; see
+        :class:`episome.train.SharedMomentAdamW`. None by default.
+        """
+        return {}
+
     def on_load(self, model: object, **kwargs: object) -> None:
         """Do nothing: scvi-tools calls it after loading weights."""
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from episome.train._datamodule import Batches, CellDataModule
     from episome.train._fit import ProgressReport, check_trainer_kwargs, fit
     from episome.train._once import Fit
+    from episome.train._optimizer import SharedMomentAdamW
     from episome.train._places import holds_work
     from episome.train._plan import (
         LOSS_MONITOR,
@@ -56,6 +57,7 @@ _HOME = {
     "ProgressReport": "_fit",
     "ReestimateBatchNorm": "_callbacks",
     "RunFolder": "_run_folder",
+    "SharedMomentAdamW": "_optimizer",
     "RunPart": "_run_folder",
     "balanced_weights": "_plan",
     "bounded_epochs": "_schedules",

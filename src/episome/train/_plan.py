@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassF1Score
 
 from episome.errors import TrainingError, UsageError
 from episome.nn import CSRParts, DenseBuffers, normalized_batch, with_format
+from episome.train._optimizer import adamw
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,6 +43,9 @@ class CorePlan(pl.LightningModule):
         Library size to which counts are scaled.
     lr, weight_decay
         Of AdamW.
+    share_moment
+        Genes of a weight share AdamW's second moment, where the core names its ``gene_axes``; see
+        :class:`SharedMomentAdamW`.
     lr_schedule
         ``"step"``: times ``lr_decay`` after every epoch; ``"cosine"``: to zero over the epochs;
         ``"plateau"``: times ``lr_decay`` after ``lr_patience`` epochs without a better validation
@@ -64,6 +68,7 @@ class CorePlan(pl.LightningModule):
         target_sum: float = 1e4,
         lr: float = 5e-3,
         weight_decay: float = 0.05,
+        share_moment: bool = False,
         lr_schedule: Literal["step", "cosine", "plateau"] | None = "step",
         lr_decay: float = 0.9,
         lr_patience: int = 10,
@@ -71,7 +76,7 @@ class CorePlan(pl.LightningModule):
         n_epochs: int = 50,
     ) -> None:
         super().__init__()
-        self.core = core
+        self.core, self.share_moment = core, share_moment
         config: dict[str, Any] = core.config
         self.n_features = int(config["n_features"])
         self.target_sum, self.lr, self.weight_decay = target_sum, lr, weight_decay
@@ -161,8 +166,11 @@ class CorePlan(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, object]:
         """Return AdamW and its schedule, stepped per epoch."""
-        optimizer = torch.optim.AdamW(
-            self.core.parameters(), lr=self.lr, weight_decay=self.weight_decay
+        optimizer = adamw(
+            self.core,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            share_moment=self.share_moment,
         )
         schedule = self._schedule(optimizer)
         if schedule is None:

@@ -174,6 +174,10 @@ class LinearClassifierCore(GeneCore):
         self.n_seen += n
         self.mean += (total - n * self.mean) / self.n_seen
 
+    def gene_axes(self) -> dict[str, int]:
+        """Name the one weight, (genes, classes)."""
+        return {"linear.weight": 0}
+
     def explaining(self) -> Callable[[Mapping[str, Any]], CSRParts]:
         """Return what each value adds to the call's score, less the mean over the classes."""
         self.eval()
@@ -236,6 +240,10 @@ class MLPClassifierCore(GeneCore):
             "n_top_genes": n_top_genes,
             "input_dropout": input_dropout,
         }
+
+    def gene_axes(self) -> dict[str, int]:
+        """Name the first weight, (genes, n_hidden)."""
+        return {"layers.0.weight": 0}
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Return ``logits`` (B, C) and, as ``latent``, the last block's output (B, n_hidden)."""
