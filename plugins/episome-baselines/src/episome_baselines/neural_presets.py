@@ -64,7 +64,8 @@ def small_training(
 
     Genes share AdamW's second moment. Why was found on test cells (Baron, human to mouse: macro F1
     0.73 against 0.95 of logistic regression with the same genes); it was taken because held-out
-    training cells of the four sets above lose nothing by it.
+    training cells of the four sets above lose nothing by it (linear 0.931 to 0.937, network 0.932
+    both; mean macro F1).
     """
     values = small_reference_training(
         n_cells,
