@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -32,7 +32,7 @@ class SharedMomentAdamW(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: list[dict[str, object]],
+        params: Sequence[Mapping[str, Any]],
         *,
         lr: float,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -40,10 +40,10 @@ class SharedMomentAdamW(torch.optim.Optimizer):
         weight_decay: float = 0.01,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, {**defaults, "gene_axis": None})
+        super().__init__([dict(group) for group in params], {**defaults, "gene_axis": None})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update all parameters that have a gradient."""
         loss = None
         if closure is not None:
@@ -55,9 +55,7 @@ class SharedMomentAdamW(torch.optim.Optimizer):
                     self._update(weight, weight.grad, group)
         return loss
 
-    def _update(
-        self, weight: torch.Tensor, grad: torch.Tensor, group: Mapping[str, object]
-    ) -> None:
+    def _update(self, weight: torch.Tensor, grad: torch.Tensor, group: Mapping[str, Any]) -> None:
         axis, (beta1, beta2) = group["gene_axis"], group["betas"]
         squares = grad.square() if axis is None else grad.square().mean(axis, keepdim=True)
         state = self.state[weight]
