@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 #: Names of the streams that the host draws from; plugins may use further names.
-STREAMS = ("split", "init", "order", "augment", "mask")
+STREAMS = ("split", "subset", "init", "order", "augment", "mask")
 
 #: Seed of every stream whose caller gives none.
 seed: int = 0

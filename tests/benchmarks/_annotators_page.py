@@ -219,9 +219,9 @@ def _conclusion(found: dict, spans: dict, splits: list[str]) -> list[str]:
         held += 1
         above += bool(gap >= 0)
         linear += max(here, key=here.get) in LINEAR
-    networks, linears = (", ".join(f"`{m}`" for m in names) for names in (NETWORKS, LINEAR))
+    nets, linears = (", ".join(f"`{m}`" for m in names) for names in (NETWORKS, LINEAR))
     return [
-        f"The best of the networks ({networks}) is above `{BAR}`, or not shown to be below it, on "
+        f"The best of the networks ({nets}) is above `{BAR}`, or not shown to be below it, on "
         f"{above} of {held} splits. A linear model ({linears}) is the best of all on {linear} of "
         f"{held}: for references of this size begin with one, and take a network where "
         "`episome train auto` finds it better on your own cells."

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -43,6 +44,14 @@ def interleave(
                 times[name].wall.append(wall)
                 times[name].cpu.append(cpu)
     return times
+
+
+def deviation(codes: np.ndarray, batches: list[np.ndarray]) -> float:
+    """Mean L1 distance of the groups (donors, say) of a batch from those of all cells."""
+    n = int(codes.max()) + 1
+    whole = np.bincount(codes, minlength=n) / len(codes)
+    found = [np.bincount(codes[b], minlength=n) / len(b) for b in batches]
+    return float(np.abs(np.stack(found) - whole).sum(axis=1).mean())
 
 
 def load_average() -> float:

@@ -21,7 +21,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import torch
-from _common import load_average, parser, write_json
+from _common import deviation, load_average, parser, write_json
 from scipy import sparse
 from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField
@@ -127,13 +127,6 @@ def candidates(
     }
 
 
-def deviation(batches: list[np.ndarray], n_cells: int) -> float:
-    """Mean L1 distance of a batch's donors from those of all cells."""
-    donors = np.arange(n_cells) * N_DONORS // n_cells
-    shares = [np.bincount(donors[b], minlength=N_DONORS) / len(b) for b in batches]
-    return float(np.abs(np.stack(shares) - 1 / N_DONORS).sum(axis=1).mean())
-
-
 def timed(
     make: Callable[[], Iterator[object]], n_batches: int, batch_size: int
 ) -> tuple[float, float, list[np.ndarray]]:
@@ -177,7 +170,8 @@ def compared(path: Path, batch_size: int, args: argparse.Namespace) -> dict[str,
                 found[name].append((wall, cpu))
     rng = np.random.default_rng(0)
     random = [rng.choice(args.cells, batch_size, replace=False) for _ in range(200)]
-    unit = deviation(random, args.cells)
+    donors = np.arange(args.cells) * N_DONORS // args.cells
+    unit = deviation(donors, random)
     out = [
         f"## {args.cells:,} cells x {args.genes:,} genes at {args.density:.0%}, "
         f"batches of {batch_size}",
@@ -187,7 +181,7 @@ def compared(path: Path, batch_size: int, args: argparse.Namespace) -> dict[str,
     for name, speeds in found.items():
         wall, cpu = (max(column) for column in zip(*speeds, strict=True))
         base = max(s[1] for s in found[f"{name.split(',')[0]}, scvi-tools, dense"])
-        mixing = deviation(rows[name], args.cells) / unit if rows[name] else float("nan")
+        mixing = deviation(donors, rows[name]) / unit if rows[name] else float("nan")
         table[name] = {"rows_per_s": wall, "rows_per_cpu_s": cpu, "deviation": mixing}
         out.append(
             f"{name:38s} {wall:9,.0f} rows/s {cpu:9,.0f} rows/cpu-s"

@@ -26,7 +26,7 @@ from typing import Any
 
 import anndata
 import numpy as np
-from _common import load_average
+from _common import deviation, load_average
 from corpus import private_memory, simulated
 
 from episome.data import CorpusSource
@@ -235,18 +235,10 @@ def one(name: str, args: argparse.Namespace) -> None:
         best = found if not best or found["cpu"] < best["cpu"] else best
     whole = [r for r in seen if len(r) == args.batch]
     random = [rng.choice(len(codes), args.batch, replace=False) for _ in range(200)]
-    best["deviation"] = _deviation(codes, whole) / _deviation(codes, random)
+    best["deviation"] = deviation(codes, whole) / deviation(codes, random)
     best["private_mib"] = max(most - before, 0) / 2**20
     best["cells"] = n
     print(json.dumps(best))
-
-
-def _deviation(codes: np.ndarray, batches: list[np.ndarray]) -> float:
-    """Mean L1 distance of a batch's donors from those of all cells."""
-    n_donors = codes.max() + 1
-    share = np.bincount(codes, minlength=n_donors) / len(codes)
-    found = [np.bincount(codes[b], minlength=n_donors) / len(b) for b in batches]
-    return float(np.abs(np.stack(found) - share).sum(axis=1).mean())
 
 
 def main() -> None:
@@ -257,7 +249,7 @@ def main() -> None:
     p.add_argument("--genes", type=int, default=20_000)
     p.add_argument("--batch", type=int, default=1_024)
     p.add_argument("--rows", type=int, default=50_000)
-    p.add_argument("--rounds", type=int, default=2)
+    p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--seconds", type=float, default=30.0, help="longest round of a candidate")
     p.add_argument("--one", choices=list(CANDIDATES), help=argparse.SUPPRESS)
     p.add_argument("--json", type=Path)
@@ -273,8 +265,6 @@ def main() -> None:
         if importlib.util.find_spec(package) is None:
             print(f"{name}: {package} is not installed")
             continue
-        # Two rounds of everybody would be fairer to a machine that changes its pace; the pace is
-        # that of processor time, which other work disturbs less.
         command = [sys.executable, *sys.argv, "--one", name]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -246,6 +246,10 @@ def test_a_split_of_other_cells_or_of_nothing_is_refused(folder, tmp_path):
     (tmp_path / "s.json").write_text(json.dumps(kept))
     with pytest.raises(InputDataError, match="E-L38"):
         read_split(tmp_path / "s.json", CorpusSource(folder / "c"))
+    del kept["parts"]["test"]
+    (tmp_path / "s.json").write_text(json.dumps(kept))
+    with pytest.raises(InputFileError, match="E-F33"):
+        read_split(tmp_path / "s.json", CorpusSource(folder / "c"))
     (tmp_path / "s.json").write_text("[]")
     with pytest.raises(InputFileError, match="E-F33"):
         read_split(tmp_path / "s.json", CorpusSource(folder / "c"))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from episome.errors import UsageError
 from episome.nn import TorchCore
 from episome.train import SharedMomentAdamW
 from episome.train._optimizer import adamw
@@ -84,6 +85,13 @@ def test_genes_move_in_proportion_to_their_gradients():
     torch.testing.assert_close(
         (before - twin.first.detach()).abs(), torch.full((30, 4), rate), atol=1e-5, rtol=1e-2
     )
+
+
+@pytest.mark.parametrize("axes", [{}, {"no such weight": 0}])
+def test_a_core_without_such_weights_is_refused(axes, monkeypatch):
+    monkeypatch.setattr(_Core, "gene_axes", lambda self: axes)
+    with pytest.raises(UsageError, match=r"share_moment=True for _Core.*E-U15"):
+        adamw(_Core(), lr=0.01, weight_decay=0.0, share_moment=True)
 
 
 def test_a_run_goes_on_from_its_state():

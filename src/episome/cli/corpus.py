@@ -421,12 +421,11 @@ def _split(options: dict[str, Any]) -> Outcome:
     parts = {
         n: {"n_obs": p["n_obs"], "n_groups": len(p["groups"])} for n, p in made["parts"].items()
     }
+    subsets = {p.name: {**k["subset"], **_training(k)} for p, k in files.items() if "subset" in k}
     smaller = [
-        f"{path.name}: {kept['parts']['train']['n_obs']:,} training cells, "
-        f"{len(kept['parts']['train']['groups']):,} groups, "
-        f"{kept['parts']['train']['n_labels']:,} labels"
-        for path, kept in files.items()
-        if path != request.output
+        f"{name}: {kept['n_obs']:,} training cells, {kept['n_groups']:,} groups, "
+        f"{kept['n_labels']:,} labels"
+        for name, kept in subsets.items()
     ]
     return Outcome(
         text="\n".join([str(request.output), *rows, *smaller]),
@@ -437,15 +436,12 @@ def _split(options: dict[str, Any]) -> Outcome:
             "sha256": made["sha256"],
             "by": made["by"],
             "seed": made["seed"],
-            "subsets": {
-                path.name: {
-                    **kept["subset"],
-                    "sha256": kept["sha256"],
-                    "n_obs": kept["parts"]["train"]["n_obs"],
-                    "n_labels": kept["parts"]["train"]["n_labels"],
-                }
-                for path, kept in files.items()
-                if "subset" in kept
-            },
+            "subsets": subsets,
         },
     )
+
+
+def _training(kept: Mapping[str, Any]) -> dict[str, Any]:
+    part = kept["parts"]["train"]
+    sizes = {"n_obs": part["n_obs"], "n_groups": len(part["groups"]), "n_labels": part["n_labels"]}
+    return {"sha256": kept["sha256"], **sizes}

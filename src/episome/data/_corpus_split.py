@@ -138,6 +138,8 @@ def nested_subsets(
         if not 0 < share < 1:
             fix = "give shares above 0 and below 1, such as 0.15,0.3,0.5,0.7"
             raise UsageError("E-U10", f"a subset of {share:g} of the training cells", fix=fix)
+    if not fractions:
+        return {}
     codes, names = group_cells(source, split["by"])
     labels = _label_codes(source, split["labels_key"])
     found: dict[str, dict[str, Any]] = {}
@@ -162,7 +164,7 @@ def _subset_parts(split: Mapping[str, Any], drawn: Mapping[str, Any]) -> dict[st
     parts = {name: dict(part) for name, part in split["parts"].items()}
     if drawn["kind"] == "groups":
         groups = parts["train"]["groups"]
-        rng = np.random.default_rng(settings.stream_seed("split", split["seed"]))
+        rng = np.random.default_rng(settings.stream_seed("subset", split["seed"]))
         order = rng.permutation(len(groups))
         kept = set(order[: max(round(drawn["fraction"] * len(groups)), 1)].tolist())
         parts["train"]["groups"] = [g for i, g in enumerate(groups) if i in kept]
@@ -189,7 +191,7 @@ def _rows_of(
         return train, validation, test
     if drawn["kind"] == "groups":
         return train[codes[train] >= 0], validation, test
-    rng = np.random.default_rng(settings.stream_seed("split", seed))
+    rng = np.random.default_rng(settings.stream_seed("subset", seed))
     order = rng.permutation(len(train))[: max(round(drawn["fraction"] * len(train)), 1)]
     return train[np.sort(order)], validation, test
 
@@ -209,8 +211,10 @@ def read_split(path: str | Path, source: CellSource) -> Split:
         kept = json.loads(path.read_bytes())
         by, seed, digest = kept["by"], int(kept["seed"]), kept["sha256"]
         parts, drawn = kept["parts"], kept.get("subset")
-        placed = {g for part in parts.values() for g in part["groups"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        placed = {g for name in (*PARTS, *(parts.keys() - PARTS)) for g in parts[name]["groups"]}
+        if drawn is not None:
+            drawn = {"kind": drawn["kind"], "fraction": float(drawn["fraction"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputFileError(
             "E-F33",
             "the file is no split",

@@ -188,11 +188,11 @@ def _preset_splits(request: CorpusRequest) -> tuple[Path, ...]:
     """Write the split by donor and the subsets of the paper beside the corpus."""
     wanted = SplitRequest(
         request.output,
-        request.output.with_suffix(".splits") / "split.json",
+        request.output.with_name(f"{request.output.name}.splits") / "split.json",
         by=request.donor_keys,
         seed=request.shuffle_seed,
         subsets=PRESET_SUBSETS,
-        # A run that goes on writes what it wrote.
+        # Named after the corpus, so that it is of this one or of one that is replaced.
         overwrite=True,
     )
     try:

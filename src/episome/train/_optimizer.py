@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from episome.errors import UsageError
+
 if TYPE_CHECKING:
     from episome.nn import TorchCore
 
@@ -76,10 +78,24 @@ class SharedMomentAdamW(torch.optim.Optimizer):
 def adamw(
     core: TorchCore, *, lr: float, weight_decay: float, share_moment: bool
 ) -> torch.optim.Optimizer:
-    """Return AdamW over a core's parameters; see :class:`SharedMomentAdamW` for the last."""
+    """Return AdamW over a core's parameters; see :class:`SharedMomentAdamW` for the last.
+
+    Raises
+    ------
+    UsageError
+        A moment is to be shared, and the core names no weight of genes (E-U15).
+    """
     if not share_moment:
         return torch.optim.AdamW(core.parameters(), lr=lr, weight_decay=weight_decay)
-    axes = core.gene_axes()
+    axes, named = core.gene_axes(), {name for name, _ in core.named_parameters()}
+    if not axes or not named.issuperset(axes):
+        raise UsageError(
+            "E-U15",
+            f"share_moment=True for {type(core).__name__}",
+            where="plan_kwargs",
+            why="its gene_axes() name no weight that it has",
+            fix="leave it out, or let gene_axes() of the core name the weights of genes",
+        )
     groups: dict[int | None, list[torch.Tensor]] = {}
     for name, weight in core.named_parameters():
         groups.setdefault(axes.get(name), []).append(weight)
