@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from episome.data import CellSource, simulate_cells
+from episome.data._compiled import offsets_of
 from episome.data._corpus_build import build_corpus
 from episome.data._corpus_inputs import Condition, CorpusInput, check_corpus_inputs
 from episome.data._corpus_plan import CorpusOptions, plan_corpus
-from episome.data._corpus_records import decode, encode, gather, offsets_of
+from episome.data._corpus_records import decode, encode, gather
 from episome.data._corpus_source import CorpusSource
 from episome.data._corpus_verify import verify_corpus
 from episome.errors import (

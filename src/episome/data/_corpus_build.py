@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from scipy import sparse
 
+from episome.data._compiled import offsets_of
 from episome.data._corpus_plan import plain_inputs
-from episome.data._corpus_records import encode, gather, offsets_of
+from episome.data._corpus_records import encode, gather
 from episome.data._corpus_source import GENES, MEASURED
 from episome.data._corpus_tables import write_columns, write_names, write_parts
 from episome.data._corpus_work import State, WorkFolder, array_bytes

@@ -10,29 +10,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
+from episome.data._compiled import compiled, offsets_of
+from episome.data._rows import ArrayPool, csr_of
 from episome.errors import InputDataError, Problem
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy import sparse
 
 #: What a byte cannot hold is said by this one, and four more.
 ESCAPE = 255
 MAX_COUNT = (1 << 32) - 1
 
 
-def _compiled(function: Any) -> Any:
-    import numba
-
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except (RuntimeError, OSError):  # no folder can hold the cache
-        return numba.njit(**options)(function)
-
-
-@_compiled
+@compiled
 def _sizes(indptr: Any, indices: Any, counts: Any, sizes: Any) -> None:
     """Bytes of every record."""
     for row in range(len(indptr) - 1):
@@ -46,7 +38,7 @@ def _sizes(indptr: Any, indices: Any, counts: Any, sizes: Any) -> None:
         sizes[row] = size
 
 
-@_compiled
+@compiled
 def _put(number: Any, out: Any, at: Any) -> Any:
     if number < ESCAPE:
         out[at] = number
@@ -57,7 +49,7 @@ def _put(number: Any, out: Any, at: Any) -> Any:
     return at + 5
 
 
-@_compiled
+@compiled
 def _encode(indptr: Any, indices: Any, counts: Any, out: Any) -> None:
     at = 0
     for row in range(len(indptr) - 1):
@@ -69,7 +61,7 @@ def _encode(indptr: Any, indices: Any, counts: Any, out: Any) -> None:
             at = _put(np.int64(counts[i]), out, at)
 
 
-@_compiled
+@compiled
 def _decode(
     records: Any, starts: Any, stops: Any, n_vars: Any, indptr: Any, indices: Any, counts: Any
 ) -> int:
@@ -79,7 +71,21 @@ def _decode(
         first, last = indptr[row], indptr[row + 1]
         if at < 0 or stop > len(records) or stop - at < 2 * (last - first):
             return row
-        before = np.int64(-1)
+        before, n = np.int64(-1), last - first
+        if stop - at == 2 * n:  # most records: an escape would make it longer
+            for k in range(n):
+                before += np.int64(records[at + k]) + 1
+                indices[first + k] = before
+            if before >= n_vars:
+                return row
+            for k in range(n):
+                counts[first + k] = records[at + n + k]
+            escapes = False
+            for k in range(2 * n):
+                escapes |= records[at + k] == ESCAPE
+            if escapes:
+                return row
+            continue
         for i in range(first, last):
             if at >= stop:
                 return row
@@ -112,7 +118,7 @@ def _decode(
     return -1
 
 
-@_compiled
+@compiled
 def _gather(records: Any, starts: Any, sizes: Any, out: Any) -> None:
     at = 0
     for row in range(len(starts)):
@@ -195,6 +201,7 @@ def decode(
     n_vars: int,
     *,
     where: str,
+    pool: ArrayPool | None = None,
 ) -> sparse.csr_matrix:
     """Return records as CSR float32 with sorted columns.
 
@@ -210,6 +217,8 @@ def decode(
         Number of genes.
     where
         How messages name the place.
+    pool
+        Where the memory of the values comes from; default new memory.
 
     Raises
     ------
@@ -220,17 +229,12 @@ def decode(
     total = int(indptr[-1])
     if total > 2 * len(records) or (n_stored < 0).any():
         raise broken_record(where, 0)
-    indices = np.empty(total, dtype=np.int32)
-    counts = np.empty(total, dtype=np.float32)
+    memory = ArrayPool() if pool is None else pool
+    indices, counts = memory.take(total, "int32"), memory.take(total, "float32")
     bad = _decode(records, starts, stops, n_vars, indptr, indices, counts)
     if bad >= 0:
         raise broken_record(where, bad)
-    kind = np.int32 if total < 1 << 31 else np.int64
-    block = sparse.csr_matrix((len(starts), n_vars), dtype=np.float32)
-    # The constructor looks at every number again; the records were looked at already.
-    block.data, block.indices, block.indptr = counts, indices.astype(kind), indptr.astype(kind)
-    block.has_canonical_format = True
-    return block
+    return csr_of(counts, indices, indptr, n_vars)
 
 
 def broken_record(where: str, row: int) -> InputDataError:
@@ -252,10 +256,3 @@ def gather(
     out = np.empty(int(sizes.sum()), dtype=np.uint8)
     _gather(records, starts, sizes, out)
     return out
-
-
-def offsets_of(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where each of several runs starts and ends, int64 of shape (n + 1,)."""
-    offsets = np.zeros(len(sizes) + 1, dtype=np.int64)
-    np.cumsum(sizes, out=offsets[1:])
-    return offsets

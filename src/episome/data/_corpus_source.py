@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from episome.data._compiled import offsets_of
 from episome.data._corpus_columns import read_array, read_column, read_columns, read_names
-from episome.data._corpus_records import broken_record, decode, offsets_of
+from episome.data._corpus_records import broken_record, decode
 from episome.data._matrix import require_rows
 from episome.errors import InputFileError, UsageError
 from episome.io._corpus import check_corpus_sizes, damaged, read_corpus_manifest
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from episome.data._corpus_columns import Column
     from episome.data._matrix import Rows
+    from episome.data._rows import ArrayPool
 
 GENES, MEASURED = "genes.json", "measured.npy"
 
@@ -189,26 +191,90 @@ class CorpusSource:
             A record is broken (E-D23).
         """
         rows = require_rows(rows, self.n_obs, self.where)
-        order = None
+        places = np.arange(len(rows))
         if len(rows) > 1 and not (np.diff(rows) > 0).all():
             # On disk in order, each cell once; the wanted order is restored in memory.
-            rows, order = np.unique(rows, return_inverse=True)
-        block = self._read_sorted(rows)
-        return block if order is None else block[order]
+            rows, places = np.unique(rows, return_inverse=True)
+        return self.hold(rows).take(places)
 
-    def _read_sorted(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
+    def hold(self, rows: NDArray[np.int64]) -> HeldRecords:
+        """Read the records of cells; batches are unpacked from them.
+
+        Parameters
+        ----------
+        rows
+            Rising positions.
+        """
         cuts = np.searchsorted(rows, self._firsts)
-        parts = []
-        for i in np.flatnonzero(np.diff(cuts)):
-            local = rows[cuts[i] : cuts[i + 1]] - self._firsts[i]
-            parts.append(self._shards[i].read(local, self._n_vars))
+        parts = [
+            self._shards[i].read(rows[cuts[i] : cuts[i + 1]] - self._firsts[i])
+            for i in np.flatnonzero(np.diff(cuts))
+        ]
         if len(parts) == 1:
-            return parts[0]
-        from scipy import sparse
+            return HeldRecords(*parts[0], self._n_vars, self.where)
+        records, offsets, stored = zip(*parts, strict=True) if parts else ((), (), ())
+        sizes = [np.diff(each) for each in offsets]
+        return HeldRecords(
+            np.concatenate([np.empty(0, dtype=np.uint8), *records]),
+            offsets_of(np.concatenate([np.empty(0, dtype=np.int64), *sizes])),
+            np.concatenate([np.empty(0, dtype=np.int64), *stored]),
+            self._n_vars,
+            self.where,
+        )
 
-        if not parts:
-            return sparse.csr_matrix((0, self._n_vars), dtype=np.float32)
-        return sparse.vstack(parts, format="csr")
+
+class HeldRecords:
+    """Cells of a corpus in memory as they lie on disk, two bytes and a little per value.
+
+    Parameters
+    ----------
+    records
+        Bytes of the cells, uint8.
+    offsets
+        Where each record starts and ends, int64 (n_rows + 1,).
+    stored
+        Stored values of each cell, int64 (n_rows,).
+    n_vars
+        Number of genes.
+    where
+        How messages name the place.
+    """
+
+    def __init__(
+        self,
+        records: NDArray[np.uint8],
+        offsets: NDArray[np.int64],
+        stored: NDArray[np.int64],
+        n_vars: int,
+        where: str,
+    ) -> None:
+        self._records, self._offsets, self._stored = records, offsets, stored
+        self._n_vars, self._where = n_vars, where
+
+    def take(self, places: NDArray[np.int64], pool: ArrayPool | None = None) -> sparse.csr_matrix:
+        """Return cells by their place among those that were read, CSR float32.
+
+        Parameters
+        ----------
+        places
+            In any order, repeated ones too.
+        pool
+            Where the memory of the values comes from; default new memory.
+
+        Raises
+        ------
+        InputDataError
+            A record is broken (E-D23).
+        """
+        return decode(
+            self._records,
+            self._offsets[places],
+            self._offsets[places + 1],
+            self._stored[places],
+            self._n_vars,
+            where=self._where,
+            pool=pool,
+        )
 
 
 class _Shard:
@@ -238,8 +304,10 @@ class _Shard:
         if pointers[0] != 0 or pointers[-1] != last or (np.diff(pointers) < 0).any():
             raise InputFileError(damaged(file, "it points outside the cells"))
 
-    def read(self, rows: NDArray[np.int64], n_vars: int) -> sparse.csr_matrix:
-        """Return cells of this shard; ``rows`` rise."""
+    def read(
+        self, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the records of cells, their borders and numbers of values; ``rows`` rise."""
         places, counts = self.tables
         starts, stops = places[rows], places[rows + 1]
         targets = offsets_of(stops - starts)
@@ -254,11 +322,10 @@ class _Shard:
         for place, first, last in runs:
             if _fill(file, room[first:last], place) != last - first:
                 raise InputFileError(damaged(self._records, "it ends before its last cell"))
-        where = self._records.name
         stored = counts[rows].astype(np.int64)
         if int(stored.sum()) * 2 > len(records):
-            raise broken_record(where, int(rows[0]))
-        return decode(records, targets[:-1], targets[1:], stored, n_vars, where=where)
+            raise broken_record(self._records.name, int(rows[0]))
+        return records, targets, stored
 
     def _descriptor(self) -> int:
         # After a fork the number still names the same file; positions are given with every read.

@@ -13,6 +13,7 @@ from episome import settings
 from episome.data._keys import INDICES_KEY, LABELS_KEY, SIZE_FACTOR_KEY, X_KEY
 from episome.data._order import BUFFER_BYTES, BlockOrder
 from episome.data._prepared import in_memory
+from episome.data._rows import ArrayPool, hold
 from episome.data._rule import InputRule, QueryKind, unlog
 from episome.data._values import row_sums
 from episome.errors import UsageError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from episome.data._features import Alignment
     from episome.data._matrix import Rows
+    from episome.data._rows import Held
     from episome.data._source import CellSource
 
 logger = get_logger(__name__)
@@ -116,6 +118,7 @@ class CellLoader:
         self.order, self.buffer_bytes = order, buffer_bytes
         self.chances = None if weights is None else _chances(weights, self.rows)
         self.epoch = 0
+        self._pool = ArrayPool()
         # Batches of the epoch that are done, and those that the next iteration leaves out.
         self._done = self._skip = 0
 
@@ -196,21 +199,19 @@ class CellLoader:
 
     def _read(
         self, buffer: list[NDArray[np.int64]]
-    ) -> tuple[list[NDArray[np.int64]], NDArray[np.int64], sparse.csr_matrix] | None:
+    ) -> tuple[list[NDArray[np.int64]], NDArray[np.int64], Held] | None:
         """Read the rows of several batches at once, in the order of the file."""
         if not buffer:
             return None
         rows = np.unique(np.concatenate(buffer))
-        return buffer, rows, self.source.read(rows)
+        return buffer, rows, hold(self.source, rows)
 
     def _mixed(
-        self,
-        buffer: list[NDArray[np.int64]],
-        rows: NDArray[np.int64],
-        held: sparse.csr_matrix,
+        self, buffer: list[NDArray[np.int64]], rows: NDArray[np.int64], held: Held
     ) -> Iterator[Batch]:
         for wanted in buffer:
-            yield self._batch_of(held[np.searchsorted(rows, wanted)], wanted)
+            places = np.searchsorted(rows, wanted)
+            yield self._batch_of(held.take(places, self._pool), wanted)
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """Return the batch of the given rows of the source."""

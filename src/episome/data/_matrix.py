@@ -98,12 +98,17 @@ def check_structure(block: sparse.spmatrix) -> None:
         or (len(indices) > 0 and (indices.min() < 0 or indices.max() >= minor))
     )
     if broken:
-        raise InputDataError(
-            "E-D23",
-            "broken sparse structure (pointers or column numbers out of range)",
-            why="reading it would return foreign memory",
-            fix="write the file again from the original data",
-        )
+        raise broken_structure()
+
+
+def broken_structure() -> InputDataError:
+    """Return the error of sparse data whose pointers or columns are out of range."""
+    return InputDataError(
+        "E-D23",
+        "broken sparse structure (pointers or column numbers out of range)",
+        why="reading it would return foreign memory",
+        fix="write the file again from the original data",
+    )
 
 
 def iter_blocks(n_rows: int, block_rows: int) -> Iterator[slice]:

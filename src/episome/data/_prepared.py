@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from episome.data._rows import hold
 from episome.data._values import ValueReport, inspect_values
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from episome.data._features import FeatureSpace
     from episome.data._matrix import Rows
+    from episome.data._rows import Held
     from episome.data._rule import InputRule
     from episome.data._source import CellSource
 
@@ -89,6 +91,10 @@ class ScannedSource:
     def read(self, rows: Rows) -> sparse.csr_matrix:
         """Return the expression of ``rows`` as CSR float32, in the order asked for."""
         return self._source.read(rows)
+
+    def hold(self, rows: NDArray[np.int64]) -> Held:
+        """Read cells that are to be handed out in batches."""
+        return hold(self._source, rows)
 
 
 def in_memory(source: CellSource) -> bool:

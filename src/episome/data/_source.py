@@ -15,6 +15,7 @@ from episome.data._dask_rows import DaskRows, is_dask
 from episome.data._disk_rows import DiskRows, is_on_disk
 from episome.data._matrix import Matrix, Rows, check_structure, to_csr_block
 from episome.data._read_guard import reading
+from episome.data._rows import ArrayPool, take_rows
 from episome.data._values import inspect_values
 from episome.errors import InputDataError, Problem, UsageError
 from episome.log import get_logger
@@ -119,6 +120,7 @@ class AnnDataSource:
         self._slot = "raw.X" if use_raw else ("X" if layer is None else f"layers[{layer!r}]")
         self._var = adata.raw.var if use_raw and adata.raw is not None else adata.var
         self._matrix = self._find_matrix(layer, use_raw=use_raw)
+        self._pool = ArrayPool()
 
     def _find_matrix(self, layer: str | None, *, use_raw: bool) -> Matrix:
         adata, layers = self._adata, [k for k in self._adata.layers if k is not None]
@@ -242,6 +244,8 @@ class AnnDataSource:
         if not isinstance(rows, slice):
             rows = np.asarray(rows, dtype=np.int64)
         if _in_memory(self._matrix):
+            if (found := self._taken(rows)) is not None:
+                return found
             return to_csr_block(self._in_memory_rows(rows))
         if isinstance(rows, slice) and (rows.step or 1) < 0:
             rows = np.arange(*rows.indices(self.n_obs), dtype=np.int64)
@@ -273,6 +277,13 @@ class AnnDataSource:
         except InputDataError:
             return False
         return bool(values.size and values.min() >= 0 and (values == np.rint(values)).all())
+
+    def _taken(self, rows: Rows) -> sparse.csr_matrix | None:
+        """Single rows of a sound CSR matrix, which is what batches of shuffled cells are."""
+        plain = sparse.issparse(self._matrix) and getattr(self._matrix, "format", None) == "csr"
+        if isinstance(rows, slice) or not plain or self._dtype == "float16":
+            return None
+        return take_rows(self._matrix, rows, self._pool)
 
     def _in_memory_rows(self, rows: Rows) -> object:
         block = self._matrix[rows]
