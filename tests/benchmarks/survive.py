@@ -2,8 +2,9 @@
 
 Trains a network on simulated cells through the command line, kills it with SIGKILL ``--kills``
 times at random moments and gives the same command again until it ends; weights, history and
-calibration are compared with those of a run that nobody killed. Then the time of a training with
-and without a folder for checkpoints is measured, alternately.
+calibration are compared with those of a run that nobody killed. ``episome corpus build`` from
+several files is killed in the same way, and every file of the corpus compared. Then the time of a
+training with and without a folder for checkpoints is measured, alternately.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,27 +49,69 @@ def command(folder: Path, name: str, epochs: int) -> list[str]:
     return [sys.executable, "-c", PROGRAM, *words, "-q", "-o", str(folder / name)]
 
 
-def kill_all(folder: Path, epochs: int, kills: int, seconds: float, seed: int) -> dict[str, int]:
-    """Kill the command at random moments, then let it end."""
+def build(folder: Path, name: str) -> list[str]:
+    """Return the command that builds a corpus."""
+    words = ["corpus", "build", *map(str, sorted(folder.glob("part*.h5ad")))]
+    words += ["--labels-key", "cell_type", "--donor-key", "donor_id", "-q"]
+    return [sys.executable, "-m", "episome", *words, "-o", str(folder / name)]
+
+
+def kill_all(
+    make: Callable[[str], list[str]], folder: Path, kills: int, seconds: float, seed: int
+) -> dict[str, int]:
+    """Kill a command at random moments, then let it end; it writes ``folder / "killed"``."""
     draws, killed, ended = random.Random(seed), 0, 0
+    target = folder / "killed"
     while killed < kills:
-        process = subprocess.Popen(command(folder, "killed", epochs))
+        process = subprocess.Popen(make("killed"))
         try:
             code = process.wait(draws.uniform(0.3, 1.0) * seconds)
             if code:
                 raise subprocess.CalledProcessError(code, process.args)
-            shutil.rmtree(folder / "killed")
+            shutil.rmtree(target)
             ended += 1
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-            if (folder / "killed").exists():  # it was saved already
-                shutil.rmtree(folder / "killed")
+            if target.exists():  # it was written already
+                shutil.rmtree(target)
                 ended += 1
             else:
                 killed += 1
-    subprocess.run(command(folder, "killed", epochs), check=True)
+    subprocess.run(make("killed"), check=True)
     return {"killed": killed, "ended between": ended}
+
+
+def same_files(one: Path, other: Path) -> dict[str, bool]:
+    """Compare two folders, file by file."""
+    names = [
+        sorted(str(p.relative_to(f)) for p in f.rglob("*") if p.is_file()) for f in (one, other)
+    ]
+    shared = set(names[0]) & set(names[1])
+    return {
+        "names": names[0] == names[1],
+        "bytes": all((one / n).read_bytes() == (other / n).read_bytes() for n in shared),
+    }
+
+
+def corpus(folder: Path, kills: int) -> dict[str, object]:
+    """Build a corpus of several files, undisturbed and killed."""
+    folder.mkdir()
+    for i in range(6):
+        cells = simulate_cells(12_000, 1_500, n_types=5, n_donors=6, seed=i)
+        cells.obs_names = [f"{i}-{name}" for name in cells.obs_names]
+        cells.obs["donor_id"] = [f"{i}-{d}" for d in cells.obs["batch"]]
+        cells.write_h5ad(folder / f"part{i}.h5ad")
+    started = time.perf_counter()
+    subprocess.run(build(folder, "whole"), check=True)
+    seconds = time.perf_counter() - started
+    counts = kill_all(lambda name: build(folder, name), folder, kills, seconds, seed=1)
+    return {
+        "seconds of a whole build": round(seconds, 1),
+        **{f"builds {k}": v for k, v in counts.items()},
+        "the same corpus": same_files(folder / "whole", folder / "killed"),
+        "left beside it": [p.name for p in folder.iterdir() if p.suffix != ".h5ad"],
+    }
 
 
 def same(one: Path, other: Path) -> dict[str, bool]:
@@ -117,11 +161,18 @@ def main() -> None:
         started = time.perf_counter()
         subprocess.run(command(folder, "whole", options.epochs), check=True)
         seconds = time.perf_counter() - started
-        counts = kill_all(folder, options.epochs, options.kills, seconds, seed=0)
+        counts = kill_all(
+            lambda name: command(folder, name, options.epochs),
+            folder,
+            options.kills,
+            seconds,
+            seed=0,
+        )
         result = {
             "seconds of a whole run": round(seconds, 1),
             **counts,
             "the same": same(folder / "whole", folder / "killed"),
+            **corpus(folder / "corpus", options.kills),
             "cost": cost(options.cells, 10, options.repeats),
             "load": load_average(),
         }

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from scipy.special import softmax
 
-from episome.confidence import ConformalScores
+from episome.confidence import ConformalScores, coverage
 from episome.errors import UsageError
 
 
@@ -104,3 +104,44 @@ def test_rates_that_are_none_are_refused(rate):
 
     with pytest.raises(UsageError, match="E-U65"):
         ConformalScores.of(shares, codes).limits(rate)
+
+
+def test_coverage_is_measured_by_limits_of_other_cells():
+    shares, codes = cells(4000)
+    donors = np.array([None, *(f"donor {i % 8}" for i in range(3999))], dtype=object)
+
+    found = coverage(shares, codes, donors=donors, error_rate=0.1)
+
+    n_classes = shares.shape[1]
+    assert found["overall"] == pytest.approx(0.9, abs=0.02)
+    assert [n for _, n in found["by_class"]] == np.bincount(codes, minlength=n_classes).tolist()
+    assert sum(n for _, n in found["by_donor"].values()) == 3999
+    assert len(found["by_donor"]) == 8
+    kept = [share * n for share, n in found["by_class"] if n]
+    assert sum(kept) / 4000 == pytest.approx(found["overall"])
+    assert 1.0 <= found["size"] <= n_classes
+
+
+def test_coverage_of_donors_unlike_the_others_is_low():
+    """Two thirds of each class are certain; the cells of one donor are all wrong."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 2, 1200)
+    donors = np.array([f"d{i % 6}" for i in range(1200)], dtype=object)
+    said = np.where(donors == "d0", 1 - codes, codes)
+    shares = np.full((1200, 2), 0.05)
+    shares[np.arange(1200), said] = 0.95
+
+    found = coverage(shares, codes, donors=donors, error_rate=0.2)
+
+    assert found["by_donor"]["d0"] == [0.0, 200]
+    assert found["by_donor"]["d1"][0] == 1.0
+
+
+def test_coverage_says_which_classes_have_no_cells():
+    shares, codes = cells(300)
+    wider = np.pad(shares, ((0, 0), (0, 1)))
+
+    found = coverage(wider, codes, error_rate=0.1)
+
+    assert found["by_class"][-1] == [None, 0]
+    assert found["by_donor"] == {}

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import softmax
 
 from episome.confidence import CalibrationMap, fit_map
-from episome.confidence._maps import _folds
+from episome.confidence._maps import folds_of
 from episome.metrics import expected_calibration_error, negative_log_likelihood
 
 
@@ -86,7 +86,7 @@ def test_folds_keep_donors_together():
     donors = np.repeat(np.arange(10), 30)
     codes = np.zeros(300, dtype=int)
 
-    for fitted, held in _folds(codes, donors, 0):
+    for fitted, held in folds_of(codes, donors, 0):
         assert not set(donors[fitted]) & set(donors[held])
 
 
@@ -101,7 +101,7 @@ def test_the_same_seed_gives_the_same_map():
 
 def test_held_out_probabilities_come_from_the_other_folds():
     logits, codes = cells(500)
-    _, held = _folds(codes, None, 0)[0]
+    _, held = folds_of(codes, None, 0)[0]
     moved = codes.copy()
     moved[held] = (moved[held] + 1) % 4
 

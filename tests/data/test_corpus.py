@@ -174,6 +174,12 @@ def test_columns_keep_their_values_and_what_is_missing(corpus, cells):
     assert set(corpus.obs_column("corpus_input")) == {"a.h5ad"}
 
 
+def test_a_cell_may_be_asked_for_very_often(corpus):
+    often = corpus.read(np.zeros(500, dtype=np.int64)).toarray()
+
+    assert (often == corpus.read(slice(0, 1)).toarray()).all()
+
+
 def test_rows_come_in_the_order_asked_for_and_twice(corpus):
     every = corpus.read(slice(None)).toarray()
     rows = np.array([5, 299, 5, 0, 128, 64, 63])

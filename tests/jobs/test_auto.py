@@ -132,6 +132,39 @@ def test_when_time_is_up_the_rest_is_not_tried(monkeypatch):
         assert found.loc[name, "reason"] == "not tried: the time was used up"
 
 
+def test_what_was_better_on_the_shared_cells_is_not_beaten_by_time(monkeypatch):
+    """One candidate ends after the first part, ahead of the two that go on."""
+    real = _auto._try
+
+    def tried(arena, name, parts, train_kwargs, *, n_left):
+        if name != "logreg" or not arena.trials.get(name):
+            real(arena, name, parts, train_kwargs, n_left=n_left)
+
+    def scores(trial, truth, donors):
+        found = _trials.scores_of(trial, truth, donors)
+        return {**found, "macro_f1": 0.9 if trial.name == "logreg" else 0.85}
+
+    monkeypatch.setattr(_auto, "_try", tried)
+    monkeypatch.setattr(_auto, "scores_of", scores)
+
+    found = compared(cells())
+
+    table = found.table.set_index("model")
+    assert found.chosen == ("logreg",)
+    assert "there was no time for all parts" in found.reason
+    assert table.loc["centroid", "reason"] == "0.050 behind"
+
+
+def test_a_single_fit_that_overruns_is_said(monkeypatch):
+    clock = iter([0.0, *range(10, 10_000, 10)])
+    monkeypatch.setattr(_auto, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    lines = []
+
+    compared(cells(), time_budget=35.0, models=("majority",), progress=lines.append)
+
+    assert any("after the time was used up" in line for line in lines)
+
+
 def test_a_training_of_epochs_is_stopped():
     trial = _trials.Trial("sctab", 360)
     rows = np.arange(360)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse
 
-from episome.data import simulate_cells
+from episome.confidence import Confidence, ConformalScores
+from episome.data import Labels, simulate_cells
 from episome.errors import UsageError
-from episome.inference import CALL_COLUMNS
+from episome.inference import CALL_COLUMNS, CallLimits, calls_frame
 from episome.metrics import expected_calibration_error
 from episome.models import KNNClassifier, LogisticRegression, MajorityClass, load
 
@@ -163,6 +165,29 @@ def test_label_sets_hold_their_rate(logreg, both):
     assert (known <= one).all()
     assert (calls.loc[calls["status"] == "ambiguous", "label"] == "unknown").all()
     assert (calls["label_raw"] == logreg.annotate(query)["label"]).all()
+
+
+def test_a_call_that_is_not_in_its_own_set_is_ambiguous():
+    """A class with a strict limit may be the most probable one, and not in the set."""
+    scores = ConformalScores(
+        np.repeat([0.05, 0.6], 200).astype(np.float32), np.repeat([0, 1], 200), 2
+    )
+    sure = Confidence(scores=scores)
+    shares = np.array([[0.6, 0.4], [0.97, 0.03], [0.3, 0.7]], dtype=np.float32)
+
+    calls = calls_frame(
+        shares,
+        np.zeros(3, dtype=bool),
+        Labels(("strict", "lax"), ("", "")),
+        pd.Index(list("abc")),
+        confidence=sure,
+        limits=CallLimits(error_rate=0.1),
+    )
+
+    assert calls["set"].tolist() == ["lax", "strict", "lax"]
+    assert calls["label_raw"].tolist() == ["strict", "strict", "lax"]
+    assert calls["status"].tolist() == ["ambiguous", "assigned", "assigned"]
+    assert calls["label"].tolist() == ["unknown", "strict", "lax"]
 
 
 def test_a_type_that_was_never_seen_is_more_novel():

@@ -17,7 +17,7 @@ from episome.jobs import (
     corpus_split,
     train,
 )
-from episome.models import LinearClassifier, load
+from episome.models import Ensemble, LinearClassifier, load
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +103,23 @@ def test_a_file_and_lists_of_rows_exclude_each_other(made):
 
     with pytest.raises(UsageError, match="E-U27"):
         LinearClassifier(cells).train(datasplitter_kwargs=both)
+
+
+def test_the_parts_of_a_file_stay_apart_in_members_too(made):
+    cells = LinearClassifier.setup_source(made / "cells.corpus", "cell_type")
+    ensemble = Ensemble([LinearClassifier(cells), LinearClassifier(cells)])
+
+    ensemble.train(max_epochs=1, datasplitter_kwargs={"split": made / "split.json"})
+
+    for member in ensemble.members:
+        assert member.fit_["refit"] is False
+        assert member.fit_["n_cells"] == len(member.train_indices_)
+        assert (member.test_indices_ == ensemble.members[0].test_indices_).all()
+
+
+def test_a_refit_can_be_asked_for(made):
+    model = LinearClassifier(LinearClassifier.setup_source(made / "cells.corpus", "cell_type"))
+
+    model.train(max_epochs=1, refit=True, datasplitter_kwargs={"split": made / "split.json"})
+
+    assert model.fit_["n_cells"] == len(model.train_indices_) + len(model.validation_indices_)

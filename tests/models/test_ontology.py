@@ -90,6 +90,25 @@ def test_the_standard_column_of_terms_is_taken_for_other_labels_one_to_one(toy, 
     assert toy.ToyModel(adata).labels.term_ids == found
 
 
+@pytest.mark.parametrize(
+    ("terms", "why"),
+    [
+        ({"a": T, "b": T, "c": B}, f"term '{T}' has several labels (a, b)"),
+        ({"a": "unknown", "b": "unknown", "c": "unknown"}, "none is named"),
+    ],
+)
+def test_a_standard_column_that_is_not_taken_is_said(toy, caplog, terms, why):
+    adata = named(toy, ["a", "b", "c"])
+    adata.obs["mine"] = adata.obs.pop("cell_type")
+    adata.obs["cell_type_ontology_term_id"] = adata.obs["mine"].map(terms)
+
+    with caplog.at_level("INFO", logger="episome"):
+        toy.ToyModel.setup_anndata(adata, labels_key="mine")
+
+    assert why in caplog.text
+    assert "--ontology-term-key" in caplog.text
+
+
 def test_a_column_of_terms_that_is_not_there_is_refused(toy):
     with pytest.raises(UsageError, match="nothing_like_it"):
         set_up(toy, toy.cells(), ontology_term_key="nothing_like_it")

@@ -156,6 +156,19 @@ def test_pretraining_is_where_training_starts(tmp_path: Path) -> None:
     assert SIMS.load(tmp_path / "model").fit_["pretraining"]["mask_rate"] == 0.2
 
 
+def test_pretraining_a_trained_model_says_that_its_training_is_gone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = SIMS(reference(), **SIZES)
+    model.train(**QUICK)
+
+    with caplog.at_level("WARNING", logger="episome"):
+        model.pretrain(accelerator="cpu", max_epochs=1)
+
+    assert "call train()" in caplog.text
+    assert not model.is_trained_
+
+
 def test_pretraining_takes_cells_without_a_label_and_leaves_data_alone() -> None:
     adata = reference()
     adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).mask(np.arange(120) % 2 == 0)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
         fit_confidence,
         reliability,
     )
-    from episome.confidence._conformal import ConformalScores
+    from episome.confidence._conformal import ConformalScores, coverage
     from episome.confidence._maps import CalibrationMap, Fitted, fit_map
     from episome.confidence._novelty import MAX_CELLS, Novelty, TypeSpace
     from episome.confidence._shift import (
@@ -32,6 +32,7 @@ _HOME = {
     "CalibrationSource": "_confidence",
     "Confidence": "_confidence",
     "ConformalScores": "_conformal",
+    "coverage": "_conformal",
     "DEPTHS": "_shift",
     "Fitted": "_maps",
     "MAX_CELLS": "_novelty",

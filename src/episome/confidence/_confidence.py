@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from episome.confidence._conformal import ConformalScores
+from episome.confidence._conformal import ConformalScores, coverage
 from episome.confidence._maps import CalibrationMap, fit_map
 from episome.confidence._novelty import Novelty, TypeSpace
 from episome.confidence._shift import ShiftGrid
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CalibrationSource: TypeAlias = Literal["held out", "out of fold", "validation"]
 
 N_BINS = 15
+#: Error rates whose label sets are measured.
+RATES = (0.05, 0.1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,7 +154,8 @@ def fit_confidence(
     A :class:`Confidence` whose ``facts`` hold ``source``, ``n_cells``, ``n_donors``, the
     cross-fitted ``losses`` of every map tried, and for ``before`` (raw) and ``after`` (each cell
     by a map fitted on others): ``ece`` (15 bins of equally many cells), ``nll``, ``brier``,
-    ``accuracy`` and the ``reliability`` table of ``confidence``, ``accuracy``, ``n_cells``.
+    ``accuracy`` and the ``reliability`` table of ``confidence``, ``accuracy``, ``n_cells``;
+    ``coverage`` of the label sets of two error rates (:func:`coverage`), by class and donor.
     """
     fitted = fit_map(logits, codes, groups=donors, votes=votes, seed=seed)
     novelty = None
@@ -165,6 +168,12 @@ def fit_confidence(
         "losses": dict(fitted.losses),
         "before": _measured(scaled(logits, 1.0), codes),
         "after": _measured(fitted.held_out, codes),
+        "coverage": {
+            f"{rate:g}": coverage(
+                fitted.held_out, codes, donors=donors, error_rate=rate, seed=seed
+            )
+            for rate in RATES
+        },
     }
     # Sets are of probabilities that did not see their own label: those of the folds.
     scores = ConformalScores.of(fitted.held_out, codes, seed=seed)

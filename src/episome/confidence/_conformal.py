@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from episome.confidence._maps import folds_of
 from episome.errors import UsageError
 
 if TYPE_CHECKING:
@@ -110,6 +111,57 @@ class ConformalScores:
             np.float32
         )
         return inside
+
+
+def coverage(
+    probabilities: NDArray[np.floating],
+    codes: NDArray[np.int64],
+    *,
+    donors: NDArray[Any] | None = None,
+    error_rate: float,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure how often sets hold the truth, by limits of other cells than those they are for.
+
+    Parameters
+    ----------
+    probabilities, codes
+        Calibrated, (n_cells, n_classes), and the truth, (n_cells,).
+    donors
+        Donor of every cell (or ``None``); where there are at least five, folds keep them together.
+    error_rate
+        Share of cells whose set may miss the truth.
+    seed
+        Of the folds.
+
+    Returns
+    -------
+    ``overall`` (share of cells whose set holds the truth), ``size`` (mean number of classes in a
+    set), ``by_class`` (a ``[share, n_cells]`` for every class, share ``None`` without cells), and
+    ``by_donor`` (the same by name; empty without donors).
+    """
+    held = np.zeros(len(codes), dtype=bool)
+    sizes = np.zeros(len(codes), dtype=np.int64)
+    for fitted, rest in folds_of(codes, donors, seed):
+        scores = ConformalScores.of(probabilities[fitted], codes[fitted], seed=seed)
+        sets = scores.sets(probabilities[rest], error_rate)
+        held[rest] = sets[np.arange(len(rest)), codes[rest]]
+        sizes[rest] = sets.sum(axis=1)
+    known = [None] * len(codes) if donors is None else list(donors)
+    names = sorted({str(d) for d in known if d is not None})
+    whose = np.array([None if d is None else str(d) for d in known], dtype=object)
+    return {
+        "overall": float(held.mean()),
+        "size": float(sizes.mean()),
+        "by_class": [_share(held, codes == c) for c in range(probabilities.shape[1])],
+        "by_donor": {name: _share(held, whose == name) for name in names},
+    }
+
+
+def _share(held: NDArray[np.bool_], among: NDArray[np.bool_]) -> list[float | int | None]:
+    """Share of the chosen cells whose set holds the truth, and how many there are."""
+    n = int(among.sum())
+    return [float(held[among].mean()) if n else None, n]
 
 
 def _limit(scores: NDArray[np.floating], error_rate: float) -> float:

@@ -125,7 +125,7 @@ def fit_map(
     -------
     A :class:`Fitted`.
     """
-    parts = _folds(codes, groups, seed)
+    parts = folds_of(codes, groups, seed)
     tried = {"temperature": cross_fitted("temperature", logits, codes, parts, votes=votes)}
     if len(codes) >= MIN_RICH and len(np.unique(codes)) == logits.shape[1]:
         for kind in ("isotonic", "dirichlet"):
@@ -181,9 +181,10 @@ def cross_fitted(
     return found
 
 
-def _folds(
+def folds_of(
     codes: NDArray[np.int64], groups: NDArray[Any] | None, seed: int
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return fitted and held-out rows of every fold; donors stay together where there are five."""
     from sklearn.model_selection import GroupKFold, KFold
 
     rows = np.arange(len(codes))

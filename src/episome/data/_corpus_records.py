@@ -225,10 +225,12 @@ def decode(
     InputDataError
         A record is broken (E-D23); nothing outside ``records`` is ever read.
     """
+    # A value takes two bytes at least; no memory is asked for before that is known.
+    wrong = np.flatnonzero((n_stored < 0) | (2 * n_stored > stops - starts))
+    if len(wrong):
+        raise broken_record(where, int(wrong[0]))
     indptr = offsets_of(n_stored)
     total = int(indptr[-1])
-    if total > 2 * len(records) or (n_stored < 0).any():
-        raise broken_record(where, 0)
     memory = ArrayPool() if pool is None else pool
     indices, counts = memory.take(total, "int32"), memory.take(total, "float32")
     bad = _decode(records, starts, stops, n_vars, indptr, indices, counts)

@@ -278,18 +278,36 @@ def term_column(adata: AnnData, labels_key: str, key: str | None = None) -> pd.S
     if usual in adata.obs.columns:
         return adata.obs[usual]
     standard = f"{CELLXGENE_LABELS}{ONTOLOGY_SUFFIX}"
-    if standard in adata.obs.columns and _one_to_one(adata.obs[labels_key], adata.obs[standard]):
-        logger.info("terms of the labels are taken from obs[%r]: one for each label", standard)
-        return adata.obs[standard]
-    return None
+    if standard not in adata.obs.columns:
+        return None
+    if doubt := _not_one_to_one(adata.obs[labels_key], adata.obs[standard]):
+        logger.info(
+            "terms in obs[%r] are not those of obs[%r]: %s; ontology_term_key "
+            "(--ontology-term-key) takes them all the same",
+            standard,
+            labels_key,
+            doubt,
+        )
+        return None
+    logger.info("terms of the labels are taken from obs[%r]: one for each label", standard)
+    return adata.obs[standard]
 
 
-def _one_to_one(labels: pd.Series, terms: pd.Series) -> bool:
+def _not_one_to_one(labels: pd.Series, terms: pd.Series) -> str:
+    """Say why terms may be those of other labels; nothing where they are of these."""
     pairs = pd.DataFrame({"label": labels.astype(object), "term": terms.astype(object)})
     pairs = pairs.dropna().astype(str).drop_duplicates()
     named = pairs[~pairs["term"].str.casefold().isin(EMPTY_LABELS)]
-    alone = not (pairs["label"].duplicated().any() or named["term"].duplicated().any())
-    return alone and len(named) > 0
+    if named.empty:
+        return "none is named"
+    for one, other in (("label", "term"), ("term", "label")):
+        among = pairs if one == "label" else named
+        again = among.loc[among[one].duplicated(keep=False)]
+        if len(again):
+            first = again[one].iloc[0]
+            theirs = sorted(again.loc[again[one] == first, other])
+            return f"{one} {first!r} has several {other}s ({', '.join(theirs[:3])})"
+    return ""
 
 
 def labels_with_terms(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -13,11 +14,12 @@ from scipy import sparse
 
 from episome.data._dask_rows import DaskRows, is_dask
 from episome.data._disk_rows import DiskRows, is_on_disk
+from episome.data._keys import FILE_KEY
 from episome.data._matrix import Matrix, Rows, check_structure, to_csr_block
 from episome.data._read_guard import reading
 from episome.data._rows import ArrayPool, take_rows
 from episome.data._values import inspect_values
-from episome.errors import InputDataError, Problem, UsageError
+from episome.errors import InputDataError, Problem, UsageError, did_you_mean
 from episome.log import get_logger
 
 if TYPE_CHECKING:
@@ -116,7 +118,7 @@ class AnnDataSource:
                 "E-U27", "both `layer` and `use_raw` are given", fix="pass only one of them"
             )
         self._adata, self.layer, self.use_raw = adata, layer, bool(use_raw)
-        self._name = name or (Path(adata.filename).name if adata.isbacked else "adata")
+        self._name = name or cells_name(adata)
         self._slot = "raw.X" if use_raw else ("X" if layer is None else f"layers[{layer!r}]")
         self._var = adata.raw.var if use_raw and adata.raw is not None else adata.var
         self._matrix = self._find_matrix(layer, use_raw=use_raw)
@@ -130,7 +132,7 @@ class AnnDataSource:
                     "E-D30",
                     "`raw` is asked for and missing",
                     where=self._name,
-                    fix="use_raw=False",
+                    fix="leave out use_raw=True (--use-raw)",
                 )
             matrix = adata.raw.X
         elif layer is not None:
@@ -140,7 +142,7 @@ class AnnDataSource:
                     f"layer {layer!r} is missing",
                     where=f"{self._name}.layers",
                     why=f"the layers are {layers}" if layers else "there are no layers",
-                    fix="pass layer= with one of them, or leave it out to use X",
+                    fix="pass layer= (--layer) with one of them, or leave it out to use X",
                 )
             matrix = adata.layers[layer]
         else:
@@ -151,7 +153,7 @@ class AnnDataSource:
                 "X is None",
                 where=self._name,
                 why=f"the layers are {layers}" if layers else "and there are no layers",
-                fix="pass layer= or use_raw=True",
+                fix="pass layer= (--layer) or use_raw=True (--use-raw)",
             )
         self._check_shape(matrix)
         return self._row_access(matrix)
@@ -261,10 +263,12 @@ class AnnDataSource:
         """Return the keyword of another slot whose first rows look like counts, else nothing."""
         adata = self._adata
         slots: dict[str, dict[str, Any]] = {
-            f'layer="{k}"': {"layer": k} for k in adata.layers if k is not None
+            f'layer="{k}" (--layer {shlex.quote(str(k))})': {"layer": k}
+            for k in adata.layers
+            if k is not None
         }
         if adata.raw is not None:
-            slots["use_raw=True"] = {"use_raw": True}
+            slots["use_raw=True (--use-raw)"] = {"use_raw": True}
         for keyword, slot in slots.items():
             other = AnnDataSource(adata, name=self._name, **slot)
             if other._slot != self._slot and other._starts_with_counts():
@@ -381,7 +385,8 @@ def _in_memory(matrix: Matrix) -> bool:
 
 def repeated_names(names: pd.Index, where: str) -> Problem | None:
     """Return the problem of cells of one name, if there are some."""
-    repeated = names[names.duplicated()]
+    # An index would keep a table of all names for good; its values do not.
+    repeated = names[pd.Series(names.array, copy=False).duplicated().to_numpy()]
     if not len(repeated):
         return None
     return Problem(
@@ -396,7 +401,28 @@ def repeated_names(names: pd.Index, where: str) -> Problem | None:
     )
 
 
-def obs_column(adata: AnnData, key: str, *, name: str = "adata") -> pd.Series:
+def cells_name(adata: AnnData) -> str:
+    """Return how messages name an object: by its file where that is known, else ``"adata"``."""
+    file = adata.uns.get(FILE_KEY)
+    if file is None and adata.isbacked:
+        file = Path(adata.filename).name
+    return "adata" if file is None else str(file)
+
+
+def name_cells(adata: AnnData, name: str) -> None:
+    """Let messages name an object by the file it was read from.
+
+    Parameters
+    ----------
+    adata
+        The object; the name is left in its ``uns``, so it has to be nobody else's.
+    name
+        Of the file.
+    """
+    adata.uns[FILE_KEY] = name
+
+
+def obs_column(adata: AnnData, key: str, *, name: str | None = None) -> pd.Series:
     """Return ``adata.obs[key]``.
 
     Raises
@@ -406,14 +432,38 @@ def obs_column(adata: AnnData, key: str, *, name: str = "adata") -> pd.Series:
     """
     if key not in adata.obs.columns:
         columns = [str(c) for c in adata.obs.columns if not str(c).startswith("_scvi")]
-        raise UsageError(
-            "E-U04",
-            f"column {key!r} is missing",
-            where=f"{name}.obs",
-            why=f"the columns are {columns[:12]}" if columns else "obs has no columns",
-            fix="pass the name of an existing column",
-        )
+        raise missing_column(key, columns, f"{name or cells_name(adata)}.obs")
     return adata.obs[key]
+
+
+def missing_column(
+    key: str,
+    columns: Sequence[str],
+    where: str,
+    *,
+    fix: str = "pass the name of an existing column",
+) -> UsageError:
+    """Return the error for a column that there is not, with those that are spelled like it.
+
+    Parameters
+    ----------
+    key
+        Its name.
+    columns
+        Names of those that there are.
+    where
+        The cell table.
+    fix
+        What to do where no name is near.
+    """
+    shown = f"the columns are {list(columns)[:12]}" if columns else "it has no columns"
+    return UsageError(
+        "E-U04",
+        f"column {key!r} is missing",
+        where=where,
+        why=shown,
+        fix=did_you_mean(key, columns) or fix,
+    )
 
 
 def columns_of(source: CellSource) -> list[str]:
@@ -435,7 +485,7 @@ def existing_columns(source: CellSource, keys: Sequence[str]) -> list[str]:
 
 
 def combined_column(
-    adata: AnnData, keys: str | Sequence[str], *, name: str = "adata"
+    adata: AnnData, keys: str | Sequence[str], *, name: str | None = None
 ) -> pd.Series:
     """Join one or several obs columns into one of strings, ``a_b``; missing stays missing."""
     keys = [keys] if isinstance(keys, str) else list(keys)

@@ -40,7 +40,7 @@ class CallLimits:
     ----------
     error_rate
         Label sets miss the truth in this share of cells like the calibration cells; cells whose
-        set is not one class are ambiguous.
+        set is not the call alone are ambiguous.
     false_alarms
         This share of cells of known types may be called novel; novel cells lose their label.
     min_confidence
@@ -119,7 +119,7 @@ def calls_frame(
     top = probabilities[rows, best].astype(np.float32)
     scores = np.full(len(rows), np.nan, dtype=np.float32) if novelty is None else novelty
     sets = _sets(probabilities, sure, limits)
-    ambiguous = _ambiguous(top, sets, limits)
+    ambiguous = _ambiguous(top, best, sets, limits)
     novel = _novel(scores, sure, limits)
     status = np.select(
         [empty, novel, ambiguous], ["low_quality", "novel", "ambiguous"], "assigned"
@@ -172,14 +172,18 @@ def _sets(
 
 
 def _ambiguous(
-    top: NDArray[np.floating], sets: NDArray[np.bool_] | None, limits: CallLimits
+    top: NDArray[np.floating],
+    best: NDArray[np.int64],
+    sets: NDArray[np.bool_] | None,
+    limits: CallLimits,
 ) -> NDArray[np.bool_]:
     """Cells whose call the limits do not let stand."""
     found = np.zeros(len(top), dtype=bool)
     if limits.min_confidence is not None:
         found |= top < limits.min_confidence
     if sets is not None:
-        found |= sets.sum(axis=1) != 1
+        # Limits differ between classes: the one class of a set need not be the most probable.
+        found |= (sets.sum(axis=1) != 1) | ~sets[np.arange(len(best)), best]
     return found
 
 

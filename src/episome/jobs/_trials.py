@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
@@ -74,6 +75,12 @@ class Trial:
         self.said[rows] = True
         self.seconds += seconds
         self.n_parts += 1
+
+    def among(self, cells: NDArray[np.bool_]) -> Trial:
+        """Return the trial as if only these cells had been held out."""
+        less = copy.copy(self)
+        less.said = self.said & cells
+        return less
 
     def answers(self) -> pd.DataFrame:
         """Probabilities of the cells that were held out so far."""

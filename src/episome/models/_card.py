@@ -66,8 +66,24 @@ def _confidence(facts: Mapping[str, Any]) -> list[str]:
         f"- Confidence is calibrated ({facts['map']}) on {facts['n_cells']:,} cells "
         f"({facts['source']}): expected calibration error {after['ece']:.3f} (before "
         f"{before['ece']:.3f}), negative log-likelihood {after['nll']:.3f} ({before['nll']:.3f}), "
-        f"accuracy {after['accuracy']:.3f}."
+        f"accuracy {after['accuracy']:.3f}.",
+        *_coverage(facts.get("coverage", {})),
     ]
+
+
+def _coverage(facts: Mapping[str, Any]) -> list[str]:
+    """Return how often label sets held the truth, and where least often."""
+    lines = []
+    for rate, found in facts.items():
+        line = (
+            f"- Label sets of error rate {rate} held the truth of {found['overall']:.1%} of the "
+            f"calibration cells ({found['size']:.2f} classes a set)"
+        )
+        least = [share for share, _ in found["by_donor"].values() if share is not None]
+        if len(least) > 1:
+            line += f"; of {len(least)} donors, {min(least):.1%} in the worst"
+        lines.append(line + ".")
+    return lines
 
 
 def ensemble_card(

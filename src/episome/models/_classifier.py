@@ -105,7 +105,8 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
         refit
             After the run with validation, whose scores are kept, train once more from the start on
             training and validation cells together, for all epochs. For small references, where
-            the held-out donors are missed more than a chosen epoch gains; default by the model.
+            the held-out donors are missed more than a chosen epoch gains; default by the model,
+            and not with the file of a split, whose parts stay apart.
         augment
             ``"donor"`` adds the difference between two donors of one type, with a random sign,
             to every training cell; the differences come from training donors only, so

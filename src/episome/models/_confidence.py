@@ -29,12 +29,16 @@ logger = get_logger(__name__)
 
 #: Fewer calibration cells say nothing.
 MIN_CELLS = 20
+#: Fewer leave an expected calibration error of some percent that no map can remove.
+FEW_CELLS = 200
 #: Cells from which on some are kept for calibration alone; fewer share those that validate.
 MIN_OWN_PART = 200
 OWN_SHARE = 0.1
 #: Cells up to which every one is predicted by a fit without it; beyond, one part is.
 MAX_FOLDED = 5000
 N_GENES = 2000
+#: Cells whose values are looked at together.
+BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,6 +133,14 @@ def confidence_of(
         found.facts["after"]["ece"],
         found.facts["before"]["ece"],
     )
+    if len(held.rows) < FEW_CELLS:
+        logger.info(
+            "%d calibration cells are few: confidence, label sets and novelty of %s are rough; "
+            "%d and more labelled cells, or calibration_size=, make them firm",
+            len(held.rows),
+            name,
+            int(MIN_OWN_PART / OWN_SHARE),
+        )
     return found
 
 
@@ -137,9 +149,11 @@ def _distances(
     space: TypeSpace | None,
     values: Callable[[NDArray[np.int64]], sparse.csr_matrix],
 ) -> NDArray[np.floating] | None:
-    if space is None:
-        return None
-    return space.distances(values(held.rows)) if held.distances is None else held.distances
+    if space is None or held.distances is not None:
+        return None if space is None else held.distances
+    # In blocks: a tenth of a large corpus does not fit into memory.
+    starts = range(0, len(held.rows), BLOCK)
+    return np.concatenate([space.distances(values(held.rows[i : i + BLOCK])) for i in starts])
 
 
 def type_space(values: sparse.csr_matrix, codes: NDArray[np.int64], *, seed: int) -> TypeSpace:

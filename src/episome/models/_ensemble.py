@@ -24,6 +24,7 @@ from episome.io import EnsembleFolder, encode, read_ensemble_folder, write_ensem
 from episome.log import get_logger
 from episome.models._calls import CallsMixin
 from episome.models._card import ensemble_card
+from episome.models._classifier import ClassifierModel
 from episome.models._confidence import confidence_of, mean_held_out
 from episome.models._explanation import ExplanationMixin
 from episome.models._folder import model_folder, provenance
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from episome.data import CellSource, FeatureSpace, GeneImportance, InputRule, Labels, Query
     from episome.models._annotation import AnnotationMixin
+    from episome.models._base import EpisomeModel
     from episome.ontology import ClassHierarchy
 
 logger = get_logger(__name__)
@@ -155,7 +157,7 @@ class Ensemble(ExplanationMixin, CallsMixin):
             if progress is not None:
                 args["progress"] = part_of(progress, i, len(self))
             if i > 0 and "datamodule" not in args:
-                args = self._with_the_first_split(args)
+                args = self._with_the_first_split(member, args)
             with settings.using_seed(settings.member_seed(i, self._seed)):
                 member.train(**args)
             logger.info("member %d of %d is trained", i + 1, len(self))
@@ -202,7 +204,7 @@ class Ensemble(ExplanationMixin, CallsMixin):
                 )
             )
 
-    def _with_the_first_split(self, args: dict[str, Any]) -> dict[str, Any]:
+    def _with_the_first_split(self, member: EpisomeModel, args: dict[str, Any]) -> dict[str, Any]:
         """Give a member the split of member 0: held-out cells stay so for the whole."""
         first = self.members[0]
         names = ("train", "validation", "test", "calibration")
@@ -212,6 +214,8 @@ class Ensemble(ExplanationMixin, CallsMixin):
         splitter = {**(args.get("datasplitter_kwargs") or {}), "external_indexing": parts}
         sizes = {"train_size", "validation_size", "calibration_size"}
         rest = {k: v for k, v in args.items() if k not in sizes}
+        if splitter.pop("split", None) is not None and isinstance(member, ClassifierModel):
+            rest.setdefault("refit", False)  # as for the first, which was given the file
         return {**rest, "datasplitter_kwargs": splitter}
 
     def fine_tune(self, adata: AnnData, **kwargs: Any) -> Ensemble:

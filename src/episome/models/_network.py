@@ -225,7 +225,9 @@ class NetworkModel(EpisomeModel):
         max_epochs = int(given(max_epochs, defaults.pop("max_epochs")))
         batch_size = int(given(batch_size, defaults.pop("batch_size")))
         early = bool(given(early_stopping, defaults.pop("early_stopping", True)))
-        refit = bool(given(refit, defaults.pop("refit", False)))
+        # Parts that a file keeps apart stay apart, unless the caller says otherwise.
+        usual = defaults.pop("refit", False) and splitter.get("split") is None
+        refit = bool(given(refit, usual))
         require_positive(max_epochs=max_epochs, batch_size=batch_size)
         keeps = checked_resume(checkpoint_dir, resume)[0] is not None
         require_not_negative(checkpoint_every_minutes=checkpoint_every_minutes)

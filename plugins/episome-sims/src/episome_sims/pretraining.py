@@ -151,6 +151,11 @@ class PretrainingMixin(_Model):
             **trainer_kwargs,
         )
         n_cells = len(data.split.train) + len(data.split.validation)
+        if self.is_trained_:
+            logger.warning(
+                "the model was trained before: its head no longer fits the encoder; call train() "
+                "before it predicts again"
+            )
         self.pretraining_ = found.facts(mask_rate=mask_rate, n_cells=n_cells)
         self.is_trained_ = False
         logger.info("pretraining: %d tensors of the encoder", found.n_tensors)
