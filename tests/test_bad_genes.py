@@ -80,7 +80,7 @@ def one_gene(folder):
         asked,
         code="E-G03",
         error=GeneMatchError,
-        match=r"1 of 40.*min_gene_overlap \(now 0.5\)",
+        match=r"1 of 40.*min_gene_overlap \(--min-gene-overlap, now 0.5\)",
     )
 
 
@@ -99,7 +99,7 @@ def little_weight(folder):
         code="E-G03",
         error=GeneMatchError,
         match=r"on which the model's calls rest.*10 of 40.*carry \d\d% of the model's weight.*"
-        r"type \d.*min_gene_overlap \(now 0.5\)",
+        r"type \d.*min_gene_overlap \(--min-gene-overlap, now 0.5\)",
     )
     warned(lambda: linear.predict(light, min_gene_overlap=0.1), "E-G04", "of its weight")
     warned(lambda: linear.predict(heavy), "E-G04", "10 of 40.*75%.*9\\d% of its weight")
@@ -212,6 +212,23 @@ def duplicates(folder):
     same(model(), make(query()), first, duplicates="first")
 
 
+@row("G11b", "a column of names that repeats some", "refused, the column named; or another column")
+def duplicates_in_a_column(folder):
+    asked = named(query(), ENSEMBL, feature_name=["B2M", *SYMBOLS[1:]])
+    assert SYMBOLS[1] == "B2M"
+    refused(
+        lambda: model().predict(asked),
+        asked,
+        code="E-G11",
+        error=InputDataError,
+        match=r"adata.X, var\['feature_name'\]: 1 of 40, first: B2M.*--duplicates sum",
+    )
+    asked.var["symbol"] = [*SYMBOLS[1:], "other"]
+    other = named(query(), ENSEMBL, symbol=list(asked.var["symbol"]))
+    same(model(), asked, other)
+    said(model(), asked, "matched by var.'symbol'")
+
+
 @row("G12", "names that were numbered to tell them apart", "one is read; a warning")
 def numbered(folder):
     more = anndata.concat([query(), named(query(), [f"{s}-1" for s in SYMBOLS])], axis=1)
@@ -268,6 +285,23 @@ def two_species(folder):
 
         refused_twice(make, "E-G16", r"genes of 2 species \(human 40, mouse 40\)")
         assert "E-G16" in {f.problem.code for f in inspect(make(query())).findings}
+
+
+@row(
+    "G16b", "cells of another organism than the model's", "a warning; quiet with a table of names"
+)
+def another_organism(folder):
+    human, asked = cells(), query()
+    human.obs["organism_ontology_term_id"] = "NCBITaxon:9606"
+    asked.obs["organism_ontology_term_id"] = "NCBITaxon:10090"
+    of_human, n = trained(human), asked.n_obs
+    warned(
+        lambda: of_human.predict(asked),
+        "E-G26",
+        rf"{n} of {n}, first: NCBITaxon:10090 \(mouse\).*trained on NCBITaxon:9606.*--gene-map",
+    )
+    same(of_human, asked, gene_map=ALIASES)
+    same(model(), asked)
 
 
 @row("G17", "the names stand in a column", "found by overlap; the column is named")

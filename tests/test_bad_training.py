@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 import warnings
@@ -34,7 +35,6 @@ LATER = {
     "T09": "a worker is killed: cells are read by the process that trains",
     "T10": "a worker hangs: cells are read by the process that trains",
     "T12": "a GPU that is half broken: needs one",
-    "T17": "no terminal, a closed pipe: rows of the command line",
 }
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks, and sends signals")
@@ -371,6 +371,29 @@ def few_cells(folder):
     with pytest.raises(UsageError, match="max_epochs of at least 1.*E-U22"):
         trained(max_epochs=0)
     refused(2, "E-U02", *TRAIN, "--max-epochs", "0", match="x>=1")
+
+
+@row("T17", "no terminal, and a reader that goes away", "the model is saved; exit 141 in silence")
+def nobody_reads(folder):
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "episome", *TRAIN]
+    process = subprocess.run(
+        words,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "TERM": "dumb"},
+        timeout=300,
+        check=False,
+    )
+    os.close(writing)
+    assert process.returncode == 141
+    assert "Traceback" not in process.stderr
+    assert "\x1b" not in process.stderr
+    assert "BrokenPipe" not in process.stderr
+    assert weights()
 
 
 @pytest.mark.parametrize("name", marked(CATALOGUE, {}))

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from episome import log, resources, settings
-from episome.errors import UsageError
+from episome.errors import UsageError, did_you_mean, near_names, with_option
 
 # -- settings ------------------------------------------------------------------------------------
 
@@ -226,3 +226,26 @@ def test_set_threads_of_a_wrong_number_is_refused(n):
 
 def test_paths_of_the_system_are_the_real_ones():
     assert Path("/sys/fs/cgroup") == resources.CGROUP
+
+
+# -- words of messages ---------------------------------------------------------------------------
+
+
+def test_near_names_come_first_and_case_is_the_last_way_to_be_near():
+    names = ["donor_id", "cell_type", "cell_types", "Tissue"]
+
+    assert near_names("cell_typo", names) == ["cell_type", "cell_types"]
+    assert near_names("TISSUE", names) == ["Tissue"]
+    assert near_names("x", names) == []
+    assert near_names("cell_typo", names, n=1) == ["cell_type"]
+
+
+def test_a_question_names_what_is_near_or_nothing():
+    assert did_you_mean("labl", ["label", "labels"]) == "did you mean `label` or `labels`"
+    assert did_you_mean("x", ["label"]) == ""
+
+
+def test_an_argument_is_named_with_its_option():
+    assert with_option("max_epochs") == "max_epochs (--max-epochs)"
+    assert with_option("n_models") == "n_models (--ensemble)"
+    assert with_option("n_steps") == "n_steps"

@@ -6,6 +6,7 @@ what is wrong, where, how many of how many, which first, why it matters, what to
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,12 +31,24 @@ __all__ = [
     "TrainingError",
     "UntrustedModelError",
     "UsageError",
+    "did_you_mean",
+    "near_names",
     "raise_problems",
     "warn",
+    "with_option",
 ]
 
 MAX_PROBLEMS = 50
 MAX_EXAMPLES = 3
+#: Arguments of Python that have an option on the command line, where it is called otherwise.
+_OPTIONS = {"n_models": "--ensemble"}
+#: Those whose option is called like them.
+_SAME_OPTIONS = frozenset(
+    ("allow_fractional", "augment", "batch_key", "batch_size", "devices", "donor_key")
+    + ("duplicates", "input_kind", "labels_key", "layer", "markers", "max_epochs", "nan")
+    + ("obsm_key", "ontology_term_key", "own_terms", "preset", "refit", "sampling", "split")
+    + ("strategy", "unlabeled", "use_raw")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +278,66 @@ def raise_problems(cls: type[EpisomeError], problems: Iterable[Problem]) -> None
 
 def _raise(cls: type[EpisomeError], found: tuple[Problem, ...]) -> NoReturn:
     raise cls(found)
+
+
+def near_names(name: str, names: Iterable[object], *, n: int = 3) -> list[str]:
+    """Return the names that are spelled like one that there is not, the nearest first.
+
+    Parameters
+    ----------
+    name
+        What was asked for.
+    names
+        Those that there are; case counts only where it tells them apart.
+    n
+        How many at most.
+
+    Examples
+    --------
+    >>> near_names("cell_typo", ["donor_id", "cell_type"])
+    ['cell_type']
+    """
+    known = list(dict.fromkeys(map(str, names)))
+    near = difflib.get_close_matches(name, known, n=n)
+    if near:
+        return near
+    folded = {k.casefold(): k for k in known}
+    return [folded[k] for k in difflib.get_close_matches(name.casefold(), folded, n=n)]
+
+
+def did_you_mean(name: str, names: Iterable[object]) -> str:
+    """Return what to do about a name that there is not; empty where nothing is near.
+
+    Parameters
+    ----------
+    name, names
+        Of :func:`near_names`.
+
+    Examples
+    --------
+    >>> did_you_mean("Cell_Type", ["donor_id", "cell_type"])
+    'did you mean `cell_type`'
+    """
+    near = [f"`{found}`" for found in near_names(name, names)]
+    return f"did you mean {' or '.join(near)}" if near else ""
+
+
+def with_option(argument: str) -> str:
+    """Return an argument with the option of the command line that gives it, if there is one.
+
+    Parameters
+    ----------
+    argument
+        Name of an argument of a model, of its set-up or of its training.
+
+    Examples
+    --------
+    >>> with_option("max_epochs"), with_option("n_steps")
+    ('max_epochs (--max-epochs)', 'n_steps')
+    """
+    same = f"--{argument.replace('_', '-')}" if argument in _SAME_OPTIONS else None
+    option = _OPTIONS.get(argument, same)
+    return argument if option is None else f"{argument} ({option})"
 
 
 class Collector:

@@ -13,11 +13,12 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
 from episome.cli._app import app
-from episome.data import CorpusSource, simulate_cells
+from episome.data import CorpusSource, read_split, simulate_cells
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +139,16 @@ def test_verify_says_that_all_is_well_or_what_is_damaged(files, corpus, tmp_path
     genes = tmp_path / "c" / "genes.json"
     genes.write_bytes(genes.read_bytes().replace(b"GENE0", b"GENE1", 1))
 
+    said = run("verify", tmp_path / "c")
     found, code = answer("verify", tmp_path / "c")
 
+    assert (said.exit_code, said.stdout) == (3, "")
+    assert "error: a damaged file of a corpus in" in said.stderr
+    assert "genes.json" in said.stderr
+    assert "To fix: copy the corpus again" in said.stderr
+    assert "[E-F31]" in said.stderr
     assert (code, found["ok"], found["error"]["code"]) == (3, False, "E-F31")
+    assert found["inputs"] == [{"path": str(tmp_path / "c")}]
     assert "genes.json" in found["error"]["message"]
 
 
@@ -209,6 +217,62 @@ def test_a_corpus_is_what_train_reads_and_has_one_place_of_values(corpus, files,
     assert "240 cells, 50 genes (counts), 4 classes" in done.stdout
     assert (layer.exit_code, "E-U27" in layer.stderr) == (2, True)
     assert (check.exit_code, "the folder is a corpus" in check.stderr) == (3, True)
+
+
+def test_a_held_out_part_of_a_corpus_is_annotated(corpus, tmp_path):
+    """From the corpus to calls that can be scored, every step by a command."""
+    split, model, calls = tmp_path / "split.json", tmp_path / "m", tmp_path / "calls.csv"
+    app_run = lambda *words: CliRunner().invoke(app, [str(w) for w in words])  # noqa: E731
+    assert run("split", corpus, "-o", split).exit_code == 0
+
+    trained = app_run(
+        *("train", "logreg", corpus, "--labels-key", "cell_type", "-o", model),
+        *("--split", split),
+    )
+    whole = app_run("annotate", corpus, "-m", model, "-o", tmp_path / "all.csv")
+    part = app_run(
+        *("annotate", corpus, "-m", model, "-o", calls, "--split", split, "--part", "test")
+    )
+
+    assert [r.exit_code for r in (trained, whole, part)] == [0, 0, 0], part.stderr
+    source = CorpusSource(corpus)
+    rows = read_split(split, source).test
+    found = pd.read_csv(calls, index_col=0)
+    assert list(pd.read_csv(tmp_path / "all.csv", index_col=0).index) == list(source.obs_names)
+    assert list(found.index) == list(source.obs_names[rows])
+    truth = source.obs_column("cell_type").astype(str).to_numpy()[rows]
+    assert (found["label_raw"] == truth).mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "text"),
+    [
+        (("-o", "calls.h5ad"), "E-U09", "those of a corpus in .* take a table"),
+        (("-o", "calls.csv", "--part", "test"), "E-U34", r"split \(--split\)"),
+        (("-o", "calls.csv", "--split", "no.json"), "E-F33", "is no split"),
+        (("-o", "calls.csv", "--cluster-key", "leidn"), "E-U04", "'leidn' is missing"),
+    ],
+)
+def test_what_a_corpus_cannot_give_is_refused(corpus, tmp_path, monkeypatch, more, code, text):
+    monkeypatch.chdir(tmp_path)
+    model = ["train", "centroid", str(corpus), "--labels-key", "cell_type", "-o", "m"]
+    assert CliRunner().invoke(app, model).exit_code == 0
+
+    result = CliRunner().invoke(app, ["annotate", str(corpus), "-m", "m", *more])
+
+    assert code in result.stderr
+    assert re.search(text, result.stderr)
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_models_are_not_compared_on_a_corpus(corpus, tmp_path):
+    words = ["train", "auto", str(corpus), "--labels-key", "cell_type", "-o", str(tmp_path / "m")]
+
+    result = CliRunner().invoke(app, words)
+
+    assert (result.exit_code, "E-U83" in result.stderr) == (2, True)
+    assert "this is a corpus" in result.stderr
+    assert "--backed" not in result.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -332,6 +333,112 @@ def test_a_mistake_has_its_exit_code_one_json_object_and_no_traceback(
     assert kind in err
     assert list(tmp_path.iterdir()) == []
     assert digests(files) == before
+
+
+KEYS = ("logreg", "--labels-key", "cell_type")
+LINEAR = ("linear", *KEYS[1:])
+#: What is found before the cells are read.
+EARLY = {
+    "label column": (("logreg", "--labels-key", "cell_typ"), r"`cell_type`", "E-U04"),
+    "donor column": ((*KEYS, "--donor-key", "donor"), r"`donor_id`", "E-U04"),
+    "weights": ((*LINEAR, "--sampling", "wait"), "'wait' is missing", "E-U04"),
+    "preset": ((*LINEAR, "--preset", "smal1"), r"--preset.*`small`", "E-U23"),
+    "setting": ((*KEYS, "--set", "penalty=1"), r"penalty \(--set\).*`penalties`", "E-U24"),
+    "markers": ((*KEYS, "--markers", "{f}/labels.csv"), r"markers \(--markers\)", "E-U24"),
+    "set-up": ((*KEYS, "--batch-key", "batch"), r"batch_key \(--batch-key\)", "E-U24"),
+    "epochs": ((*KEYS, "--max-epochs", "3"), r"max_epochs \(--max-epochs\)", "E-U16"),
+    "draws": ((*KEYS, "--sampling", "balanced"), r"sampling \(--sampling\)", "E-U16"),
+    "refit": (("pca", "--refit"), r"refit \(--refit\)", "E-U16"),
+    "split": ((*KEYS, "--split", "{f}/labels.csv"), "is no split", "E-F33"),
+    "auto": (("auto", "--labels-key", "cell_typ"), r"`cell_type`", "E-U04"),
+    "auto, split": (("auto", *KEYS[1:], "--split", "s.json"), r"--split", "E-U76"),
+    "method": (("logrg", *KEYS[1:]), "`logreg`", "E-P01"),
+}
+
+
+@pytest.mark.parametrize("what", sorted(EARLY))
+def test_a_slip_is_found_before_the_cells_are_read(what, run, files, tmp_path, monkeypatch):
+    from episome.jobs import _train
+
+    (method, *more), text, code = EARLY[what]
+    monkeypatch.setattr(_train, "read_cells", lambda *a, **k: pytest.fail("cells were read"))
+    more = [word.format(f=files) for word in more]
+
+    words = ["train", method, files / "reference.h5ad", *more, "-o", tmp_path / "m"]
+    result = CliRunner().invoke(_app.app, [str(w) for w in words])
+
+    assert code in result.stderr
+    assert re.search(text, result.stderr), result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_column_of_clusters_is_looked_for_before_the_cells_are_read(
+    run, files, model, tmp_path, monkeypatch
+):
+    from episome.jobs import _annotate
+
+    monkeypatch.setattr(_annotate, "read_cells", lambda *a, **k: pytest.fail("cells were read"))
+    words = ["annotate", files / "query.h5ad", "-m", model, "-o", tmp_path / "c.h5ad"]
+
+    result = CliRunner().invoke(_app.app, [*map(str, words), "--cluster-key", "bach"])
+
+    assert result.exit_code == 2
+    assert "'bach' is missing in query.h5ad.obs" in result.stderr
+    assert "did you mean `batch`" in result.stderr
+
+
+def test_train_and_annotate_call_the_file_by_its_name(run, files, model, tmp_path):
+    bad = anndata.read_h5ad(files / "nan.h5ad")
+    bad.obs["cell_type"] = bad.obs["cell_type"].astype(object)
+    bad.obs.iloc[0, bad.obs.columns.get_loc("cell_type")] = None
+    bad.write_h5ad(tmp_path / "bad.h5ad")
+    words = ["train", "logreg", tmp_path / "bad.h5ad", "--labels-key", "cell_type", "-o", "m"]
+
+    for more in ([], ["--backed"]):
+        trained = CliRunner().invoke(_app.app, [str(w) for w in (*words, *more)])
+        assert "NaN values in bad.h5ad.X" in trained.stderr
+        assert "missing labels in bad.h5ad.obs['cell_type']" in trained.stderr
+        assert 'nan="zero" (--nan zero)' in trained.stderr
+        assert 'unlabeled="keep" (--unlabeled keep)' in trained.stderr
+        assert "adata" not in trained.stderr
+    called = CliRunner().invoke(
+        _app.app, ["annotate", str(tmp_path / "bad.h5ad"), "-m", str(model), "-o", "c.csv"]
+    )
+    assert "NaN values in bad.h5ad.X" in called.stderr
+
+
+def test_every_option_that_messages_name_is_one():
+    from episome import errors
+    from episome.cli.train import command
+
+    options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
+
+    named = [*errors._SAME_OPTIONS, *errors._OPTIONS]
+    assert {errors.with_option(n).rpartition("(")[2].rstrip(")") for n in named} <= options
+
+
+def test_clusters_of_one_cell_each_are_said_to_be_none(run, files, model, tmp_path):
+    cells = anndata.read_h5ad(files / "query.h5ad")
+    cells.obs["barcode"] = cells.obs_names
+    cells.write_h5ad(tmp_path / "q.h5ad")
+    words = ["annotate", tmp_path / "q.h5ad", "-m", model, "-o", tmp_path / "c.csv"]
+
+    result = run(*words, "--cluster-key", "barcode", "--json")
+
+    warned = the_object(result)["warnings"]
+    assert [w["code"] for w in warned if "barcode" in w["message"]] == ["E-L39"]
+
+
+def test_a_strategy_without_devices_is_said_to_do_nothing(run, files, tmp_path):
+    words = ["train", "linear", files / "reference.h5ad", "--labels-key", "cell_type"]
+
+    result = run(
+        *words, "--strategy", "ddp", "--max-epochs", 1, "--device", "cpu", "-o", tmp_path / "m"
+    )
+
+    assert result.exit_code == 0, result.stderr
+    assert "nothing is shared out" in result.stderr
+    assert "--devices 2" in result.stderr
 
 
 def test_a_damaged_model_is_refused(files, tmp_path, model, capsys):

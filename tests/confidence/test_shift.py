@@ -108,3 +108,12 @@ def test_an_ensemble_has_the_mean_of_its_members():
 def test_the_levels_start_with_a_complete_query():
     assert REMOVED[0] == 0.0
     assert DEPTHS[0] == 1.0
+
+
+def test_missing_genes_never_make_a_call_surer():
+    points = [(0.0, 1.0), (0.2, 0.8), (0.4, 1.5), (0.6, 1.2)]
+    grid = ShiftGrid(tuple(ShiftPoint(r, 1.0, 0.5, 0.5, t, 100) for r, t in points))
+
+    assert grid.temperature(0.2) == 1.0
+    assert grid.temperature(0.4) == pytest.approx(1.5)
+    assert grid.temperature(0.6) == pytest.approx(1.5)

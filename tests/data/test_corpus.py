@@ -323,6 +323,24 @@ def test_identifiers_of_one_kind_are_found_in_a_column_of_var(tmp_path):
     assert (corpus.read(place) != second.X).nnz == 0
 
 
+def test_every_count_of_every_input_is_stored_and_what_is_joined_by_name_is_said(tmp_path):
+    ids = [f"ENSG{i:011d}" for i in range(1, 42)]
+    first, second = simulate_cells(50, 40, seed=1), simulate_cells(50, 41, seed=2)
+    first.var["ensembl_id"] = ids[:40]
+    second.var["symbol"] = ["OLD", *first.var_names[1:], first.var_names[0]]
+    second.var_names = ids
+    second.obs_names = [f"b{n}" for n in second.obs_names]
+    files = [written(first, tmp_path / "x.h5ad"), written(second, tmp_path / "y.h5ad")]
+
+    inputs = [CorpusInput(f) for f in files]
+    plan = plan_corpus(inputs, check_corpus_inputs(inputs), CorpusOptions())
+    corpus = make(files, tmp_path / "c")
+
+    assert corpus.measured.sum(axis=1).tolist() == [40, 41]
+    assert corpus.read(slice(0, 100)).sum() == first.X.sum() + second.X.sum()
+    assert f"{first.var_names[0]} as {ids[40]}" in plan.notes[-1]
+
+
 def test_inputs_of_foreign_genes_are_refused(two, tmp_path):
     first, _, files = two
     first.var_names = [f"OTHER{g}" for g in first.var_names]

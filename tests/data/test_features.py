@@ -147,6 +147,30 @@ def test_names_in_another_column_are_found_and_said(column):
     assert found.report.id_column == f"var[{column!r}]"
 
 
+def test_of_columns_that_find_as_many_genes_the_one_without_duplicates_is_taken():
+    columns = {"feature_name": ["A", "B", "C", "A"], "symbol": ["A", "B", "C", "D"]}
+    query = table(ENSEMBL[:4], **columns)
+    space = FeatureSpace(("A", "B", "C"))
+
+    found, summed = space.align(query), space.align(query, duplicates="sum")
+
+    assert found.columns.tolist() == [0, 1, 2, -1]
+    assert found.report.id_column == "var['symbol']"
+    assert summed.columns.tolist() == [0, 1, 2, 0]
+    assert summed.report.id_column == "var['feature_name']"
+
+
+def test_duplicates_are_refused_with_their_column_and_both_ways_to_add_them_up():
+    query = table(ENSEMBL[:4], feature_name=["SNURF", "B", "C", "SNURF"])
+
+    with pytest.raises(
+        InputDataError,
+        match=r"duplicated gene names in q\.h5ad\.X, var\['feature_name'\]: 1 of 4, first: SNURF\."
+        r'.*duplicates="sum".*--duplicates sum.*E-G11',
+    ):
+        FeatureSpace(("B", "C", "SNURF")).align(query, where="q.h5ad.X")
+
+
 def test_symbols_of_a_query_meet_the_symbols_of_the_training_genes():
     training = table(ENSEMBL[:3], feature_name=["A", "B", "C"])
 
@@ -189,7 +213,10 @@ def test_overlap_limit_is_a_share_of_the_models_genes(limit, refused):
     space, query = FeatureSpace(tuple("ABCD")), table(["A", "B", *(f"X{i}" for i in range(9))])
 
     if refused:
-        with pytest.raises(GeneMatchError, match=r"2 of 4.*min_gene_overlap \(now 0.51\).*E-G03"):
+        with pytest.raises(
+            GeneMatchError,
+            match=r"2 of 4.*min_gene_overlap \(--min-gene-overlap, now 0.51\).*E-G03",
+        ):
             space.align(query, min_gene_overlap=limit)
     else:
         assert space.align(query, min_gene_overlap=limit).report.n_matched == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -76,12 +77,26 @@ def test_names_are_looked_at_over_the_whole_list():
         ("NCBITaxon:9606", "human"),
         ("Mus musculus", "mouse"),
         ("mouse", "mouse"),
+        ("homo_sapiens", "human"),
         ("NCBITaxon:1", ""),
         ("", ""),
     ],
 )
 def test_species_are_known_by_taxon_and_name(text, species):
     assert species_named(text) == species
+
+
+def test_names_that_do_not_tell_genes_apart_are_said_of_their_column():
+    adata = cells([f"ENSG{i:011d}" for i in range(6)])
+    adata.var["feature_name"] = ["SNURF", "NAA60", "CD4", "SNURF", "NAA60", "SNURF"]
+    adata.var["symbol"] = HUMAN[:6]
+
+    found = inspect(adata)
+
+    assert found.ok
+    assert found.name_columns["feature_name"].n_repeated == 2
+    assert found.name_columns["symbol"].n_repeated == 0
+    assert "feature_name: symbols (2 repeated: SNURF, NAA60), symbol: symbols\n" in found.text
 
 
 def test_barcodes_are_told_from_genes():
@@ -232,6 +247,20 @@ def test_a_model_s_genes_and_scale_are_compared(toy):
     assert any("30 of the model's 40 genes" in text for text in good.repairs)
     assert good.ok
     assert "E-G02" in codes(bad, "must mend")
+
+
+def test_cells_of_another_organism_than_the_model_s_are_doubted(toy):
+    model = toy.trained(max_epochs=1)
+    rule = replace(model.input_rule, organisms=("NCBITaxon:9606",))
+    query = toy.query()
+    query.obs["organism"] = ["Mus musculus"] * 10 + ["Homo sapiens"] * (query.n_obs - 10)
+
+    found = inspect(query, features=model.features, rule=rule)
+    mapped = inspect(query, features=model.features, rule=rule, gene_map={"a": "b"})
+
+    assert "E-G26" in codes(found, "doubtful")
+    assert f"obs['organism']: 10 of {query.n_obs}, first: Mus musculus (mouse)" in found.text
+    assert "E-G26" not in codes(mapped, "doubtful")
 
 
 def weighed(**rows):

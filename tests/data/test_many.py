@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from pathlib import Path
+
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import sparse
 
 from episome.data import (
@@ -19,6 +25,7 @@ from episome.data import (
     prepare_query,
     simulate_cells,
 )
+from episome.data._gene_union import join_genes
 from episome.errors import GeneMatchError, InputDataError, UsageError
 
 GENES = [f"ENSG{i:011d}" for i in range(30)]
@@ -209,6 +216,160 @@ def test_duplicated_genes_are_refused_or_added_up(three):
 
     dense = twice.X.toarray()
     assert (many.read(slice(20, 30)).toarray()[:, 0] == dense[:, 0] + dense[:, 5]).all()
+
+
+# -- no gene is lost -----------------------------------------------------------------------------
+
+WORDS = ["ACBD", "NAAF", "SNURF", "TXN", "LINC", "MATR"]
+
+
+def of(names, ids, *, seed=0, names_cells="cell"):
+    adata = some_cells(8, names, seed=seed, names=names_cells)
+    adata.var["ensembl_id"] = list(ids)
+    return adata
+
+
+def held(many, part, i):
+    """Values of a file in the joined cells, gene by gene of the file."""
+    first = int(many._starts[i])
+    block = many.read(slice(first, first + part.n_obs)).toarray()
+    return block[:, many._alignments[i].columns]
+
+
+def test_identifiers_go_before_names_where_both_files_have_them():
+    ids = [*GENES[:9], ""]
+    first = of([*(f"SYM{chr(65 + i)}" for i in range(9)), "ACBD"], ids)
+    # What the first file calls SYMA is another gene's name here, as of an older annotation.
+    second = some_cells(8, [*GENES[:9], GENES[20], GENES[21]], seed=1, names="b")
+    second.var["symbol"] = ["OLD", *list(first.var_names[1:9]), "SYMA", "ACBD"]
+
+    many = ManyCells([first, second])
+
+    assert many.n_vars == 11
+    assert list(many.var.index) == [*first.var_names, GENES[20]]
+    assert many.var.loc["SYMA", "ensembl_id"] == GENES[0]
+    assert many.var.loc["ACBD", "ensembl_id"] == GENES[21]
+    for i, part in enumerate((first, second)):
+        np.testing.assert_array_equal(held(many, part, i), part.X.toarray())
+    assert many.notes[-1] == (
+        "1 genes have the name of another gene, and stand apart from it under another, in 1 of "
+        f"2 files (part 2.X 1, first: SYMA as {GENES[20]})"
+    )
+
+
+def test_genes_of_one_symbol_stay_apart_unless_they_are_to_be_added_up():
+    first = some_cells(8, WORDS)
+    second = some_cells(8, GENES[:7], seed=1, names="b")
+    second.var["symbol"] = [*WORDS, "SNURF"]
+
+    apart = ManyCells([first, second])
+    together = ManyCells([first, second], duplicates="sum")
+
+    assert list(apart.var.index) == [*WORDS, GENES[2], GENES[6]]
+    np.testing.assert_array_equal(held(apart, second, 1), second.X.toarray())
+    assert "2 genes have the name of another gene" in apart.notes[-1]
+    assert f"SNURF as {GENES[2]}, SNURF as {GENES[6]}" in apart.notes[-1]
+    assert list(together.var.index) == WORDS
+    dense = second.X.toarray()
+    summed = together.read(slice(8, 16)).toarray()[:, 2]
+    np.testing.assert_array_equal(summed, dense[:, 2] + dense[:, 6])
+    assert together.notes[-1] == (
+        "1 genes were added up with another of their file, of the same name, in 1 of 2 files "
+        f"(part 2.X 1, first: {GENES[6]})"
+    )
+
+
+def test_genes_joined_by_name_in_spite_of_their_identifiers_are_said():
+    first = of(WORDS, GENES[:6])
+    second = of(WORDS[::-1], [GENES[10], *GENES[4::-1]], seed=1, names_cells="b")
+
+    many = ManyCells([first, second])
+
+    assert list(many.var.index) == WORDS
+    np.testing.assert_array_equal(held(many, second, 1), second.X.toarray())
+    assert many.notes == (
+        "1 genes were joined by name, though their identifiers differ, in 1 of 2 files "
+        f"(part 2.X 1, first: MATR of {GENES[5]} and {GENES[10]})",
+    )
+
+
+def test_files_of_the_same_names_are_joined_by_their_identifiers():
+    first, second = of(WORDS, GENES[:6]), of(WORDS, GENES[5::-1], seed=1, names_cells="b")
+
+    many = ManyCells([first, second])
+
+    assert list(many.var["ensembl_id"]) == GENES[:6]
+    np.testing.assert_array_equal(many.read(slice(8, 16)).toarray(), second.X.toarray()[:, ::-1])
+
+
+def test_identifiers_of_an_index_are_kept_for_files_that_know_no_names():
+    first = some_cells(8, WORDS)
+    second = some_cells(8, GENES[:9], seed=1, names="b")
+    second.var["symbol"] = [*WORDS, "SYMA", "SYMB", "SYMC"]
+    third = some_cells(8, GENES[3:12], seed=2, names="c")
+
+    many = ManyCells([first, second, third])
+
+    assert list(many.var.index) == [*WORDS, "SYMA", "SYMB", "SYMC", *GENES[9:12]]
+    assert list(many.var["ensembl_id"]) == GENES[:12]
+    np.testing.assert_array_equal(held(many, third, 2), third.X.toarray())
+
+
+def test_numbered_duplicates_are_genes_like_others(three):
+    numbered = three[1].copy()
+    numbered.var_names = ["TBCE", "TBCE-1", *numbered.var_names[2:]]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        many = ManyCells([three[0], numbered])
+
+    assert {"TBCE", "TBCE-1"} <= set(many.var.index)
+    np.testing.assert_array_equal(held(many, numbered, 1), numbered.X.toarray())
+
+
+@given(
+    files=st.lists(
+        st.tuples(
+            st.lists(st.sampled_from([*WORDS, *GENES[:6]]), min_size=1, unique=True),
+            st.lists(st.sampled_from(["", *GENES[:6]]), min_size=12, max_size=12),
+            st.lists(st.sampled_from(["", *WORDS]), min_size=12, max_size=12),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_every_gene_of_every_file_is_one_of_the_joined_whatever_the_names(files):
+    tables = []
+    for i, (names, ids, symbols) in enumerate(files):
+        columns = {"ensembl_id": ids[: len(names)], "feature_name": symbols[: len(names)]}
+        tables.append((pd.DataFrame(columns, index=pd.Index(names)), f"file {i}"))
+
+    joined = join_genes(tables, min_gene_overlap=0)
+
+    assert joined.var.index.is_unique
+    assert "" not in joined.var.index
+    for (var, _), alignment in zip(tables, joined.alignments, strict=True):
+        assert (alignment.columns >= 0).all()
+        assert len(set(alignment.columns)) == len(var)
+
+
+def test_every_count_of_two_real_files_is_kept():
+    folder = os.environ.get("EPISOME_TEST_DATA")
+    if not folder:
+        pytest.skip("EPISOME_TEST_DATA is not set: the real files are elsewhere")
+    data = Path(folder) / "data"
+    kang = anndata.read_h5ad(data / "kang_pbmc_ifnb.h5ad")
+    facs = anndata.read_h5ad(data / "pbmc_facs_zheng.h5ad")
+
+    many = ManyCells([kang, facs])
+
+    for i, part in enumerate((kang, facs)):
+        rows = slice(int(many._starts[i]), int(many._starts[i + 1]))
+        assert many.read(rows).sum(dtype=np.float64) == part.X.sum(dtype=np.float64)
+        assert len(set(many._alignments[i].columns)) == part.n_vars
+    assert many.var.loc["ACBD6", "ensembl_id"] == "ENSG00000230124"
+    column = list(facs.var_names).index("ENSG00000230124")
+    assert many.var.index[many._alignments[1].columns[column]] == "ACBD6"
 
 
 # -- cells ---------------------------------------------------------------------------------------

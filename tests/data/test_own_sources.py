@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -139,6 +140,33 @@ def test_train_and_corpus_take_what_a_plugin_reads(store, tmp_path):
     assert answer["notes"] == ["read from lab:80"]
     assert built.exit_code == 0, built.output
     assert CorpusSource(tmp_path / "corpus").n_obs == 90
+
+
+def test_annotate_takes_what_a_plugin_reads(store, tmp_path):
+    store()
+    (tmp_path / "70.lab").write_text("70 cells")
+    runner, model = CliRunner(), str(tmp_path / "model")
+    train = ["train", "centroid", "lab:80", "--labels-key", "cell_type", "-o", model]
+    assert runner.invoke(_app.app, train).exit_code == 0
+
+    by_address = runner.invoke(
+        _app.app, ["annotate", "lab:60", "-m", model, "-o", str(tmp_path / "a.csv"), "--json"]
+    )
+    by_ending = runner.invoke(
+        _app.app,
+        ["annotate", str(tmp_path / "70.lab"), "-m", model, "-o", str(tmp_path / "b.parquet")],
+    )
+    as_copy = runner.invoke(
+        _app.app, ["annotate", "lab:60", "-m", model, "-o", str(tmp_path / "c.h5ad")]
+    )
+
+    assert by_address.exit_code == 0, by_address.output
+    assert json.loads(by_address.stdout)["inputs"] == [{"path": "lab:60"}]
+    calls = pd.read_csv(tmp_path / "a.csv", index_col=0)
+    assert list(calls.index) == list(open_source("lab:60").obs_names)
+    assert by_ending.exit_code == 0, by_ending.output
+    assert len(pd.read_parquet(tmp_path / "b.parquet")) == 70
+    assert (as_copy.exit_code, "those of an address in lab:60" in as_copy.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "no/such/folder"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import anndata
 import h5py
+import mudata
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,10 +14,14 @@ from scipy import sparse
 
 from episome.data import (
     AnnDataSource,
+    ChosenCells,
+    ManyCells,
+    cell_columns,
     cellxgene_choice,
     check_values,
     combined_column,
     inspect_values,
+    name_cells,
     read_cells,
     simulate_cells,
 )
@@ -301,8 +306,83 @@ def test_a_slot_that_holds_counts_is_named_where_another_does_not(slot):
         check_values(inspect_values(AnnDataSource(adata)))
 
     wanted = {
-        "layer": 'To fix: layer="spliced", which holds counts.',
-        "raw": "To fix: use_raw=True, which holds counts.",
+        "layer": 'To fix: layer="spliced" (--layer spliced), which holds counts.',
+        "raw": "To fix: use_raw=True (--use-raw), which holds counts.",
         "none": "To fix: pass the layer that holds counts",
     }
     assert wanted[slot] in str(error.value)
+
+
+# -- columns -------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*zarr.*")
+@pytest.mark.parametrize("form", ["h5ad", "zarr"])
+def test_columns_of_a_file_are_known_without_its_cells(tmp_path, form):
+    cells = simulate_cells(12, 5)
+    cells.obs["score"] = 1.0
+    getattr(cells, f"write_{form}")(tmp_path / "cells")
+    bare = cells.copy()
+    bare.obs = bare.obs[[]]
+    getattr(bare, f"write_{form}")(tmp_path / "bare")
+
+    assert cell_columns(tmp_path / "cells") == list(cells.obs.columns)
+    assert cell_columns(tmp_path / "bare") == []
+
+
+@pytest.mark.filterwarnings("ignore:.*zarr.*")
+def test_columns_that_only_reading_tells_are_not_guessed(tmp_path):
+    cells = simulate_cells(12, 5)
+    (tmp_path / "cells.csv").write_text("cell,CD3E,CD19\nc1,1,0\n")
+    mudata.MuData({"rna": cells}).write(tmp_path / "cells.h5mu")
+    mudata.MuData({"rna": cells}).write_zarr(tmp_path / "cells.zarr")
+    (tmp_path / "cells.h5ad").write_bytes(b"")
+
+    for name in ("cells.csv", "cells.h5mu", "cells.zarr"):
+        assert cell_columns(tmp_path / name) is None
+    with pytest.raises(InputFileError, match="E-F04"):
+        cell_columns(tmp_path / "cells.h5ad")
+
+
+def test_a_table_in_another_file_is_not_opened(tmp_path):
+    simulate_cells(12, 5).write_h5ad(tmp_path / "theirs.h5ad")
+    simulate_cells(12, 5).write_h5ad(tmp_path / "mine.h5ad")
+    with h5py.File(tmp_path / "mine.h5ad", "r+") as file:
+        del file["obs"]
+        file["obs"] = h5py.ExternalLink(str(tmp_path / "theirs.h5ad"), "obs")
+
+    with pytest.raises(InputFileError, match="E-F11"):
+        cell_columns(tmp_path / "mine.h5ad")
+
+
+@pytest.mark.parametrize("where", ["object", "two files"])
+def test_a_missing_column_is_asked_for_by_near_names(tmp_path, where):
+    source = AnnDataSource(simulate_cells(12, 5))
+    if where == "two files":
+        source = ManyCells([simulate_cells(12, 5), simulate_cells(12, 5, seed=1)])
+
+    with pytest.raises(UsageError, match=r"'donor'.*did you mean `donor_id`.*E-U04"):
+        source.obs_column("donor")
+
+
+def test_an_object_is_named_by_its_file():
+    cells = simulate_cells(12, 5)
+
+    name_cells(cells, "atlas.h5ad")
+
+    assert AnnDataSource(cells).where == "atlas.h5ad.X"
+    assert AnnDataSource(cells[:3].copy(), name="mine").where == "mine.X"
+    with pytest.raises(UsageError, match=r"in atlas\.h5ad\.obs"):
+        combined_column(cells, "nothing")
+
+
+def test_chosen_cells_are_rows_of_their_source():
+    cells = simulate_cells(12, 5)
+    rows = np.array([7, 2, 9])
+
+    chosen = ChosenCells(AnnDataSource(cells), rows)
+
+    assert list(chosen.obs_names) == list(cells.obs_names[rows])
+    assert list(chosen.obs_column("cell_type")) == list(cells.obs["cell_type"].iloc[rows])
+    np.testing.assert_array_equal(chosen.read(slice(0, 3)).toarray(), cells.X[rows].toarray())
+    np.testing.assert_array_equal(chosen.read(np.array([1])).toarray(), cells.X[[2]].toarray())

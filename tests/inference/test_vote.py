@@ -13,7 +13,12 @@ from scipy.stats import binomtest
 
 from episome.data import Labels
 from episome.errors import EpisomeWarning
-from episome.inference import VOTE_COLUMNS, cluster_votes, completed_calls
+from episome.inference import (
+    VOTE_COLUMNS,
+    cluster_votes,
+    completed_calls,
+    warn_unless_clusters,
+)
 from episome.ontology import cell_ontology
 
 CLASSES = ("b", "a", "c")
@@ -34,6 +39,30 @@ def test_every_cell_gets_the_commonest_label_of_its_cluster():
     np.testing.assert_allclose(found["cluster_agreement"], [2 / 3] * 3 + [0.5] * 2 + [np.nan])
     assert found[["cluster_low", "cluster_high"]].iloc[-1].isna().all()
     assert [str(t) for t in found.dtypes[1:]] == ["float32"] * 3
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([f"cell {i}" for i in range(40)], True),
+        (np.linspace(0, 1, 40), True),
+        (np.arange(40) % 21, True),
+        (np.arange(40) % 20, False),
+        ([None, *["a"] * 39], False),
+        (range(19), False),
+    ],
+)
+def test_a_column_of_about_as_many_values_as_cells_is_no_clustering(values, said):
+    column = pd.Series(values, name="barcode")
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_unless_clusters(column)
+
+    assert [w.message.code for w in caught] == ["E-L39"] * said
+    if said:
+        assert "column 'barcode' has about as many values as cells" in str(caught[0].message)
+        assert f"of {len(column)}" in str(caught[0].message)
 
 
 def test_the_interval_is_that_of_wilson():

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
 
-from episome.data import simulate_cells
-from episome.errors import ResourceError
+from episome.data import (
+    AnnDataSource,
+    open_source,
+    read_split,
+    simulate_cells,
+    split_by_groups,
+)
+from episome.errors import InputDataError, ResourceError, UsageError
 from episome.inference import Predictor
-from episome.jobs import AnnotateRequest, TrainRequest, _streamed, annotate, train
+from episome.jobs import (
+    AnnotateRequest,
+    CorpusRequest,
+    TrainRequest,
+    _streamed,
+    annotate,
+    corpus_build,
+    train,
+)
 
 READERS = {
     ".csv": lambda p: pd.read_csv(p, index_col=0, keep_default_na=False),
@@ -49,6 +64,28 @@ def query(tmp_path_factory):
 @pytest.fixture
 def small_parts(monkeypatch):
     monkeypatch.setattr(_streamed, "PART", 64)
+
+
+@pytest.fixture(scope="module")
+def stores(query, tmp_path_factory):
+    """The cells of the query in a corpus, in a folder of files, and the split of each."""
+    folder = tmp_path_factory.mktemp("stores")
+    made = CorpusRequest(
+        inputs=(query,),
+        output=folder / "cells.corpus",
+        labels_key="cell_type",
+        donor_keys=("donor_id",),
+        columns=("cluster",),
+    )
+    corpus_build(made)
+    (folder / "parts").mkdir()
+    cells = anndata.read_h5ad(query)
+    cells[:90].copy().write_h5ad(folder / "parts" / "a.h5ad")
+    cells[90:, ::-1].copy().write_h5ad(folder / "parts" / "b.h5ad")
+    for name in ("cells.corpus", "parts"):
+        found = split_by_groups(open_source(folder / name), ["donor_id"])
+        (folder / f"{name}.json").write_text(json.dumps(found))
+    return folder
 
 
 def ask(query, model, output, **kwargs):
@@ -93,6 +130,103 @@ def test_an_h5ad_is_copied_with_the_calls_in_it(query, model, tmp_path, monkeypa
     assert set(found.uns) == set(known.uns) == {"title", "episome"}
     assert found.uns["episome"] == known.uns["episome"]
     assert query.read_bytes() == before
+
+
+@pytest.mark.parametrize("part", [64, 10_000])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("store", ["cells.corpus", "parts"])
+def test_cells_in_blocks_get_the_calls_of_the_file(
+    query, model, stores, tmp_path, monkeypatch, store, suffix, part
+):
+    annotate(ask(query, model, tmp_path / f"known{suffix}", cluster_key="cluster"))
+    monkeypatch.setattr(_streamed, "PART", part)
+    path = tmp_path / f"calls{suffix}"
+
+    found = annotate(ask(stores / store, model, path, cluster_key="cluster"))
+
+    names = list(open_source(stores / store).obs_names)
+    known, got = READERS[suffix](tmp_path / f"known{suffix}"), READERS[suffix](path)
+    assert list(got.index) == names
+    assert (found.n_obs, found.calls is None) == (230, part == 64)
+    assert (got["label"] == known.loc[names, "label"]).all()
+    assert (got["cluster_label"] == known.loc[names, "cluster_label"]).all()
+    np.testing.assert_allclose(got["confidence"], known.loc[names, "confidence"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test", None])
+@pytest.mark.parametrize("store", ["cells.corpus", "parts"])
+def test_a_part_of_a_split_is_annotated_alone(
+    model, stores, tmp_path, small_parts, monkeypatch, store, part
+):
+    source, split = open_source(stores / store), stores / f"{store}.json"
+    whole = annotate(ask(stores / store, model, tmp_path / "all.csv"))
+    known = pd.read_csv(tmp_path / "all.csv", index_col=0)
+    rows = getattr(read_split(split, source), part or "test")
+
+    found = annotate(ask(stores / store, model, tmp_path / "c.csv", split=split, part=part))
+
+    got = pd.read_csv(tmp_path / "c.csv", index_col=0)
+    assert list(got.index) == list(source.obs_names[rows])
+    assert found.n_obs == len(rows) < whole.n_obs
+    assert (got["label"] == known["label"].to_numpy()[rows]).all()
+
+
+def test_a_part_of_a_file_is_annotated(query, model, tmp_path):
+    split = tmp_path / "split.json"
+    source = AnnDataSource(anndata.read_h5ad(query))
+    split.write_text(json.dumps(split_by_groups(source, ["donor_id"])))
+
+    calls = annotate(ask(query, model, None, split=split, part="validation")).calls
+
+    assert list(calls.index) == list(source.obs_names[read_split(split, source).validation])
+
+
+@pytest.mark.parametrize(
+    ("store", "options", "error", "text"),
+    [
+        ("cells.corpus", {"output": "c.h5ad"}, UsageError, r"a corpus in.*a table.*E-U09"),
+        ("parts", {"output": "c.h5ad"}, UsageError, r"several files in parts.*E-U09"),
+        ("parts", {"part": "test"}, UsageError, r"without a split.*--split.*E-U34"),
+        ("parts", {"part": "tests"}, UsageError, r"--part.*\"validation\".*E-U30"),
+        ("parts", {"split": "cells.corpus.json"}, InputDataError, "other cells.*E-L38"),
+        ("parts", {"layer": "nothing"}, InputDataError, "E-D28"),
+        ("cells.corpus", {"layer": "counts"}, UsageError, "E-U27"),
+    ],
+)
+def test_what_cells_in_blocks_cannot_give_is_refused(
+    model, stores, tmp_path, store, options, error, text
+):
+    given = {k: stores / v if k == "split" else v for k, v in options.items()}
+    output = tmp_path / given.pop("output", "c.csv")
+
+    with pytest.raises(error, match=text):
+        annotate(ask(stores / store, model, output, **given))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_annotated_copy_of_a_part_is_refused(query, model, stores, tmp_path):
+    request = ask(query, model, tmp_path / "c.h5ad", split=stores / "parts.json")
+
+    with pytest.raises(
+        UsageError, match=r"a part of a split in query\.h5ad.*-o calls\.csv.*E-U09"
+    ):
+        annotate(request)
+
+
+def test_a_stopped_run_over_blocks_goes_on(model, stores, tmp_path, small_parts, monkeypatch):
+    annotate(ask(stores / "parts", model, tmp_path / "known.csv"))
+    request = ask(stores / "parts", model, tmp_path / "calls.csv")
+    mend = stopping_after(2, monkeypatch)
+    with pytest.raises(ResourceError, match="E-R02"):
+        annotate(request)
+    mend()
+    seen = rows_called(monkeypatch)
+
+    annotate(request)
+
+    assert seen == list(range(128, 230))
+    assert request.output.read_bytes() == (tmp_path / "known.csv").read_bytes()
 
 
 def stopping_after(n_calls, monkeypatch):

@@ -107,7 +107,7 @@ def test_labels_of_a_file_are_joined_and_said(files, tmp_path):
         (
             {"model": {"depth": 3}},
             UsageError,
-            r"unknown arguments depth in centroid \(--set\).*E-U24",
+            r"unknown arguments depth \(--set\) in centroid.*E-U24",
         ),
         ({"setup": {"labels_key": "x"}}, UsageError, "E-U04"),
         (

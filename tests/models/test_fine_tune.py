@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from episome.errors import GeneMatchError, LabelError, UsageError
+from episome.errors import EpisomeWarning, GeneMatchError, LabelError, UsageError
 from episome.testing import fingerprint
 
 
@@ -51,6 +51,20 @@ def test_the_old_model_stays_as_it_was(model, tuned, parts):
     assert tuned.module is not model.module
     assert tuned.features == model.features
     assert tuned.adata is None
+
+
+def test_organisms_of_new_cells_are_added_to_those_of_a_model_that_knows_its_own(toy, parts):
+    old, new = parts[0].copy(), parts[1].copy()
+    old.obs["organism"], new.obs["organism"] = "human", "mouse"
+    model = toy.trained(old, max_epochs=1)
+
+    with pytest.warns(EpisomeWarning, match="trained on human.*E-G26"):
+        tuned = model.fine_tune(new, max_epochs=1, accelerator="cpu")
+    of_none = toy.trained(parts[0], max_epochs=1).fine_tune(new, max_epochs=1, accelerator="cpu")
+
+    assert tuned.input_rule.organisms == ("human", "mouse")
+    assert model.input_rule.organisms == ("human",)
+    assert of_none.input_rule.organisms == ()
 
 
 def test_new_cells_are_not_modified(model, parts):

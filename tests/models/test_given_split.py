@@ -6,8 +6,9 @@ import json
 
 import numpy as np
 import pytest
+from scipy import sparse
 
-from episome.data import AnnDataSource, simulate_cells, split_by_groups
+from episome.data import AnnDataSource, read_split, simulate_cells, split_by_groups
 from episome.errors import InputDataError, UsageError
 from episome.jobs import (
     CorpusRequest,
@@ -17,7 +18,7 @@ from episome.jobs import (
     corpus_split,
     train,
 )
-from episome.models import Ensemble, LinearClassifier, load
+from episome.models import Ensemble, LinearClassifier, LogisticRegression, load
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,83 @@ def test_the_job_takes_the_file(made, tmp_path):
 
     kept = json.loads((made / "split.json").read_text())["parts"]
     assert load(tmp_path / "m").fit_["n_validation"] <= kept["validation"]["n_obs"]
+
+
+@pytest.mark.parametrize("kind", ["corpus", "memory"])
+def test_what_is_fitted_at_once_learns_from_training_and_validation_cells(made, tmp_path, kind):
+    cells = simulate_cells(400, 40, n_types=3, n_donors=8, seed=0)
+    source, split = AnnDataSource(cells), tmp_path / "split.json"
+    if kind == "corpus":
+        prepared = LogisticRegression.setup_source(made / "cells.corpus", "cell_type")
+        source, split = prepared.source, made / "split.json"
+        model = LogisticRegression(prepared)
+    else:
+        split.write_text(json.dumps(split_by_groups(source, ["donor_id"])))
+        LogisticRegression.setup_anndata(cells, labels_key="cell_type")
+        model = LogisticRegression(cells)
+    parts = read_split(split, source)
+
+    model.train(datasplitter_kwargs={"split": split})
+
+    taken = np.sort(np.concatenate([parts.train, parts.validation]))
+    usable = model.training_codes() >= 0
+    np.testing.assert_array_equal(model.train_indices_, taken[usable[taken]])
+    np.testing.assert_array_equal(model.test_indices_, parts.test[usable[parts.test]])
+    assert len(model.validation_indices_) == 0
+    assert model.fit_["split_sha256"] == parts.digest
+
+
+def test_the_test_cells_of_a_split_are_never_looked_at(tmp_path):
+    """A model of cells whose test part was exchanged is the same model."""
+    cells = simulate_cells(400, 40, n_types=3, n_donors=8, seed=0)
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps(split_by_groups(AnnDataSource(cells), ["donor_id"])))
+    test = read_split(split, AnnDataSource(cells)).test
+    others = cells.copy()
+    counts = others.X.toarray()
+    counts[test] = counts[test[::-1]] * 3
+    others.X = sparse.csr_matrix(counts)
+    names = np.roll(cells.obs["cell_type"].astype(str).to_numpy()[test], 7)
+    others.obs["cell_type"] = others.obs["cell_type"].astype(str)
+    others.obs.iloc[test, others.obs.columns.get_loc("cell_type")] = names
+    models = []
+
+    for adata in (cells, others):
+        LogisticRegression.setup_anndata(adata, labels_key="cell_type", donor_key="donor_id")
+        models.append(LogisticRegression(adata))
+        models[-1].train(datasplitter_kwargs={"split": split})
+
+    states = [{**m.module.state()[0], **m.confidence_.to_parts()[0]} for m in models]
+    assert states[0].keys() == states[1].keys()
+    for name, values in states[0].items():
+        np.testing.assert_array_equal(values, states[1][name], err_msg=name)
+    np.testing.assert_array_equal(models[0].gene_weights_, models[1].gene_weights_)
+
+
+@pytest.mark.parametrize(
+    ("splitter", "text"),
+    [
+        ({"sampling": "balanced"}, r"sampling \(--sampling\).*without epochs.*E-U16"),
+        ({"drop_last": True}, r"does not know drop_last\. .*E-U16"),
+        ({"split": "s.json", "external_indexing": [[0]]}, r"both.*E-U27"),
+    ],
+)
+def test_what_is_fitted_at_once_draws_no_batches(splitter, text):
+    cells = simulate_cells(60, 20, n_types=2, seed=1)
+    LogisticRegression.setup_anndata(cells, labels_key="cell_type")
+
+    with pytest.raises(UsageError, match=text):
+        LogisticRegression(cells).train(datasplitter_kwargs=splitter)
+
+
+def test_members_that_are_fitted_at_once_have_the_cells_of_the_first(made):
+    cells = LogisticRegression.setup_source(made / "cells.corpus", "cell_type")
+    ensemble = LogisticRegression.ensemble(cells, n_models=2)
+
+    ensemble.train(datasplitter_kwargs={"split": made / "split.json"})
+
+    first, second = ensemble.members
+    np.testing.assert_array_equal(first.train_indices_, second.train_indices_)
 
 
 def test_a_split_of_other_cells_is_refused(made):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from scvi.data import AnnDataManager
 
 from episome import models
 from episome.errors import (
+    EpisomeWarning,
     GeneMatchError,
     InputFileError,
     ModelMismatchError,
@@ -20,7 +23,7 @@ from episome.errors import (
     UsageError,
 )
 from episome.inference import Predictor
-from episome.io import read_manifest, read_model_folder
+from episome.io import read_manifest, read_model_folder, write_model_folder
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,34 @@ def test_saving_twice_needs_overwrite_and_a_loaded_model_saves_the_same(toy, fol
 
     for name in ("weights.safetensors", "genes.tsv", "labels.tsv", "history.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_organisms_are_saved_and_folders_without_them_say_nothing(toy, query, tmp_path):
+    adata = toy.cells()
+    adata.obs["organism"], query.obs["organism"] = "human", "mouse"
+    model = toy.trained(adata, max_epochs=1)
+    model.save(tmp_path / "new")
+    whole = read_model_folder(tmp_path / "new")
+    manifest = {k: v for k, v in whole.manifest.items() if k != "organisms"}
+    state = manifest["registry"]["field_registries"]["X"]["state_registry"]
+    assert state.pop("organisms") == ["human"]
+    write_model_folder(tmp_path / "old", replace(whole, manifest=manifest))
+
+    loaded = toy.ToyModel.load(tmp_path / "new"), toy.ToyModel.load(tmp_path / "old")
+    running = [
+        Predictor.from_folder(tmp_path / name, core_cls=toy.ToyCore) for name in ("new", "old")
+    ]
+
+    assert whole.manifest["organisms"] == ["human"]
+    assert "- Cells of human." in (tmp_path / "new" / "README.md").read_text("utf-8")
+    for new in (model, loaded[0], running[0]):
+        with pytest.warns(EpisomeWarning, match=f"{query.n_obs} of {query.n_obs}.*mouse.*E-G26"):
+            new.prepare(query)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EpisomeWarning)
+        model.prepare()
+        for old in (loaded[1], running[1]):
+            old.prepare(query)
 
 
 def test_an_untrained_model_is_not_saved(toy, tmp_path):

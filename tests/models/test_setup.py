@@ -89,6 +89,28 @@ def test_set_up_leaves_the_documented_keys_only(toy, set_up):
     assert list(adata.obs) == [*columns, "_scvi_labels"]
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"labels_key": "celltype"},
+        {"donor_key": ["donor_id", "site"]},
+        {"ontology_term_key": "term"},
+    ],
+)
+def test_columns_are_looked_for_before_the_values(toy, set_up, monkeypatch, keys):
+    from episome.models import _setup
+
+    monkeypatch.setattr(_setup, "scan_values", lambda *_: pytest.fail("the values were read"))
+
+    with pytest.raises(UsageError, match="is missing.*E-U04"):
+        set_up(toy.cells(), **keys)
+
+
+def test_a_column_that_is_missing_is_asked_for_by_near_names(toy, set_up):
+    with pytest.raises(UsageError, match=r"'celltype'.*did you mean `cell_type`.*E-U04"):
+        set_up(toy.cells(), labels_key="celltype")
+
+
 def broken(adata, what):
     if what == "labels":
         adata.obs.loc[adata.obs_names[0], "cell_type"] = None
@@ -222,3 +244,16 @@ def test_a_copy_of_set_up_data_is_set_up_on_its_own(toy, set_up):
     model = toy.ToyModel(copy)
 
     assert model.adata is copy
+
+
+def test_organisms_of_the_training_cells_are_recorded(toy, set_up, tmp_path):
+    adata = toy.cells()
+    adata.obs["organism"] = ["Homo sapiens"] * 5 + ["Mus musculus"] * (adata.n_obs - 5)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+
+    model = set_up(adata)
+    prepared = toy.ToyModel.setup_source(tmp_path / "cells.h5ad", "cell_type")
+
+    assert model.input_rule.organisms == ("Homo sapiens", "Mus musculus")
+    assert prepared.rule.organisms == model.input_rule.organisms
+    assert set_up(toy.cells()).input_rule.organisms == ()

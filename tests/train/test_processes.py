@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from episome.data import FeatureSpace, InputRule, Split, prepare_query
-from episome.errors import ResourceError, TrainingError
+from episome.errors import EpisomeWarning, ResourceError, TrainingError
 from episome.nn import TorchCore
 from episome.train import CellDataModule, ClassifierPlan, RunFolder, fit
 
@@ -76,6 +76,16 @@ def test_two_processes_train_as_one(data):
     assert (again.n_updates, again.best_epoch, again.n_epochs) == (18, result.best_epoch, 3)
     for name, frame in result.history.items():
         np.testing.assert_allclose(again.history[name], frame, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("devices", [1, "auto"])
+@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="there are several devices")
+def test_one_process_shares_nothing_out_and_says_so(data, devices):
+    with pytest.warns(EpisomeWarning, match=r"nothing is shared out.*--devices 2.*E-U33"):
+        one, _ = trained(data(), strategy="ddp", devices=devices, max_epochs=1)
+
+    alone, _ = trained(data(), max_epochs=1)
+    assert torch.equal(one.core.head.weight, alone.core.head.weight)
 
 
 def test_early_stopping_comes_back(data):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -14,7 +15,13 @@ from scipy import sparse
 from scvi.model import SCANVI, SCVI
 
 from episome import settings
-from episome.data import simulate_cells, variable_genes
+from episome.data import (
+    AnnDataSource,
+    read_split,
+    simulate_cells,
+    split_by_groups,
+    variable_genes,
+)
 from episome.errors import InputDataError, UsageError
 from episome.inference import Predictor
 from episome_baselines import SCANVIAdapter, SCVIAdapter
@@ -246,6 +253,31 @@ def test_fractions_and_empty_cells_stay():
 
 
 # -- genes, layers, labels -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [SCVIAdapter, SCANVIAdapter])
+def test_a_written_split_says_which_cells_train(cls, tmp_path):
+    adata, path = cells(), tmp_path / "split.json"
+    path.write_text(json.dumps(split_by_groups(AnnDataSource(adata), ["donor_id"])))
+    kept = read_split(path, AnnDataSource(adata))
+
+    model = fitted(cls, adata, datasplitter_kwargs={"split": path})
+
+    for name in ("train", "validation", "test"):
+        np.testing.assert_array_equal(getattr(model, f"{name}_indices_"), getattr(kept, name))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"datasplitter_kwargs": {"sampling": "balanced"}}, r"sampling \(--sampling\).*E-U21"),
+        ({"datasplitter_kwargs": {"split": "s", "external_indexing": [[0]]}}, "E-U27"),
+        ({"refit": True}, r"refit \(--refit\).*E-U16"),
+    ],
+)
+def test_arguments_are_looked_at_before_the_cells(arguments, match):
+    with pytest.raises(UsageError, match=match):
+        SCVIAdapter.check_train_arguments(arguments)
 
 
 def test_variable_genes_are_chosen_on_training_cells():

@@ -78,7 +78,9 @@ def test_dropped_genes_equal_zeros_and_their_share_is_said(model: SCTab, query: 
     assert np.array_equal(logits(model, query[:, kept]), logits(model, zeroed))
     assert prepared.alignment.report.overlap == 0.75
     assert "60 of the model's 80 genes" in prepared.notes[0]
-    with pytest.raises(GeneMatchError, match=r"39 of 80.*min_gene_overlap \(now 0.5\).*E-G03"):
+    with pytest.raises(
+        GeneMatchError, match=r"39 of 80.*min_gene_overlap \(--min-gene-overlap, now 0.5\).*E-G03"
+    ):
         model.predict(query[:, :39])
     assert len(model.predict(query[:, :40])) == 40
 

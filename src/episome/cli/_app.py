@@ -21,6 +21,10 @@ CLICK_MINIMUM = 52
 #: Name of a command -> where it is, and its line in ``episome --help``.
 COMMANDS: dict[str, tuple[str, str]] = {
     "annotate": ("episome.cli.annotate:command", "Annotate cells with a model folder."),
+    "benchmark": (
+        "episome.cli.benchmark:command",
+        "Compare models on the same held-out cells.",
+    ),
     "check": ("episome.cli.check:command", "Say what a file of cells holds, and what to mend."),
     "corpus": ("episome.cli.corpus:command", "Make one shuffled store on disk of many cells."),
     "demo": ("episome.cli.demo:command", "Train and annotate real data that needs no download."),

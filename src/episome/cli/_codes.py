@@ -6,6 +6,7 @@ __all__ = ["CODES", "FAMILIES", "explain"]
 
 #: First letter of a code -> what the family is about, and its exit code.
 FAMILIES: dict[str, tuple[str, int]] = {
+    "B": ("a benchmark", 2),
     "D": ("the values of the expression matrix", 3),
     "F": ("a file that cannot be read or written", 3),
     "G": ("genes", 3),
@@ -22,6 +23,47 @@ FAMILIES: dict[str, tuple[str, int]] = {
 
 #: Codes with an explanation of their own.
 CODES: dict[str, str] = {
+    "E-B01": (
+        "The folder holds no results of a benchmark: these lie in `runs/`, one file per run. Pass "
+        "the folder that `episome benchmark run -o` wrote."
+    ),
+    "E-B02": (
+        "A file of results is damaged. Delete it and run the study again: only this run is "
+        "repeated."
+    ),
+    "E-B03": (
+        "`allow` says which leaks a study means: donor, barcode, cell. Any other word would allow "
+        "nothing and look as if it did."
+    ),
+    "E-B04": "A split of a study says something that cannot be done.",
+    "E-B05": (
+        "A study names a column, or an expression over columns, that the cells do not have. It is "
+        "looked at before anything is trained."
+    ),
+    "E-B06": (
+        "Nothing is left of a data set after its rules: `keep`, `names`, `min_cells`, or a split "
+        "that leaves one side empty."
+    ),
+    "E-B07": (
+        "A study says something that is none: a key that is not known, two models or data sets of "
+        "one name, or nothing to compare."
+    ),
+    "E-B08": "The file of a study is missing, or is no TOML.",
+    "E-B09": "The task has no such option; `episome benchmark list` shows the tasks.",
+    "E-B10": (
+        "No run of the study can be made: its models are not installed or cannot do the task, or "
+        "its data sets cannot be read. The message names the first reasons."
+    ),
+    "E-B11": "There is no such task; `episome benchmark list` shows those that are.",
+    "E-B12": (
+        "Two models were never run on the same test cells, so nothing can be said about their "
+        "difference."
+    ),
+    "E-B13": "There are no results of this study in the folder.",
+    "E-B14": (
+        "A study is a TOML file, or a name that a plugin registers; `episome benchmark list` "
+        "shows the names."
+    ),
     "E-D01": (
         "The matrix holds NaN. A model would train or predict on it without a word, and "
         "every number after it would be NaN too. Drop these cells, put in the values that belong "
@@ -214,6 +256,11 @@ CODES: dict[str, str] = {
     "E-L11": "Labels differ only by blanks or case and stay separate classes.",
     "E-L15": "Cell names repeat, so a label could be joined to the wrong cell.",
     "E-L16": "The columns that would be written exist already.",
+    "E-L20": (
+        "Training and test cells of a benchmark share donors, cell names or cells, so that a "
+        "model is asked what it has seen. Split by another column; where it is meant, the split "
+        'says so by name: allow = ["donor"], and the report shows it.'
+    ),
     "E-L21": "A barcode stands in the file with two different labels.",
     "E-L22": (
         "No barcode of the file is a cell of the data; often a suffix such as -1 is missing "
@@ -366,7 +413,10 @@ CODES: dict[str, str] = {
     "E-U06": "A number of threads has to be a whole number of one or more.",
     "E-U07": "The object is of a type that cells cannot be read from.",
     "E-U08": "Results are written as .csv, .tsv, .parquet or .h5ad.",
-    "E-U09": "An annotated h5ad is a copy of the cells, which have to be passed.",
+    "E-U09": (
+        "An annotated h5ad is a copy of one object or file with all its cells, which has to be "
+        "there. Cells that are read in blocks, and parts of a split, give a table."
+    ),
     "E-U10": "The sizes of the parts have to be between 0 and 1 and to add up to at most 1.",
     "E-U11": "The rows of a given split have to be disjoint and inside the data.",
     "E-U12": "The model does not have this output.",
@@ -404,6 +454,11 @@ CODES: dict[str, str] = {
     "E-U30": "The argument takes certain words only; the message lists them.",
     "E-U31": "The model cannot be built with these sizes.",
     "E-U32": "One column is given as label and as donor.",
+    "E-U33": (
+        "A strategy shares a training out among several devices, and there is one. On a CPU "
+        "devices are processes, and --devices says how many."
+    ),
+    "E-U34": "--part names a part of the split that --split reads, and means nothing without it.",
     "E-U35": (
         "Donor augmentation adds differences between two donors of one type. It needs donor_key "
         "at set-up, and at least one type with enough training cells of two donors."
@@ -539,8 +594,8 @@ CODES: dict[str, str] = {
         "installed, none could be trained on these cells, or there is one cell type only."
     ),
     "E-U76": (
-        "The comparison of models takes every one as it comes; settings such as a preset or a "
-        "number of epochs belong to one of them."
+        "The comparison of models takes every one as it comes, and holds out parts of its own; "
+        "settings such as a preset, a number of epochs or a split belong to one of them."
     ),
     "E-U74": (
         "Vectors of another model have neither genes nor counts. Only models that are right on "
@@ -548,7 +603,8 @@ CODES: dict[str, str] = {
     ),
     "E-U83": (
         "Most models read their cells in batches, so that these may stay in a file. This one "
-        "hands all of them to another program or needs several modalities, and takes an object."
+        "hands all of them to another program or needs several modalities, and takes an object. "
+        "The comparison of models reads all cells into memory too."
     ),
     "E-D54": (
         "Of files that are read as one, some hold counts and others values after log1p. Every "
@@ -557,6 +613,11 @@ CODES: dict[str, str] = {
     "E-G25": (
         "Files that are read as one have their genes matched by name, and here hardly any match: "
         "another kind of identifier, another species, or no names at all."
+    ),
+    "E-G26": (
+        "The cells say that they are of another organism than the cells the model was trained on. "
+        "Calls are made, but genes of one name need not do the same in both. Without a column "
+        "organism_ontology_term_id or organism in training cells and query nothing is said."
     ),
     "E-U85": (
         "Several files are read as one set of cells: there has to be one at least, and what "
@@ -606,6 +667,10 @@ CODES: dict[str, str] = {
     "E-L38": (
         "A split names donors, and keeps a checksum of the row numbers that follow. These cells "
         "have other donors, or another order."
+    ),
+    "E-L39": (
+        "Clusters are groups of many cells. A column with about as many values as cells is often "
+        "that of the names of the cells, or of a number that was measured."
     ),
     "E-R05": (
         "Two programs would write the same files. The lock is let go when the other program "

@@ -35,6 +35,7 @@ __all__ = ["command"]
         "episome annotate query.h5ad -m my-model -o calls.csv",
         "episome annotate query.h5ad -m my-model -o annotated.h5ad",
         "episome annotate query.h5ad -m my-model -o calls.csv --cluster-key leiden",
+        "episome annotate atlas.corpus -m my-model -o calls.csv --split split.json --part test",
     ),
 )
 @click.argument("input", type=click.Path(path_type=Path))
@@ -86,6 +87,16 @@ __all__ = ["command"]
     metavar="TEXT",
     help="Before the names of the columns; default episome_ in an h5ad, else nothing.",
 )
+@click.option(
+    "--split",
+    type=click.Path(path_type=Path),
+    help="File of `episome corpus split` of the same cells: only those of one part are annotated.",
+)
+@click.option(
+    "--part",
+    type=click.Choice(["train", "validation", "test"]),
+    help="Part of --split; default test.",
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Cells at a time.")
 @machine_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
@@ -98,21 +109,23 @@ __all__ = ["command"]
 @command_options
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:
-    """Annotate INPUT, an h5ad file, with a model folder.
+    """Annotate INPUT with a model folder.
 
-    Genes are matched by name. INPUT is never changed.
+    INPUT is a file of cells, or a corpus, a folder of h5ad files or an address, which are read in
+    blocks and give a table. Genes are matched by name, calls are in the order of the cells, and
+    INPUT is never changed.
     """
     run_command(ctx, "annotate", lambda: _annotate(ctx, options))
 
 
 def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
-    from episome.data import check_readable
+    from episome.data import check_inputs
     from episome.io import check_output, prefixed, read_manifest
 
     use_raw = raw_choice(options)
     to_stdout = options["output"] == Path("-")
     output = None if to_stdout else options["output"] or Path("calls.csv")
-    check_readable(options["input"])
+    check_inputs(options["input"])
     read_manifest(options["model"])
     run = None if output is None else _run(output, options)
     if run is not None and (before := made_before(run, overwrite=options["overwrite"])):
@@ -162,6 +175,6 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
 def _run(output: Path, options: dict[str, Any]) -> Run:
     from episome.jobs import Run
 
-    read = ("input", "model", "gene_map")
+    read = ("input", "model", "gene_map", "split")
     other = {k: v for k, v in options.items() if k not in {*read, "output", *NO_DIFFERENCE}}
     return Run("annotate", output, other, [options[k] for k in read])

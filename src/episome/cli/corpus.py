@@ -319,17 +319,17 @@ def _verify(ctx: click.Context, corpus: Path) -> Outcome:
     from episome.jobs import corpus_verify
 
     state = state_of(ctx)
+    state.inputs.append({"path": str(corpus)})
     visible = state.progress and state.verbosity >= 0
     with progress(None, "verifying", unit="MB", enabled=visible) as bar:
         found = corpus_verify(
             corpus, progress=lambda done, total: bar.update(done / 1e6, f"of {total / 1e6:,.0f}")
         )
-    whole = f"{corpus}: {found.n_files:,} files, {found.n_obs:,} cells, nothing is damaged"
+    if found.problems:
+        raise InputFileError(found.problems)
     return Outcome(
-        text="" if found.problems else whole,
-        inputs=[{"path": str(corpus)}],
+        text=f"{corpus}: {found.n_files:,} files, {found.n_obs:,} cells, nothing is damaged",
         data={"n_files": found.n_files, "n_obs": found.n_obs},
-        error=InputFileError(found.problems) if found.problems else None,
     )
 
 

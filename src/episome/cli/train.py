@@ -121,8 +121,8 @@ __all__ = ["command"]
 @click.option(
     "--split",
     type=click.Path(path_type=Path),
-    help="File of `episome corpus split`: which cells train, and which choose the epoch "
-    "(networks).",
+    help="File of `episome corpus split`: which cells train, and which choose the epoch; models "
+    "without epochs are fitted on both. Its test cells are not looked at.",
 )
 @click.option(
     "--ensemble",
@@ -179,7 +179,7 @@ __all__ = ["command"]
 @command_options
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:
-    """Train METHOD on INPUT, an h5ad file or a folder of them, and save a model folder.
+    """Train METHOD on INPUT, an h5ad file, a folder of them or a corpus, and save a model folder.
 
     METHOD is a name that `episome plugins` lists, or auto: the installed annotators are compared
     on held-out cells, and the best is trained.

@@ -70,14 +70,15 @@ class ShiftGrid:
         ----------
         removed
             Share of the weight of the genes that the query lacks, from 0 to 1. Between measured
-            points the logarithm is interpolated; beyond the last it stays.
+            points the logarithm is interpolated; beyond the last it stays. Never below one, and
+            never falling: genes that are missing make no call surer.
         """
         if removed < NOTHING:
             return 1.0
         found = sorted((p.removed, p.temperature) for p in self.points if p.depth == 1.0)
         at = [0.0, *(r for r, _ in found if r > NOTHING)]
         logs = [0.0, *(float(np.log(t)) for r, t in found if r > NOTHING)]
-        return float(np.exp(np.interp(removed, at, logs)))
+        return float(np.exp(np.interp(removed, at, np.maximum.accumulate(logs))))
 
     def to_json(self) -> list[dict[str, float]]:
         """Return the points as plain data."""

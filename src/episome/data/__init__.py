@@ -9,13 +9,19 @@ from episome._lazy import lazy_names
 if TYPE_CHECKING:
     from episome.data._alignment import Alignment, AlignmentReport
     from episome.data._augment import DonorShifts, donor_shifts
+    from episome.data._cell_columns import cell_columns
     from episome.data._census import CensusSource
     from episome.data._corpus_build import build_corpus, check_corpus_output, unfinished_corpus
     from episome.data._corpus_curate import Curation, curation_of
     from episome.data._corpus_inputs import Condition, CorpusInput, check_corpus_inputs
     from episome.data._corpus_plan import CorpusOptions, CorpusPlan, plan_corpus
     from episome.data._corpus_source import CorpusSource
-    from episome.data._corpus_split import nested_subsets, read_split, split_by_groups
+    from episome.data._corpus_split import (
+        nested_subsets,
+        read_split,
+        split_by_groups,
+        split_columns,
+    )
     from episome.data._corpus_verify import verify_corpus
     from episome.data._features import FeatureSpace
     from episome.data._folds import folds
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
     from episome.data._name_tables import NameTable, read_gene_list, read_label_list
     from episome.data._obsm import ObsmSource, align_dimensions, require_finite
     from episome.data._order import BlockOrder
+    from episome.data._organisms import Organisms, organisms_of, shown_organism
     from episome.data._own_sources import has_own_source, own_source
     from episome.data._parquet import ParquetSource
     from episome.data._prepared import PreparedCells, ScannedSource, in_memory
@@ -70,8 +77,12 @@ if TYPE_CHECKING:
     from episome.data._source import (
         AnnDataSource,
         CellSource,
+        ChosenCells,
+        cells_name,
         combined_column,
         existing_columns,
+        missing_column,
+        name_cells,
         obs_column,
     )
     from episome.data._splits import Split, given_split, split_cells, stratified_halves
@@ -91,6 +102,7 @@ _HOME = {
     "CellLoader": "_loader",
     "CensusSource": "_census",
     "CellSource": "_source",
+    "ChosenCells": "_source",
     "Condition": "_corpus_inputs",
     "CorpusInput": "_corpus_inputs",
     "Curation": "_corpus_curate",
@@ -105,6 +117,7 @@ _HOME = {
     "nested_subsets": "_corpus_split",
     "read_split": "_corpus_split",
     "split_by_groups": "_corpus_split",
+    "split_columns": "_corpus_split",
     "unfinished_corpus": "_corpus_build",
     "verify_corpus": "_corpus_verify",
     "DonorShifts": "_augment",
@@ -129,7 +142,9 @@ _HOME = {
     "SomaSource": "_soma",
     "Split": "_splits",
     "ValueReport": "_values",
+    "cell_columns": "_cell_columns",
     "cell_files": "_read_kind",
+    "cells_name": "_source",
     "cellxgene_choice": "_schema",
     "cellxgene_source": "_schema",
     "check_classes": "_labels",
@@ -151,11 +166,16 @@ _HOME = {
     "kind_of": "_read_kind",
     "labels_with_terms": "_labels",
     "listed": "_query",
+    "missing_column": "_source",
     "modalities_of": "_query",
     "modality_kind": "_proteins",
+    "name_cells": "_source",
     "not_cells": "_query",
     "obs_column": "_source",
     "open_source": "_query",
+    "Organisms": "_organisms",
+    "organisms_of": "_organisms",
+    "shown_organism": "_organisms",
     "own_source": "_own_sources",
     "pair_modalities": "_modalities",
     "ObsmSource": "_obsm",

@@ -177,8 +177,8 @@ def other_case(found: NDArray[np.int64], var: pd.DataFrame, report: AlignmentRep
         report.n_model,
         list(map(str, var.index[:3])),
         "Cd4 is how mouse genes are written, and a human model does not read those",
-        'gene_case="upper" if the genes are human; gene_map= with the orthologues if they are of '
-        "another species",
+        'gene_case="upper" (--gene-case upper) if the genes are human; gene_map= (--gene-map) '
+        "with the orthologues if they are of another species",
     )
 
 
@@ -198,7 +198,7 @@ def too_few_genes(
                 why=f"the names are of one kind, {report.n_model - report.n_matched:,} genes are "
                 "not there, and a call made from missing genes would be a guess",
                 fix="pass all genes that were measured, train on the genes that the data have, or "
-                f"lower min_gene_overlap (now {limit:g})",
+                f"lower min_gene_overlap (--min-gene-overlap, now {limit:g})",
             ),
             *unnamed(var.index, clean_names(var.index), report.where),
         ]
@@ -212,8 +212,8 @@ def too_few_genes(
         f"({id_kind(ids)} against {id_kind(var.index)}), and a call made from missing genes "
         "would be a guess",
         fix="put identifiers of the model's kind into var_names or a column such as "
-        f"var['feature_name'], pass a table as gene_map=, or lower min_gene_overlap (now "
-        f"{limit:g})",
+        "var['feature_name'], pass a table as gene_map= (--gene-map), or lower min_gene_overlap "
+        f"(--min-gene-overlap, now {limit:g})",
     )
     return [problem, *unnamed(var.index, clean_names(var.index), report.where)]
 
@@ -230,6 +230,6 @@ def too_light(report: AlignmentReport, limit: float) -> Problem:
         f"the genes that are there carry {report.weight or 0.0:.0%} of the model's weight; most "
         f"is lost for {report.most_lost}, and a call made from the rest would be a guess",
         "pass all genes that were measured, train on the genes that the data have, or lower "
-        f"min_gene_overlap (now {limit:g})",
+        f"min_gene_overlap (--min-gene-overlap, now {limit:g})",
         {"lost": dict(report.lost or {})},
     )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: Column that says which input a cell came from.
 INPUT_COLUMN = "corpus_input"
-_TERMS = ("cell_type", "assay", "disease", "sex", "tissue", "development_stage")
+_TERMS = ("cell_type", "assay", "disease", "sex", "tissue", "development_stage", "organism")
 #: Columns of the CELLxGENE schema, kept where all inputs have them.
 SCHEMA_COLUMNS = (
     *(name for term in _TERMS for name in (term, term + ONTOLOGY_SUFFIX)),

@@ -15,7 +15,8 @@ from episome.data._compiled import offsets_of
 from episome.data._corpus_columns import read_array, read_column, read_columns, read_names
 from episome.data._corpus_records import broken_record, decode
 from episome.data._matrix import require_rows
-from episome.errors import InputFileError, UsageError
+from episome.data._source import missing_column
+from episome.errors import InputFileError
 from episome.io._corpus import check_corpus_sizes, damaged, read_corpus_manifest
 from episome.io._json import loads
 
@@ -166,13 +167,8 @@ class CorpusSource:
         """
         if key not in self._columns:
             known = list(self._columns)
-            raise UsageError(
-                "E-U04",
-                f"column {key!r} is missing",
-                where=f"{self.where}.obs",
-                why=f"the columns are {known[:12]}" if known else "obs has no columns",
-                fix="pass the name of an existing column, or build the corpus with --columns",
-            )
+            fix = "pass the name of an existing column, or build the corpus with --columns"
+            raise missing_column(key, known, f"{self.where}.obs", fix=fix)
         return read_column(self.path, self._columns[key], self.n_obs)
 
     def read(self, rows: Rows) -> sparse.csr_matrix:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,6 +197,59 @@ def _rows_of(
     return train[np.sort(order)], validation, test
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What the file of a split says: columns, seed, checksum, parts, and the draw of a subset."""
+
+    by: tuple[str, ...]
+    seed: int
+    digest: str
+    parts: Mapping[str, Mapping[str, Any]]
+    drawn: Mapping[str, Any] | None
+
+    @property
+    def groups(self) -> set[str]:
+        """Groups of all parts, and of those that a subset leaves out."""
+        return {g for part in self.parts.values() for g in part["groups"]}
+
+
+def _written(path: Path) -> _Written:
+    try:
+        kept = json.loads(path.read_bytes())
+        drawn = kept.get("subset")
+        if drawn is not None:
+            drawn = {"kind": drawn["kind"], "fraction": float(drawn["fraction"])}
+        by, parts = tuple(map(str, kept["by"])), {**kept["parts"]}
+        found = _Written(by, int(kept["seed"]), str(kept["sha256"]), parts, drawn)
+        for name in (*PARTS, *parts):
+            set(parts[name]["groups"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputFileError(
+            "E-F33",
+            "the file is no split",
+            where=str(path),
+            why=str(error)[:100],
+            fix="make it with `episome corpus split`",
+        ) from error
+    return found
+
+
+def split_columns(path: str | Path) -> tuple[str, ...]:
+    """Return the columns that the groups of a written split are made of.
+
+    Parameters
+    ----------
+    path
+        File of ``episome corpus split``.
+
+    Raises
+    ------
+    InputFileError
+        It is no split (E-F33).
+    """
+    return _written(Path(path)).by
+
+
 def read_split(path: str | Path, source: CellSource) -> Split:
     """Read a split that was written before, for the same cells.
 
@@ -207,25 +261,13 @@ def read_split(path: str | Path, source: CellSource) -> Split:
         The cells are others than those it was made for (E-L38).
     """
     path = Path(path)
-    try:
-        kept = json.loads(path.read_bytes())
-        by, seed, digest = kept["by"], int(kept["seed"]), kept["sha256"]
-        parts, drawn = kept["parts"], kept.get("subset")
-        placed = {g for name in (*PARTS, *(parts.keys() - PARTS)) for g in parts[name]["groups"]}
-        if drawn is not None:
-            drawn = {"kind": drawn["kind"], "fraction": float(drawn["fraction"])}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputFileError(
-            "E-F33",
-            "the file is no split",
-            where=str(path),
-            why=str(error)[:100],
-            fix="make it with `episome corpus split`",
-        ) from error
-    codes, names = group_cells(source, by)
+    kept = _written(path)
+    codes, names = group_cells(source, kept.by)
+    placed = kept.groups
     unknown = [name for name in names if name not in placed]
-    split = Split(*_rows_of(codes, names, parts, drawn, seed), "donor", seed)
-    if unknown or split.digest != digest:
+    rows = _rows_of(codes, names, kept.parts, kept.drawn, kept.seed)
+    split = Split(*rows, "donor", kept.seed)
+    if unknown or split.digest != kept.digest:
         raise InputDataError(
             "E-L38",
             "the split is of other cells",

@@ -23,6 +23,7 @@ from episome.data._gene_match import (
     clean_names,
     placeholders,
     strip_versions,
+    without_version,
 )
 from episome.data._gene_problems import mixtures, repeated_genes, said_of_blanks, unnamed
 from episome.data._gene_repairs import (
@@ -34,6 +35,8 @@ from episome.data._gene_search import (
     find_more,
     in_capitals,
     join_made_unique,
+    name_lists,
+    several,
     warn_dates,
 )
 from episome.data._keys import GENE_ID_COLUMNS, SYMBOL_COLUMNS
@@ -160,8 +163,9 @@ class FeatureSpace:
 
         Names are tried in this order: the index of ``var`` and its known identifier columns, each
         against the model's identifiers and their other names, with and without Ensembl version.
-        The pair that finds most genes is taken first; genes it does not find are looked for in
-        the others, and then by names put right: by the user's table, without a prefix of an
+        The pair that finds most genes is taken first, and where several find as many, with
+        ``duplicates="error"`` the one that names fewest alike; genes it does not find are looked
+        for in the others, and then by names put right: by the user's table, without a prefix of an
         assembly or an attached Ensembl identifier, as the genes that a spreadsheet turned into
         dates. No gene of the model is found twice that way.
 
@@ -233,7 +237,8 @@ class FeatureSpace:
         if len(var) == 0 and len(self):
             raise InputDataError("E-D33", "there are no genes", where=where, fix="pass other data")
         raise_problems(InputDataError, mixtures(var, where))
-        best, column, stripped = best_match(self._names, var)
+        by = best_match(self._names, name_lists(var), prefer_unique=duplicates == "error")
+        best = by.found
         table = None if gene_map is None else read_gene_map(gene_map)
         repaired = said_of_blanks(var)
         repaired += find_more(self._names, best, var, table, upper=gene_case == "upper")
@@ -250,8 +255,8 @@ class FeatureSpace:
             n_matched=n_matched,
             n_extra=int((best < 0).sum()),
             n_summed=int(counts.sum() - n_matched),
-            id_column=column,
-            versions_stripped=stripped,
+            id_column=by.label,
+            versions_stripped=by.versions_stripped,
             missing=self._heaviest(np.flatnonzero(counts == 0), importance),
             repaired=tuple(repaired),
             lost=None if importance is None else importance.lost(counts > 0),
@@ -296,13 +301,22 @@ class FeatureSpace:
                 raise GeneMatchError(too_few_genes(self.ids, var, report, min_gene_overlap))
             if report.weight is not None and report.weight < min_gene_overlap:
                 raise GeneMatchError(too_light(report, min_gene_overlap))
-        counts = np.bincount(columns[columns >= 0], minlength=len(self))
         with found.collecting():
-            if (counts > 1).any() and duplicates == "error":
-                names = pd.Index([self.ids[i] for i in np.flatnonzero(counts > 1)])
-                fix = 'pass duplicates="sum" or "first", or make the names unique'
-                raise InputDataError(repeated_genes(names, len(var), report.where, fix))
+            if duplicates == "error" and several(columns).any():
+                label = report.id_column if columns is alignment.columns else "var_names"
+                raise InputDataError(_found_twice(columns, var, report.where, label))
         found.raise_all()
         if few := missing_genes(report):
             warn(few)
         warn_dates(alignment.columns, var, report.where)
+
+
+def _found_twice(columns: NDArray[np.int64], var: pd.DataFrame, where: str, label: str) -> Problem:
+    """Return the refusal of genes that one list of names does not tell apart."""
+    names = without_version(clean_names(dict(name_lists(var))[label]))
+    return repeated_genes(
+        pd.Index(names[several(columns)]).unique(),
+        len(var),
+        f"{where}, {label}",
+        'pass duplicates="sum" or "first" (--duplicates sum), or make the names unique',
+    )

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import numpy as np
+
+from episome.data._gene_match import clean_names
 from episome.errors import Problem
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
 IdKind: TypeAlias = Literal[
     "symbols", "Ensembl", "Ensembl with version", "mixed", "numbered", "unknown"
@@ -115,6 +119,8 @@ class GeneNames:
         Ensembl identifiers with a version.
     species_counts
         Names that point to each species.
+    n_repeated, repeated
+        Names that stand more than once, and the first three of them.
     """
 
     kind: IdKind
@@ -122,6 +128,8 @@ class GeneNames:
     evidence: str
     n_versioned: int
     species_counts: dict[str, int]
+    n_repeated: int = 0
+    repeated: tuple[str, ...] = ()
 
 
 def describe_gene_names(names: Iterable[object]) -> GeneNames:
@@ -133,10 +141,15 @@ def describe_gene_names(names: Iterable[object]) -> GeneNames:
     Parameters
     ----------
     names
-        Gene names; about 5,000, evenly spread, are looked at.
+        Gene names; about 5,000, evenly spread, are looked at, and all for repeated ones.
     """
-    # Evenly over the list: files of two species often have one after the other.
     every = [text for n in names if (text := str(n).strip()) and text != "nan"]
+    repeated = [name for name, n in Counter(every).items() if n > 1]
+    return replace(_described(every), n_repeated=len(repeated), repeated=tuple(repeated[:3]))
+
+
+def _described(every: list[str]) -> GeneNames:
+    # Evenly over the list: files of two species often have one after the other.
     sample = every[:: max(len(every) // SAMPLE, 1)]
     if not sample:
         return GeneNames("unknown", "", "there are no names", 0, {})
@@ -158,6 +171,12 @@ def describe_gene_names(names: Iterable[object]) -> GeneNames:
     for name, n in cases.items():
         counts[name] = counts.get(name, 0) + n
     return GeneNames(kind, species, evidence, versioned, _named(counts))
+
+
+def identifiers(names: object) -> NDArray[np.object_]:
+    """Return those of some names that are Ensembl-like identifiers, clean; others are ``""``."""
+    clean = clean_names(names)
+    return np.array([n if _ENSEMBL.match(n) else "" for n in clean], dtype=object)
 
 
 def _kind(n: int, n_ensembl: int, n_numbered: int, n_versioned: int) -> IdKind:
@@ -243,8 +262,9 @@ def transposed(obs_names: pd.Index, var_names: pd.Index, where: str) -> Problem 
 def species_named(text: object) -> str:
     """Return the species of an NCBI taxon or Latin name, or ``""`` where it is not known here."""
     value = str(text).strip()
-    return TAXON_SPECIES.get(value, _LATIN.get(value.casefold(), "")) or (
-        value.casefold() if value.casefold() in TAXON_SPECIES.values() else ""
+    name = value.casefold().replace("_", " ")
+    return TAXON_SPECIES.get(value, _LATIN.get(name, "")) or (
+        name if name in TAXON_SPECIES.values() else ""
     )
 
 

@@ -20,7 +20,7 @@ def repeated_genes(
     names: pd.Index,
     total: int,
     where: str,
-    fix: str = 'pass duplicates="sum" to add them up, or make the names unique',
+    fix: str = 'pass duplicates="sum" (--duplicates sum) to add them up, or make the names unique',
 ) -> Problem:
     return Problem(
         "E-G11",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -20,6 +21,25 @@ if TYPE_CHECKING:
 Names: TypeAlias = tuple[tuple[str, ...], ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Best:
+    """Where genes are by the pair of lists of names that finds most of them.
+
+    Parameters
+    ----------
+    found
+        Place of every gene in the model, or -1; int64 (n_query,).
+    label
+        What messages call the list.
+    versions_stripped
+        Names that lost their version.
+    """
+
+    found: NDArray[np.int64]
+    label: str
+    versions_stripped: int
+
+
 def find_more(
     mine: Names,
     best: NDArray[np.int64],
@@ -30,7 +50,7 @@ def find_more(
 ) -> list[str]:
     """Find genes that the best pair of columns did not, in place; say how many and how."""
     said, own = [], clean_names(var.index)
-    for label, names in _columns(var):
+    for label, names in name_lists(var):
         n = _fill(mine, best, clean_names(names), own)
         if n:
             said.append(f"{n:,} more were found by {label}")
@@ -61,7 +81,7 @@ def _fill(
         exact = positions(index, names)
         found = np.where(exact >= 0, exact, positions(index, without_version(names)))
         taken = np.isin(found, best[best >= 0])
-        new = (best < 0) & (found >= 0) & ~taken & ~_several(found, own)
+        new = (best < 0) & (found >= 0) & ~taken & ~several(found, own)
         best[new] = found[new]
     return int((best >= 0).sum()) - n_before
 
@@ -98,7 +118,7 @@ def join_made_unique(
             total=len(names),
             examples=list(names[late][:3]),
             why="only the first of each is read",
-            fix='pass duplicates="sum" to add them up',
+            fix='pass duplicates="sum" (--duplicates sum) to add them up',
         )
     )
     return []
@@ -123,23 +143,27 @@ def warn_dates(best: NDArray[np.int64], var: pd.DataFrame, where: str) -> None:
         )
 
 
-def _columns(var: pd.DataFrame) -> list[tuple[str, object]]:
+def name_lists(var: pd.DataFrame) -> list[tuple[str, object]]:
     """Return every list of names of the genes of a table, with what messages call it."""
     known = [(f"var[{c!r}]", var[c]) for c in GENE_ID_COLUMNS if c in var.columns]
     return [("var_names", var.index), *known]
 
 
-def best_match(mine: Names, var: pd.DataFrame) -> tuple[NDArray[np.int64], str, int]:
-    """Return where each gene is by the pair of lists that finds most.
+def best_match(
+    mine: Names, theirs: Sequence[tuple[str, object]], *, prefer_unique: bool = False
+) -> Best:
+    """Look for genes by the pair of lists that finds most, the first of those that tie.
 
-    Returns
-    -------
-    Place in the model or -1, int64 (n_query,); what messages call the list; names that lost their
-    version.
+    Parameters
+    ----------
+    mine
+        Lists of names of the model.
+    theirs
+        Lists of names of the query, with what messages call them.
+    prefer_unique
+        Whether of lists that tie the one goes first that names fewest genes alike.
     """
-    theirs = _columns(var)
-    best = (np.full(len(var), -1, dtype=np.int64), "var_names", 0)
-    hits = -1
+    best, most = Best(np.empty(0, dtype=np.int64), "", 0), (-1, 0)
     for label, column in theirs:
         names = clean_names(column)
         short = without_version(names)
@@ -147,15 +171,17 @@ def best_match(mine: Names, var: pd.DataFrame) -> tuple[NDArray[np.int64], str, 
             index = pd.Index(strip_versions(np.asarray(ids, dtype=object))[0])
             exact = positions(index, names)
             found = np.where(exact >= 0, exact, positions(index, short))
-            n = len(np.unique(found[found >= 0]))
-            if n > hits:
-                best, hits = (found, label, int((found != exact).sum())), n
-            if n == len(mine[0]):
+            hits = found[found >= 0]
+            n = len(np.unique(hits))
+            size = n, n - len(hits) if prefer_unique else 0
+            if size > most:
+                best, most = Best(found, label, int((found != exact).sum())), size
+            if most == (len(mine[0]), 0):
                 return best
     return best
 
 
-def _several(found: NDArray[np.int64], own: NDArray[np.object_] | None) -> NDArray[np.bool_]:
+def several(found: NDArray[np.int64], own: NDArray[np.object_] | None = None) -> NDArray[np.bool_]:
     """Whether each place is found by several names; copies of one name count once."""
     several: NDArray[np.bool_] = pd.Series(found).duplicated(keep=False).to_numpy() & (found >= 0)
     if own is None or not several.any():

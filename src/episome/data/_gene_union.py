@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -11,12 +11,20 @@ import pandas as pd
 
 from episome.data._alignment import Alignment, AlignmentReport
 from episome.data._features import FeatureSpace
-from episome.data._gene_match import clean_names, id_kind, strip_versions
+from episome.data._gene_join import distinct_genes, find_genes, with_new_genes
 from episome.data._keys import GENE_ID_COLUMNS
 from episome.errors import GeneMatchError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from episome.data._gene_join import JoinedFile
+
+_SAID = {
+    "differing": "genes were joined by name, though their identifiers differ",
+    "renamed": "genes have the name of another gene, and stand apart from it under another",
+    "summed": "genes were added up with another of their file, of the same name",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +38,8 @@ class JoinedGenes:
     alignments
         Map of the genes of each file to them.
     notes
-        Lines that say which files lack genes.
+        Lines that say which files lack genes, and which genes were joined in spite of their
+        identifiers, kept apart in spite of their names, or added up.
     """
 
     space: FeatureSpace
@@ -51,7 +60,12 @@ def join_genes(
     duplicates: Literal["error", "sum"] = "error",
     min_gene_overlap: float = 0.5,
 ) -> JoinedGenes:
-    """Find the genes of several tables in each other, by the names that match best.
+    """Find the genes of several tables in each other, by identifier or else by name.
+
+    Identifiers of Ensembl in the index or a known column of two tables go first, unless names
+    find more; names find genes that have none. Every gene of a table is one of the joined list,
+    and no two are the same unless ``duplicates="sum"`` adds up genes of one name: a gene whose
+    name another gene has stands under another of its names.
 
     Parameters
     ----------
@@ -72,50 +86,77 @@ def join_genes(
         A table cannot be used (see ``FeatureSpace.from_var``).
     """
     space = FeatureSpace(())
-    found: list[NDArray[np.int64]] = []
-    reports: list[AlignmentReport] = []
-    last: pd.Index | None = None
+    files: list[_File] = []
+    last: pd.DataFrame | None = None
     for var, where in tables:
-        if last is not None and var.index.equals(last):
-            found.append(found[-1])
-            reports.append(replace(reports[-1], where=where))
+        names = var[[c for c in GENE_ID_COLUMNS if c in var.columns]]
+        if last is not None and names.equals(last):
+            files.append(replace(files[-1], where=where))
             continue
         own = FeatureSpace.from_var(var, where=where, duplicates=duplicates)
+        table, rows = distinct_genes(var, own)
         if last is None:
             space = own
-        matched = space.match(var, duplicates=duplicates, where=where)
-        _require_shared(matched, own, min_gene_overlap)
-        space, columns = _extended(space, var, matched.columns)
-        found.append(columns)
-        reports.append(matched.report)
-        last = var.index
-    present = np.zeros((len(found), len(space)), dtype=bool)
-    for row, columns in zip(present, found, strict=True):
-        row[columns[columns >= 0]] = True
+        found = find_genes(space, table, where, sum_up=duplicates == "sum")
+        _require_shared(found, own, len(space), where, min_gene_overlap)
+        report = _report(found, var, len(space), where)
+        space, places, renamed = with_new_genes(space, table, found.columns)
+        columns = places[rows]
+        summed = table.index[rows][pd.Index(columns).duplicated()]
+        said = {"differing": found.differing, "renamed": renamed, "summed": tuple(summed)}
+        files.append(_File(where, columns, report, said))
+        last = names
+    present = np.zeros((len(files), len(space)), dtype=bool)
+    for row, file in zip(present, files, strict=True):
+        row[file.columns] = True
     keep = np.ones(len(space), dtype=bool)
     if join == "inner":
         keep = present.min(axis=0)
     if join == "inner" and not keep.any():
         raise _no_genes(tables)
-    place = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)
-    alignments = tuple(
-        Alignment(place[columns], int(keep.sum()), report)
-        for columns, report in zip(found, reports, strict=True)
-    )
-    notes = _notes(present, keep, [where for _, where in tables], join)
+    place = np.where(keep, np.cumsum(keep) - 1, -1)
+    alignments = tuple(Alignment(place[f.columns], int(keep.sum()), f.report) for f in files)
+    notes = (*_notes(present, keep, [f.where for f in files], join), *_said(files, join))
     return JoinedGenes(_chosen(space, keep), alignments, notes)
 
 
-def _require_shared(matched: Alignment, own: FeatureSpace, min_gene_overlap: float) -> None:
-    report = matched.report
-    smaller = min(report.n_model, len(own))
-    if report.n_matched >= min_gene_overlap * smaller:
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file: where its genes are, what matching found, and which genes have to be spoken of."""
+
+    where: str
+    columns: NDArray[np.int64]
+    report: AlignmentReport
+    said: Mapping[str, tuple[str, ...]]
+
+
+def _report(found: JoinedFile, var: pd.DataFrame, n_before: int, where: str) -> AlignmentReport:
+    n_extra = int((found.columns < 0).sum())
+    return AlignmentReport(
+        where=where,
+        n_model=n_before,
+        n_query=len(var),
+        n_matched=found.n_matched,
+        n_extra=n_extra,
+        n_summed=len(found.columns) - n_extra - found.n_matched,
+        id_column=found.id_column,
+        versions_stripped=found.versions_stripped,
+        missing=(),
+        repaired=found.repaired,
+    )
+
+
+def _require_shared(
+    found: JoinedFile, own: FeatureSpace, n_before: int, where: str, min_gene_overlap: float
+) -> None:
+    smaller = min(n_before, len(own))
+    if found.n_matched >= min_gene_overlap * smaller:
         return
     raise GeneMatchError(
         "E-G25",
         "the file shares too few genes with those before it",
-        where=report.where,
-        count=report.n_matched,
+        where=where,
+        count=found.n_matched,
         total=smaller,
         examples=list(own.ids[:3]),
         why="genes of other names, or of another species, would stand beside each other as if "
@@ -132,36 +173,6 @@ def _no_genes(tables: Sequence[tuple[pd.DataFrame, str]]) -> GeneMatchError:
         where=", ".join(where for _, where in tables[:3]),
         fix='pass join="outer", or fewer files',
     )
-
-
-def _extended(
-    space: FeatureSpace, var: pd.DataFrame, columns: NDArray[np.int64]
-) -> tuple[FeatureSpace, NDArray[np.int64]]:
-    """Add the genes of a table that nobody had yet, under names of the same kind."""
-    new = np.flatnonzero(columns < 0)
-    names = _names_like(space.ids, var)
-    # A name that another gene has already is left out: which of both is meant is not certain.
-    new = new[~pd.Index(names[new]).isin([*space.ids, ""])]
-    codes, ids = pd.factorize(names[new])
-    columns = columns.copy()
-    columns[new] = len(space) + codes
-    other = {}
-    for key in dict.fromkeys((*space.other, *(c for c in GENE_ID_COLUMNS if c in var.columns))):
-        values = np.full(len(space) + len(ids), "", dtype=object)
-        values[: len(space)] = space.other.get(key, ("",) * len(space))
-        if key in var.columns:
-            known = (columns >= 0) & (values[columns] == "")
-            values[columns[known]] = clean_names(var[key])[known]
-        other[key] = tuple(map(str, values))
-    return FeatureSpace((*space.ids, *map(str, ids)), other), columns
-
-
-def _names_like(ids: Sequence[str], var: pd.DataFrame) -> NDArray[np.object_]:
-    """Return the names of a table's genes that are of the kind of some identifiers."""
-    kind = id_kind(ids)
-    tries = [var.index, *(var[c] for c in GENE_ID_COLUMNS if c in var.columns)]
-    lists = [strip_versions(clean_names(t))[0] for t in tries]
-    return next((names for names in lists if id_kind(names) == kind), lists[0])
 
 
 def _chosen(space: FeatureSpace, keep: NDArray[np.bool_]) -> FeatureSpace:
@@ -195,3 +206,20 @@ def _notes(
         f"{int((lacking > 0).sum()):,} of {len(names):,} files lack some of the {len(keep):,} "
         f"genes, which are zero there ({examples})",
     )
+
+
+def _said(files: Sequence[_File], join: Literal["inner", "outer"]) -> list[str]:
+    """Name the genes that did not go where their names alone would have put them."""
+    lines = []
+    for kind, what in _SAID.items():
+        there = [(f.where, f.said[kind]) for f in files if f.said[kind]]
+        if not there or (kind == "renamed" and join == "inner"):
+            continue
+        total = sum(len(genes) for _, genes in there)
+        where, genes = max(there, key=lambda one: len(one[1]))
+        examples = ", ".join(genes[:3])
+        lines.append(
+            f"{total:,} {what}, in {len(there):,} of {len(files):,} files ({where} "
+            f"{len(genes):,}, first: {examples})"
+        )
+    return lines

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from episome.data._features import FeatureSpace
 from episome.data._gene_names import mixed_species, species_named, transposed
 from episome.data._inspection import NOUNS, Finding
+from episome.data._organisms import foreign_cells
 from episome.data._query import prepare_query
 from episome.data._rule import query_kind
 from episome.data._source import repeated_names
@@ -203,6 +204,8 @@ def look_as_a_model(
             duplicates=meant.duplicates,
         )
         repairs.append(genes.text)
+    if meant.gene_map is None and (foreign := foreign_cells(meant.rule.organisms, source)):
+        found.add("doubtful", [foreign])
     if report is not None:
         with found.collecting():
             repairs.append(query_kind(meant.rule, report).note)

@@ -53,7 +53,7 @@ class Inspection:
     genes
         What the gene names of that slot look like.
     name_columns
-        Columns of ``var`` with other names, and what those look like.
+        Columns of ``var`` with other names, what those look like, and which are repeated.
     species, species_said
         Species that the names point to, and those that the object names.
     assays
@@ -157,7 +157,7 @@ class Inspection:
         return f"{'some negative' if centred else report.form} ({report.evidence}){used}"
 
     def _of_genes(self) -> str:
-        others = [f"{c}: {g.kind}" for c, g in self.name_columns.items()]
+        others = [f"{c}: {g.kind}{_of_repeated(g)}" for c, g in self.name_columns.items()]
         return f"{self.genes.kind} in var_names" + (f"; {', '.join(others)}" if others else "")
 
     def _of_species(self) -> str:
@@ -278,6 +278,14 @@ def _findings_as_json(findings: Iterable[Finding]) -> list[dict[str, str]]:
         {"severity": f.severity, "code": f.problem.code, "message": str(f.problem)}
         for f in findings
     ]
+
+
+def _of_repeated(genes: GeneNames) -> str:
+    """Say which names do not tell genes apart: a model that goes by them refuses the file."""
+    if not genes.n_repeated:
+        return ""
+    more = ", ..." if genes.n_repeated > len(genes.repeated) else ""
+    return f" ({genes.n_repeated:,} repeated: {', '.join(genes.repeated)}{more})"
 
 
 def _of_columns(columns: tuple[ColumnGuess, ...], what: str) -> str:

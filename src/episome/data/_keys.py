@@ -24,6 +24,8 @@ INDEFINITE_DONORS: Final = frozenset(
     {"", "nan", "none", "na", "n/a", "unknown", "unassigned", "pooled", "ambiguous", "doublet"}
 )
 UNLABELED: Final = "unknown"
+# In `uns`: the name of the file that an object was read from, for messages.
+FILE_KEY: Final = "_episome_file"
 # Labels that usually mean that there is none.
 EMPTY_LABELS: Final = frozenset({"", "nan", "na", "n/a", "none", "null", "unknown", "-", "?"})
 

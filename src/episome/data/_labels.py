@@ -87,7 +87,8 @@ def clean_labels(
             total=len(column),
             examples=list(column.index[missing][:3]),
             why="a cell without a label cannot teach a class",
-            fix='pass unlabeled="keep" to leave these cells out of the loss, or drop them',
+            fix='pass unlabeled="keep" (--unlabeled keep) to leave these cells out of the loss, '
+            "or drop them",
         )
     text = column.astype(object).map(_text, na_action="ignore")
     if any(not isinstance(v, str) for v in column.dropna().unique()):
@@ -134,7 +135,8 @@ def _warn_empty_names(values: NDArray[np.object_], unlabeled_category: str, wher
                 total=len(values),
                 examples=[repr(v) for v in sorted(set(text[like_none]))],
                 why=f"only {unlabeled_category!r} stands for no label",
-                fix="rename them, or make them missing and pass unlabeled='keep'",
+                fix='rename them, or make them missing and pass unlabeled="keep" '
+                "(--unlabeled keep)",
             )
         )
     n_unlabeled = int((text == unlabeled_category).sum())

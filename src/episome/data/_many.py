@@ -12,7 +12,7 @@ from scipy import sparse
 
 from episome.data._gene_union import join_genes
 from episome.data._many_parts import Opener, Parts, facts_of
-from episome.errors import InputDataError, UsageError
+from episome.errors import InputDataError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -127,6 +127,11 @@ class ManyCells:
         return f"{len(self):,} files ({shown})" if len(self) > 1 else shown
 
     @property
+    def name(self) -> str:
+        """How messages name the cells, wherever their values are."""
+        return f"{len(self):,} files" if len(self) > 1 else self.where
+
+    @property
     def dtype(self) -> str:
         """Type of the stored values, where it is the same in all files."""
         return _common([f.dtype for f in self._facts], "float32")
@@ -165,7 +170,8 @@ class ManyCells:
                 total=len(self),
                 examples=without[:3],
                 why=f"the columns that all have are {self.obs_columns[:12]}",
-                fix="add the column to every file, or pass the name of another",
+                fix=did_you_mean(key, self.obs_columns)
+                or "add the column to every file, or pass the name of another",
             )
         parts = [self._parts[i].obs_column(key) for i in range(len(self))]
         return _stacked(parts, self._obs_names, key)
@@ -221,7 +227,8 @@ def _require_one_kind(kinds: Sequence[str], places: Sequence[str]) -> None:
         total=len(kinds),
         examples=logged[:3],
         why="a model would take the difference for biology",
-        fix="pass layer= or use_raw= so that all are counts, or write the files again",
+        fix="pass layer= (--layer) or use_raw=True (--use-raw) so that all are counts, or write "
+        "the files again",
     )
 
 

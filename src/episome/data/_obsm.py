@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import sparse
 
 from episome.data._alignment import Alignment, AlignmentReport
-from episome.data._source import AnnDataSource, CellSource, obs_column
+from episome.data._source import AnnDataSource, CellSource, cells_name, obs_column
 from episome.errors import GeneMatchError, InputDataError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class ObsmSource:
     ) -> None:
         if isinstance(adata, AnnDataSource):
             name, adata = name or adata.name, adata.adata
-        self._adata, self._key, self._name = adata, key, name or "adata"
+        self._adata, self._key, self._name = adata, key, name or cells_name(adata)
         if key not in adata.obsm:
             keys = [str(k) for k in adata.obsm]
             raise InputDataError(

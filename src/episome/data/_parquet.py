@@ -16,7 +16,8 @@ from scipy import sparse
 from episome.data._matrix import require_rows, to_csr_block
 from episome.data._name_tables import read_gene_list
 from episome.data._read_names import first_line, name_of, shown
-from episome.errors import InputFileError, UsageError
+from episome.data._source import missing_column
+from episome.errors import InputFileError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -200,13 +201,7 @@ class ParquetSource:
             A lookup lacks a number (E-F01).
         """
         if key not in self.obs_columns:
-            raise UsageError(
-                "E-U04",
-                f"column {key!r} is missing",
-                where=self.where,
-                why=f"the columns are {self.obs_columns[:12]}",
-                fix="pass the name of an existing column",
-            )
+            raise missing_column(key, self.obs_columns, self.where)
         parts = []
         for file in self._files:
             with self._open(file) as opened:

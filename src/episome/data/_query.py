@@ -12,6 +12,7 @@ from episome.data._gene_names import transposed
 from episome.data._loader import CellLoader
 from episome.data._many import ManyCells
 from episome.data._obsm import ObsmSource, align_dimensions, require_finite
+from episome.data._organisms import foreign_cells
 from episome.data._own_sources import own_source
 from episome.data._prepared import ScannedSource
 from episome.data._read import read_cells
@@ -181,7 +182,8 @@ def prepare_query(
     duplicates
         ``"sum"`` adds up genes of one name, ``"first"`` takes the first.
     gene_map, gene_case
-        See ``FeatureSpace.align``: a table of names, and symbols read in capitals.
+        See ``FeatureSpace.align``: a table of names, and symbols read in capitals. With a table
+        cells of another organism than the model's are no reason to warn.
     allow_fractional
         Say nothing about counts that are not integers.
     nan
@@ -228,6 +230,8 @@ def prepare_query(
     found.raise_all()
     for problem in doubtful_values(report, allow_fractional=allow_fractional):
         warn(problem)
+    if gene_map is None and (foreign := foreign_cells(rule.organisms, source)):
+        warn(foreign)
     notes = [alignment.report.text, *chosen, *zeroed, f"{source.where}: {kind.note}"]
     if repeated := repeated_names(source.obs_names, source.where):
         warn(repeated)
@@ -281,6 +285,14 @@ def obsm_source(
         return data
     if isinstance(data, AnnDataSource) or (hasattr(data, "n_obs") and hasattr(data, "obsm")):
         return ObsmSource(data, key, name=name)
+    if isinstance(data, CellSource):
+        raise UsageError(
+            "E-U07",
+            f"vectors cannot be read from {data.where}",
+            why=f"the model reads obsm[{key!r}] of one file or object, and these cells have genes "
+            "alone",
+            fix="annotate the files one by one, each with its vectors",
+        )
     raise not_cells(data)
 
 

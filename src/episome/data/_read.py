@@ -125,7 +125,8 @@ def read_any(
             "E-F06",
             f"the folder is a {kind.value}, whose cells are read in blocks",
             where=name_of(path),
-            fix="episome.data.open_source(path), or episome train",
+            fix="`episome train` and `episome annotate` read it so; in Python "
+            "episome.data.open_source(path)",
         )
     files = _matrix_files(path, kind)
     stamped = _files_of(path, files)

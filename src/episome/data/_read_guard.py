@@ -75,7 +75,7 @@ class Limits:
                 where=where,
                 why=f"it would take {human(declared)}, {human(self.max_memory)} are allowed"
                 + (f"; most of it is {largest}" if largest else ""),
-                fix=fix or "pass a larger max_memory, or use a machine with more",
+                fix=fix or "pass a larger max_memory (--max-memory), or use a machine with more",
                 details={"declared_bytes": declared, "max_memory": self.max_memory},
             )
 
@@ -94,7 +94,7 @@ class Limits:
                 where=where,
                 why=f"{human(stored)} would become {human(declared)}, more than {MAX_RATIO} times "
                 "as much: data of cells do not compress like this",
-                fix="pass trust=True if you know who made the file",
+                fix="pass trust=True (--trust) if you know who made the file",
                 details={"declared_bytes": declared, "stored_bytes": stored},
             )
 
@@ -118,7 +118,7 @@ class Limits:
             f"the file holds {what}",
             where=where,
             why="reading it would take memory and time without end",
-            fix="pass trust=True if you know who made the file",
+            fix="pass trust=True (--trust) if you know who made the file",
         )
 
 

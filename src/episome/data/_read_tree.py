@@ -62,7 +62,7 @@ def refuse_other_file(where: str, what: str) -> NoReturn:
         what,
         where=where,
         why="a file that was sent to you could read others of yours this way",
-        fix="pass trust=True if you made the file",
+        fix="pass trust=True (--trust) if you made the file",
     )
 
 
@@ -79,7 +79,7 @@ def refuse_chunk(where: str, size: int) -> NoReturn:
         "a chunk is larger than a reader should take at once",
         where=where,
         why=f"it takes {human(size)}, {human(CHUNK_LIMIT)} are allowed",
-        fix="write the file again with smaller chunks, or pass trust=True",
+        fix="write the file again with smaller chunks, or pass trust=True (--trust)",
     )
 
 
@@ -107,7 +107,8 @@ def check_tree(
         E-F09, or pointers and values of a sparse matrix that do not belong together (E-F01).
     """
     declared, largest = tree.declared(without=on_disk)
-    fix = "pass backed=True, a larger max_memory, or use a machine with more" if can_back else None
+    ways = "pass backed=True (--backed), a larger max_memory (--max-memory), or use a machine with"
+    fix = f"{ways} more" if can_back else None
     limits.check_size(name, declared, largest=largest, fix=fix)
     limits.check_ratio(name, tree.declared()[0], tree.stored)
     for group in sorted(tree.groups):

@@ -9,10 +9,9 @@ import numpy as np
 from scipy import sparse
 
 from episome.data._loader import CellLoader
-from episome.data._source import ChangedSource
+from episome.data._source import ChangedSource, ChosenCells
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
     from episome.data._alignment import Alignment
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from episome.data._source import CellSource
 
 
-class SampledSource(ChangedSource):
+class SampledSource(ChosenCells):
     """Chosen cells of a source, each without the genes of one draw.
 
     Parameters
@@ -41,20 +40,8 @@ class SampledSource(ChangedSource):
         draws: NDArray[np.int64],
         gone: NDArray[np.bool_],
     ) -> None:
-        super().__init__(source)
-        self._rows, self._draws, self._gone = rows, draws, gone
-
-    @property
-    def n_obs(self) -> int:
-        return len(self._rows)
-
-    @property
-    def obs_names(self) -> pd.Index:
-        return self._source.obs_names[self._rows]
-
-    def obs_column(self, key: str) -> pd.Series:
-        """Return one column of the chosen cells."""
-        return self._source.obs_column(key).iloc[self._rows]
+        super().__init__(source, rows)
+        self._draws, self._gone = draws, gone
 
     def read(self, rows: Rows) -> sparse.csr_matrix:
         """Return what is left of ``rows``, CSR float32."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -34,16 +34,20 @@ class InputRule:
         Library size after scaling.
     obsm_key
         Array of ``obsm`` that is read instead of a matrix of genes.
+    organisms
+        Organisms of the training cells, as these named them; saved beside the rule, and no part
+        of what two rules are compared by.
     """
 
     input_kind: InputKind | Literal["embedding"] = "counts"
     size_factor: Literal["model_genes", "all_genes"] = "model_genes"
     target_sum: float = DEFAULT_TARGET_SUM
     obsm_key: str | None = None
+    organisms: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def to_json(self) -> dict[str, object]:
-        """Return the rule as plain data for the manifest."""
-        return {k: v for k, v in asdict(self).items() if v is not None}
+        """Return the rule as plain data for the manifest, without the organisms."""
+        return {k: v for k, v in asdict(self).items() if v is not None and k != "organisms"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,8 @@ def query_kind(
             where=report.where,
             why=f"{report.evidence}, and the sums of expm1 differ between cells, so the values "
             "cannot be turned back for sure",
-            fix=report.elsewhere or "pass the layer that holds counts (layer=... or use_raw=True)",
+            fix=report.elsewhere
+            or "pass the layer that holds counts: layer= (--layer) or use_raw=True (--use-raw)",
         )
     return QueryKind(
         unlog=True,

@@ -15,6 +15,7 @@ from scipy import sparse
 from episome.data._matrix import require_rows, to_csr_block
 from episome.data._read_names import first_line
 from episome.data._soma_open import open_experiment, require_tiledbsoma
+from episome.data._source import missing_column
 from episome.errors import InputDataError, InputFileError, UsageError
 from episome.log import get_logger
 
@@ -166,7 +167,7 @@ class SomaSource:
                 f"layer {self.soma_layer!r} is missing",
                 where=f"{self._name}, {self.measurement_name}",
                 why=f"the layers are {layers}" if layers else "there are no layers",
-                fix="pass layer= with one of them",
+                fix="pass layer= (--layer) with one of them",
             )
         return measurement.X[self.soma_layer]
 
@@ -263,13 +264,7 @@ class SomaSource:
             There is no such column (E-U04).
         """
         if key not in self._columns:
-            raise UsageError(
-                "E-U04",
-                f"column {key!r} is missing",
-                where=f"{self._name}.obs",
-                why=f"the columns are {self.obs_columns[:12]}",
-                fix="pass the name of an existing column",
-            )
+            raise missing_column(key, self.obs_columns, f"{self._name}.obs")
         import pyarrow as pa
 
         tables = self._table(self._experiment.obs, list({JOIN: 0, key: 0}), self._filter)

@@ -24,6 +24,7 @@ from episome.log import get_logger
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from numpy.typing import NDArray
 
 logger = get_logger(__name__)
 
@@ -350,6 +351,43 @@ class ChangedSource:
     def obs_column(self, key: str) -> pd.Series:
         """Return one column of the cell table."""
         return self._source.obs_column(key)
+
+
+class ChosenCells(ChangedSource):
+    """Some cells of another source, in an order of their own; nothing is copied.
+
+    Parameters
+    ----------
+    source
+        What is read.
+    rows
+        Its rows, int64 (n_obs,).
+    """
+
+    def __init__(self, source: CellSource, rows: NDArray[np.int64]) -> None:
+        super().__init__(source)
+        self._rows = rows
+
+    @property
+    def n_obs(self) -> int:
+        return len(self._rows)
+
+    @property
+    def obs_names(self) -> pd.Index:
+        return self._source.obs_names[self._rows]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines of the input report."""
+        return tuple(getattr(self._source, "notes", ()))
+
+    def obs_column(self, key: str) -> pd.Series:
+        """Return one column of the chosen cells."""
+        return self._source.obs_column(key).iloc[self._rows]
+
+    def read(self, rows: Rows) -> sparse.csr_matrix:
+        """Return the expression of ``rows`` as CSR float32, in the order asked for."""
+        return self._source.read(self._rows[rows])
 
 
 class NanAsZero(ChangedSource):

@@ -280,7 +280,8 @@ def check_values(report: ValueReport, wanted: InputKind | Literal["auto"] = "aut
             where=report.where,
             why=report.evidence,
             fix=report.elsewhere
-            or 'pass the layer that holds counts (layer=...), or input_kind="log1p"',
+            or 'pass the layer that holds counts, layer= (--layer), or input_kind="log1p" '
+            "(--input-kind log1p)",
         )
     return "log1p" if kind == "log1p" else "counts"
 
@@ -316,7 +317,8 @@ def doubtful_values(report: ValueReport, *, allow_fractional: bool = False) -> l
                 report.n_stored,
                 why=f"{report.evidence}; corrected, estimated or normalised values are used as "
                 "counts",
-                fix="allow_fractional=True if that is so, or pass the layer with raw counts",
+                fix="allow_fractional=True (--allow-fractional) if that is so, or pass the layer "
+                "with raw counts",
             ),
         ),
         (
@@ -404,7 +406,7 @@ def _value_problems(report: ValueReport) -> list[Problem]:
             "NaN values",
             report.n_nan,
             "a model would train or predict on them without a word",
-            'drop these cells, or pass nan="zero" to read them as zero',
+            'drop these cells, or pass nan="zero" (--nan zero) to read them as zero',
         ),
         (
             "E-D03",
@@ -418,7 +420,8 @@ def _value_problems(report: ValueReport) -> list[Problem]:
             "negative values",
             report.n_negative,
             "the matrix looks scaled or centred; counts or log1p values are expected",
-            report.elsewhere or "pass the layer that holds counts (layer=...), or use_raw=True",
+            report.elsewhere
+            or "pass the layer that holds counts, layer= (--layer), or use_raw=True (--use-raw)",
         ),
     )
     problems = [
@@ -435,7 +438,8 @@ def _value_problems(report: ValueReport) -> list[Problem]:
                 count=report.n_obs,
                 total=report.n_obs,
                 why="there is nothing to learn from or to annotate",
-                fix="pass the layer that holds the counts (layer=... or use_raw=True)",
+                fix="pass the layer that holds the counts: layer= (--layer) or use_raw=True "
+                "(--use-raw)",
             )
         )
     return problems

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from episome.inference._importance import gene_importance, mean_importance
     from episome.inference._outputs import as_csr
     from episome.inference._predictor import Predictor
-    from episome.inference._vote import VOTE_COLUMNS, cluster_votes
+    from episome.inference._vote import VOTE_COLUMNS, cluster_votes, warn_unless_clusters
 
 _HOME = {
     "CALL_COLUMNS": "_calls",
@@ -58,6 +58,7 @@ _HOME = {
     "gene_importance": "_importance",
     "mean_importance": "_importance",
     "pick_device": "_device",
+    "warn_unless_clusters": "_vote",
 }
 __all__ = sorted(_HOME)
 

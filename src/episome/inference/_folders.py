@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from episome.confidence import Confidence
-from episome.data import FeatureSpace, GeneImportance, Labels
+from episome.data import FeatureSpace, GeneImportance, InputRule, Labels
 from episome.errors import ModelFileError, PluginError
 
 if TYPE_CHECKING:
@@ -105,6 +105,12 @@ def folder_features(folder: ModelFolder) -> FeatureSpace:
     """Genes of a saved model."""
     columns = {name: tuple(values) for name, values in folder.genes.items()}
     return FeatureSpace(columns.pop("id"), columns)
+
+
+def folder_rule(folder: ModelFolder) -> InputRule:
+    """Input rule of a saved model; folders of before name no organisms."""
+    organisms = tuple(map(str, folder.manifest.get("organisms", ())))
+    return InputRule(**folder.manifest["input"], organisms=organisms)
 
 
 def folder_importance(folder: ModelFolder) -> GeneImportance | None:

@@ -22,6 +22,7 @@ from episome.inference._folders import (
     folder_features,
     folder_importance,
     folder_labels,
+    folder_rule,
 )
 from episome.inference._importance import mean_importance
 from episome.inference._outputs import (
@@ -129,7 +130,7 @@ class Predictor:
         return cls(
             core,
             features=folder_features(folder),
-            rule=InputRule(**folder.manifest["input"]),
+            rule=folder_rule(folder),
             labels=folder_labels(folder),
             device=pick_device(device),
             importance=mean_importance(weights),

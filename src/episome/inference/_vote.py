@@ -9,11 +9,14 @@ import numpy as np
 import pandas as pd
 
 from episome.data import clean_labels
+from episome.errors import Problem, warn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VOTE_COLUMNS = ("cluster_label", "cluster_agreement", "cluster_low", "cluster_high")
+#: Fewer cells may well be a cluster each.
+FEW_CELLS = 20
 #: Of a normal distribution, for an interval that holds 95 %.
 Z95 = 1.959963984540054
 
@@ -61,6 +64,35 @@ def cluster_votes(
     }
     types = {"cluster_label": "str", **dict.fromkeys(VOTE_COLUMNS[1:], np.float32)}
     return pd.DataFrame(table, index=clusters.index).astype(types)
+
+
+def warn_unless_clusters(clusters: pd.Series) -> None:
+    """Warn of a column that has about as many values as cells: it is no clustering.
+
+    Parameters
+    ----------
+    clusters
+        Cluster of every cell.
+
+    Warns
+    -----
+    EpisomeWarning
+        More than half as many values as cells (E-L39).
+    """
+    n_values = clusters.nunique()
+    if len(clusters) < FEW_CELLS or n_values <= len(clusters) / 2:
+        return
+    warn(
+        Problem(
+            "E-L39",
+            f"column {clusters.name!r} has about as many values as cells: it is no clustering",
+            count=n_values,
+            total=len(clusters),
+            examples=list(clusters.dropna().unique()[:3]),
+            why="the vote of a cluster of one cell is the call of that cell",
+            fix="pass the column of clusters as cluster_key (--cluster-key)",
+        )
+    )
 
 
 def wilson_interval(

@@ -85,6 +85,7 @@ def check_columns(
     prefix: str | None = None,
     overwrite: bool = False,
     overwrite_columns: bool = False,
+    name: str = "adata",
 ) -> None:
     """Check before any work that calls can be added to ``adata.obs``.
 
@@ -101,6 +102,8 @@ def check_columns(
         what somebody found out.
     overwrite_columns
         All may be replaced.
+    name
+        How messages name the query.
 
     Raises
     ------
@@ -117,7 +120,7 @@ def check_columns(
         raise UsageError(
             "E-L16",
             "columns exist already",
-            where="adata.obs",
+            where=f"{name}.obs",
             count=len(clash),
             total=len(columns),
             examples=clash,

@@ -9,6 +9,16 @@ from episome._lazy import lazy_names
 if TYPE_CHECKING:
     from episome.jobs._annotate import AnnotateRequest, AnnotateResult, annotate, describe_input
     from episome.jobs._auto import AutoResult, train_auto
+    from episome.jobs._benchmark import (
+        BenchmarkRequest,
+        BenchmarkResult,
+        benchmark_compare,
+        benchmark_list,
+        benchmark_merge,
+        benchmark_plan,
+        benchmark_report,
+        benchmark_run,
+    )
     from episome.jobs._check import CheckRequest, CheckResult, check
     from episome.jobs._check_plugin import (
         Checked,
@@ -41,11 +51,19 @@ _HOME = {
     "CheckRequest": "_check",
     "CheckResult": "_check",
     "Checked": "_check_plugin",
+    "BenchmarkRequest": "_benchmark",
+    "BenchmarkResult": "_benchmark",
     "CorpusFacts": "_corpus",
     "CorpusRequest": "_corpus",
     "CorpusResult": "_corpus",
     "CorpusVerdict": "_corpus",
     "SplitRequest": "_corpus",
+    "benchmark_compare": "_benchmark",
+    "benchmark_list": "_benchmark",
+    "benchmark_merge": "_benchmark",
+    "benchmark_plan": "_benchmark",
+    "benchmark_report": "_benchmark",
+    "benchmark_run": "_benchmark",
     "corpus_build": "_corpus",
     "corpus_info": "_corpus",
     "corpus_split": "_corpus",

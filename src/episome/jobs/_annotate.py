@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -10,8 +11,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from episome.data import AnnDataSource, check_readable, read_cells
-from episome.inference import CallLimits, Predictor, completed_calls
+from episome.data import (
+    AnnDataSource,
+    CellSource,
+    ChosenCells,
+    ObsmSource,
+    check_inputs,
+    read_cells,
+    read_split,
+    require_choice,
+    split_columns,
+)
+from episome.errors import UsageError
+from episome.inference import CallLimits, Predictor, completed_calls, warn_unless_clusters
 from episome.io import (
     check_columns,
     check_output,
@@ -21,12 +33,23 @@ from episome.io import (
     write_calls_in_parts,
 )
 from episome.jobs import _streamed
+from episome.jobs._inputs import (
+    is_streamed,
+    kind_of_input,
+    require_columns_of_file,
+    shown_name,
+    streamed_cells,
+)
 from episome.jobs._runs import Run
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from episome.data import Query
+
+
+#: Parts of a split.
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +59,8 @@ class AnnotateRequest:
     Parameters
     ----------
     input
-        ``h5ad`` to annotate; it is never changed.
+        Cells to annotate, never changed: a file; or a corpus, a folder of h5ad files or an
+        address, which are read in blocks and give a table.
     model
         Model folder.
     output
@@ -74,11 +98,16 @@ class AnnotateRequest:
         Replace columns of the ``.h5ad`` that exist already.
     max_memory, trust
         Of ``episome.data.read_cells``.
+    split, part
+        File of ``episome corpus split`` of the same cells, and the part of it that is annotated:
+        ``"train"``, ``"validation"`` or ``"test"`` (default).
     """
 
     input: Path
     model: Path
     output: Path | None
+    split: Path | None = None
+    part: Literal["train", "validation", "test"] | None = None
     error_rate: float | None = None
     false_alarms: float | None = None
     min_confidence: float | None = None
@@ -127,7 +156,8 @@ def annotate(
 
     Memory is bounded: matrices on disk are read in blocks, and where there are more than 50,000
     cells their calls go to disk in parts, in a folder ``<output>.parts``. The same request goes on
-    from there after it was stopped. A large ``.h5ad`` is copied, not read.
+    from there after it was stopped. A large ``.h5ad`` is copied, not read. Calls are in the order
+    of the cells, also where only a part of a split is annotated.
 
     Parameters
     ----------
@@ -141,34 +171,32 @@ def annotate(
     EpisomeError
         Of the family in ``episome.errors``; nothing is written then.
     """
-    check_readable(request.input)
+    check_inputs(request.input)
     manifest = read_manifest(request.model)
     if request.output is not None:
         check_output(request.output, overwrite=request.overwrite, source=request.input)
+    in_blocks = is_streamed(request.input)
+    _require_part(request)
+    whole = request.output is not None and request.output.suffix == ".h5ad"
+    if whole:
+        _require_whole_file(request, in_blocks=in_blocks)
+    if not in_blocks:
+        _require_columns(request)
     predictor = Predictor.from_folder(request.model, device=request.device)
     key = _key(request)
-    adata = read_cells(
-        request.input, backed=True, max_memory=request.max_memory, trust=request.trust
-    )
-    streamed = request.output is not None and adata.n_obs > _streamed.PART
-    copied = streamed and adata.isbacked
-    whole = request.output is not None and request.output.suffix == ".h5ad"
-    if whole and not copied and (adata.isbacked or not _source(request, adata).in_memory):
-        if adata.isbacked:
-            adata.file.close()
-        adata = read_cells(request.input, max_memory=request.max_memory, trust=request.trust)
-    try:
+    with _opened(request, whole=whole, in_blocks=in_blocks) as (found, adata):
+        source = _chosen(request, found, predictor.rule.obsm_key)
         limits = CallLimits(request.error_rate, request.false_alarms, request.min_confidence)
-        source = _source(request, adata)
         complete = _completion(request, predictor, source)
         nothing = complete(predictor.no_calls(limits=limits), slice(0))
-        if whole:
+        if whole and adata is not None:
             check_columns(
                 adata,
                 list(nothing.columns),
                 prefix=request.prefix,
                 overwrite=request.overwrite,
                 overwrite_columns=request.overwrite_columns,
+                name=shown_name(request.input),
             )
         query = predictor.prepare(
             source,
@@ -181,9 +209,11 @@ def annotate(
             nan=request.nan,
         )
         provenance = _provenance(manifest, query)
-        if streamed and (copied or not whole):
+        copied = adata is not None and adata.isbacked
+        if _is_large(request, source) and (copied or not whole):
+            obs = None if adata is None else adata.obs
             return _in_parts(
-                request, predictor, query, adata, key, limits, complete, provenance, progress
+                request, predictor, query, obs, key, limits, complete, provenance, progress
             )
         # Clusters are spread over all batches: they vote when the last is there.
         calls = complete(
@@ -199,9 +229,6 @@ def annotate(
                 overwrite=request.overwrite,
                 overwrite_columns=request.overwrite_columns,
             )
-    finally:
-        if adata.isbacked:
-            adata.file.close()
     return AnnotateResult(
         calls,
         _plain(calls["label"].value_counts()),
@@ -213,10 +240,94 @@ def annotate(
     )
 
 
+def _require_part(request: AnnotateRequest) -> None:
+    """Refuse a part of nothing, and words that name none."""
+    if request.part is None:
+        return
+    require_choice("part (--part)", request.part, PARTS)
+    if request.split is None:
+        raise UsageError(
+            "E-U34",
+            f"part={request.part!r} (--part) is given without a split",
+            why="it is a part of the file that `episome corpus split` wrote",
+            fix="give split (--split) too, or leave it out to annotate all cells",
+        )
+
+
+def _require_whole_file(request: AnnotateRequest, *, in_blocks: bool) -> None:
+    """Refuse an annotated copy of what is no file of all the cells that are annotated."""
+    if not in_blocks and request.split is None:
+        return
+    what = kind_of_input(request.input) if in_blocks else "a part of a split"
+    raise UsageError(
+        "E-U09",
+        f"an annotated h5ad is asked for, and the cells are those of {what}",
+        where=shown_name(request.input),
+        why="an annotated h5ad is a copy of one file with all its cells",
+        fix="take a table, such as -o calls.csv or -o calls.parquet",
+    )
+
+
+def _require_columns(request: AnnotateRequest) -> None:
+    """Refuse columns that the file does not have, before it is read."""
+    wanted = [] if request.cluster_key is None else [request.cluster_key]
+    if request.split is not None:
+        wanted += split_columns(request.split)
+    require_columns_of_file(
+        request.input, wanted, max_memory=request.max_memory, trust=request.trust
+    )
+
+
+def _is_large(request: AnnotateRequest, source: CellSource) -> bool:
+    return request.output is not None and source.n_obs > _streamed.PART
+
+
+@contextlib.contextmanager
+def _opened(
+    request: AnnotateRequest, *, whole: bool, in_blocks: bool
+) -> Iterator[tuple[CellSource, AnnData | None]]:
+    """Give all cells, and the object of the file where it is one."""
+    if in_blocks:
+        found = streamed_cells(
+            request.input,
+            layer=request.layer,
+            use_raw=request.use_raw,
+            duplicates="sum" if request.duplicates == "sum" else "error",
+            min_gene_overlap=request.min_gene_overlap,
+        )
+        assert found is not None
+        yield found, None
+        return
+    options: dict[str, Any] = {"max_memory": request.max_memory, "trust": request.trust}
+    adata = read_cells(request.input, backed=True, **options)
+    source = _source(request, adata)
+    copied = _is_large(request, source) and adata.isbacked
+    if whole and not copied and (adata.isbacked or not source.in_memory):
+        if adata.isbacked:
+            adata.file.close()
+        adata = read_cells(request.input, **options)
+        source = _source(request, adata)
+    try:
+        yield source, adata
+    finally:
+        if adata.isbacked:
+            adata.file.close()
+
+
 def _source(request: AnnotateRequest, adata: AnnData) -> AnnDataSource:
     return AnnDataSource(
-        adata, layer=request.layer, use_raw=request.use_raw, name=request.input.name
+        adata, layer=request.layer, use_raw=request.use_raw, name=shown_name(request.input)
     )
+
+
+def _chosen(request: AnnotateRequest, source: CellSource, obsm_key: str | None) -> CellSource:
+    """Return the cells of the wanted part of a split, all of them without one."""
+    if request.split is None:
+        return source
+    rows = getattr(read_split(request.split, source), request.part or "test")
+    if obsm_key is not None and isinstance(source, AnnDataSource):
+        return ObsmSource(source.adata[rows], obsm_key, name=source.name)
+    return ChosenCells(source, rows)
 
 
 def _plain(counts: pd.Series) -> dict[str, int]:
@@ -225,17 +336,18 @@ def _plain(counts: pd.Series) -> dict[str, int]:
 
 def _key(request: AnnotateRequest) -> str:
     """Digest of what decides the calls; where they go and how they are named does not."""
-    other = ("input", "model", "gene_map", "output", "prefix", "overwrite", "overwrite_columns")
-    facts = {k: v for k, v in asdict(request).items() if k not in (*other, "cellxgene")}
+    read = ("input", "model", "gene_map", "split")
+    other = ("output", "prefix", "overwrite", "overwrite_columns", "cellxgene")
+    facts = {k: v for k, v in asdict(request).items() if k not in (*read, *other)}
     output = request.output or Path()
-    return Run("annotate", output, facts, [request.input, request.model, request.gene_map]).key
+    return Run("annotate", output, facts, [getattr(request, name) for name in read]).key
 
 
 def _in_parts(
     request: AnnotateRequest,
     predictor: Predictor,
     query: Query,
-    adata: AnnData,
+    obs: pd.DataFrame | None,
     key: str,
     limits: CallLimits,
     complete: Callable[[pd.DataFrame, slice], pd.DataFrame],
@@ -266,7 +378,7 @@ def _in_parts(
         output,
         frames,
         file=request.input if output.suffix == ".h5ad" else None,
-        obs=adata.obs,
+        obs=obs,
         provenance=provenance,
         prefix=request.prefix,
         overwrite=request.overwrite,
@@ -285,11 +397,13 @@ def _in_parts(
 
 
 def _completion(
-    request: AnnotateRequest, predictor: Predictor, source: AnnDataSource
+    request: AnnotateRequest, predictor: Predictor, source: CellSource
 ) -> Callable[[pd.DataFrame, slice], pd.DataFrame]:
     """Return what adds the wanted columns to the calls of some cells."""
     labels = predictor.require_labels()
     clusters = None if request.cluster_key is None else source.obs_column(request.cluster_key)
+    if clusters is not None:
+        warn_unless_clusters(clusters)
 
     def complete(calls: pd.DataFrame, rows: slice) -> pd.DataFrame:
         return completed_calls(

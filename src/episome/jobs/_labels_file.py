@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from episome.data import missing_column
 from episome.errors import InputFileError, LabelError, UsageError
 
 if TYPE_CHECKING:
@@ -160,10 +161,6 @@ def _label_column(table: pd.DataFrame, labels_key: str, where: str) -> str:
         return labels_key
     if table.shape[1] == 2:
         return str(table.columns[1])
-    raise UsageError(
-        "E-U04",
-        f"column {labels_key!r} is missing",
-        where=where,
-        why=f"the columns are {list(table.columns)[:12]}",
-        fix="pass the name of an existing column as --labels-key",
-    )
+    columns = list(map(str, table.columns))
+    fix = "pass the name of an existing column as labels_key (--labels-key)"
+    raise missing_column(labels_key, columns, where, fix=fix)

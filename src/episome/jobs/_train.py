@@ -6,16 +6,26 @@ import contextlib
 import inspect
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from episome import plugins, settings
-from episome.data import cell_files, check_inputs, has_own_source, read_any, read_cells
+from episome.data import check_inputs, name_cells, read_any, read_cells
 from episome.errors import InputFileError, UsageError
 from episome.inference import pick_device
 from episome.io import check_model_output
+from episome.jobs._arguments import known_arguments, require_preset
 from episome.jobs._auto import train_auto
+from episome.jobs._inputs import (
+    is_streamed,
+    kind_of_input,
+    named_columns,
+    require_columns_of_file,
+    require_columns_of_source,
+    shown_name,
+    streamed_cells,
+)
 from episome.jobs._labels_file import join_labels
 from episome.log import get_logger
 from episome.train import holds_work
@@ -127,13 +137,22 @@ def train(request: TrainRequest, *, progress: ProgressReport | None = None) -> T
     if request.seed is not None:
         settings.seed = request.seed
     cls = plugins.load_class(spec)
-    model_args = known_arguments(cls.__init__, request.model, f"{spec.name} (--set)")
+    model_args = known_arguments(cls.__init__, request.model, spec.name, option="--set")
+    require_preset(cls, model_args)
+    if request.n_models != 1 and "annotation" not in spec.capabilities:
+        raise UsageError(
+            "E-U12",
+            f"there is no ensemble of {spec.name}",
+            why="probabilities are averaged, and it gives none",
+            fix="leave n_models (--ensemble) out",
+        )
     # Models of two modalities are set up with MuData.
     translates = "translation" in spec.capabilities
     set_up = cls.setup_mudata if translates else cls.setup_anndata
     setup = known_arguments(set_up, request.setup, f"{spec.name} (set-up)", exactly=True)
     train_args = known_arguments(cls.train, request.train, f"{spec.name} (train)")
-    data, backed = _cells(request, cls, in_modalities=translates)
+    cls.check_train_arguments(train_args)
+    data, backed = _cells(request, cls, setup, in_modalities=translates)
     notes = [*_said_of_reading(request, backed=backed), *_join(data, request, setup)]
     if backed:
         data = cls.setup_source(data, **setup)
@@ -143,15 +162,8 @@ def train(request: TrainRequest, *, progress: ProgressReport | None = None) -> T
     model: EpisomeModel | Ensemble
     if request.n_models == 1:
         model = cls(data, **model_args)
-    elif "annotation" in spec.capabilities:
-        model = cls.ensemble(data, n_models=request.n_models, **model_args)
     else:
-        raise UsageError(
-            "E-U12",
-            f"there is no ensemble of {spec.name}",
-            why="probabilities are averaged, and it gives none",
-            fix="leave n_models (--ensemble) out",
-        )
+        model = cls.ensemble(data, n_models=request.n_models, **model_args)
     if progress is not None:
         train_args["progress"] = progress
     with _kept_run(cls, request) as kept:
@@ -182,13 +194,54 @@ def _kept_run(cls: type[EpisomeModel], request: TrainRequest) -> Iterator[dict[s
 
 
 def _cells(
-    request: TrainRequest, cls: type[EpisomeModel], *, in_modalities: bool
+    request: TrainRequest,
+    cls: type[EpisomeModel],
+    setup: dict[str, object],
+    *,
+    in_modalities: bool,
 ) -> tuple[Any, bool]:
-    """Read the cells, and say whether their values stay in the file."""
+    """Read the cells, and say whether their values stay in the file.
+
+    Columns are looked for first: reading or scanning all values may take long.
+    """
     options: dict[str, Any] = {"max_memory": request.max_memory, "trust": request.trust}
-    if cell_files(request.input) or has_own_source(request.input):
+    if is_streamed(request.input):
         _refuse_labels_file(request)
-        return request.input, True
+        return _streamed(request, cls, setup), True
+    require_columns_of_file(request.input, _wanted_columns(request, setup), **options)
+    data, backed = _of_file(request, cls, options, in_modalities=in_modalities)
+    if not in_modalities and not data.isbacked:
+        name_cells(data, shown_name(request.input))
+    return data, backed
+
+
+def _streamed(request: TrainRequest, cls: type[EpisomeModel], setup: dict[str, object]) -> Any:
+    """Open cells that are read where they are; the place of their values is no set-up then."""
+    if not cls.reads_sources or setup.get("obsm_key") or cls.default_obsm_key:
+        return request.input  # which is refused
+    place: dict[str, Any] = {k: setup.pop(k) for k in ("layer", "use_raw") if k in setup}
+    if setup.get("duplicates") == "sum":
+        place["duplicates"] = "sum"
+    source = streamed_cells(request.input, **place)
+    assert source is not None
+    require_columns_of_source(source, _wanted_columns(request, setup))
+    return source
+
+
+def _wanted_columns(request: TrainRequest, setup: Mapping[str, object]) -> list[str]:
+    """Return the columns that the cells must have; a table of labels brings its own."""
+    joined = {"labels_key"} if request.labels_file is not None else set()
+    return named_columns({k: v for k, v in setup.items() if k not in joined}, request.train)
+
+
+def _of_file(
+    request: TrainRequest,
+    cls: type[EpisomeModel],
+    options: dict[str, Any],
+    *,
+    in_modalities: bool,
+) -> tuple[Any, bool]:
+    """Read one file, and say whether its values stay in it."""
     if request.backed:
         return read_cells(request.input, backed=True, **options), True
     if in_modalities:
@@ -196,11 +249,14 @@ def _cells(
     try:
         return read_cells(request.input, **options), False
     except InputFileError as error:
-        # Too large, and not broken or made to do harm.
-        details = error.problems[0].details
-        if not cls.reads_sources or not {"declared_bytes", "max_memory"} <= details.keys():
+        if not cls.reads_sources or not _is_too_large(error):
             raise
         return read_cells(request.input, backed=True, **options), True
+
+
+def _is_too_large(error: InputFileError) -> bool:
+    """Whether a file is larger than memory, and not broken or made to do harm."""
+    return {"declared_bytes", "max_memory"} <= error.problems[0].details.keys()
 
 
 def _refuse_labels_file(request: TrainRequest) -> None:
@@ -216,7 +272,7 @@ def _refuse_labels_file(request: TrainRequest) -> None:
 
 def _said_of_reading(request: TrainRequest, *, backed: bool) -> list[str]:
     """Return the line that says where the cells are read from, if that was not asked for."""
-    if not backed or request.backed or cell_files(request.input) or has_own_source(request.input):
+    if not backed or request.backed or is_streamed(request.input):
         return []
     line = f"{request.input.name} does not fit into memory: its cells are read while training"
     logger.info("%s", line)
@@ -225,14 +281,7 @@ def _said_of_reading(request: TrainRequest, *, backed: bool) -> list[str]:
 
 def _auto(request: TrainRequest) -> TrainResult:
     """Train the annotator that is best on held-out cells."""
-    if request.backed or cell_files(request.input) or has_own_source(request.input):
-        raise UsageError(
-            "E-U83",
-            "the comparison of models reads one file into memory",
-            where="auto",
-            why="every candidate sees them many times",
-            fix="pass one file without backed (--backed), or name the model that is to be trained",
-        )
+    _refuse_streamed_comparison(request)
     for name in request.models:
         plugins.get_spec(name)
     if request.model or request.n_models != 1:
@@ -253,7 +302,16 @@ def _auto(request: TrainRequest) -> TrainResult:
     wanted: dict[str, Any] = known_arguments(
         AnnotationMixin.setup_anndata, request.setup, "auto (set-up)", exactly=True
     )
-    adata = read_cells(request.input, max_memory=request.max_memory, trust=request.trust)
+    options: dict[str, Any] = {"max_memory": request.max_memory, "trust": request.trust}
+    require_columns_of_file(request.input, _wanted_columns(request, wanted), **options)
+    try:
+        adata = read_cells(request.input, **options)
+    except InputFileError as error:
+        if not _is_too_large(error):
+            raise
+        fix = "name the model that is to be trained: most read their cells from the file"
+        raise InputFileError(replace(error.problems[0], fix=fix)) from error
+    name_cells(adata, shown_name(request.input))
     notes = _join(adata, request, wanted)
     labels_key = str(wanted.pop("labels_key"))
     found = train_auto(
@@ -266,6 +324,36 @@ def _auto(request: TrainRequest) -> TrainResult:
     )
     found.model.save(request.output, overwrite=request.overwrite)
     return _result(found.model, request.output, " + ".join(found.chosen), tuple(notes))
+
+
+def _refuse_streamed_comparison(request: TrainRequest) -> None:
+    """Refuse what does not lead to one object in memory, and a split, which candidates lack."""
+    splitter: Any = request.train.get("datasplitter_kwargs") or {}
+    if splitter.get("split") is not None:
+        raise UsageError(
+            "E-U76",
+            "split (--split) is given to the comparison of many models",
+            where="auto",
+            why="it holds out parts of its own, of one object in memory",
+            fix="leave it out, or name the model that is to be trained",
+        )
+    if request.backed:
+        raise UsageError(
+            "E-U83",
+            "the comparison of models reads all cells into memory",
+            where="auto",
+            why="every candidate sees them many times",
+            fix="leave backed (--backed) out, or name the model that is to be trained",
+        )
+    if is_streamed(request.input):
+        raise UsageError(
+            "E-U83",
+            f"models are compared in memory, and this is {kind_of_input(request.input)}",
+            where=shown_name(request.input),
+            why="every candidate sees all cells many times",
+            fix="name the model that is to be trained, or pass one file of some of the cells, as "
+            "many as fit into memory",
+        )
 
 
 def _join(adata: AnnData, request: TrainRequest, setup: dict[str, object]) -> list[str]:
@@ -291,55 +379,6 @@ def _result(
         notes=notes,
         fit=model.fit_,
     )
-
-
-def known_arguments(
-    function: Callable[..., object],
-    given: Mapping[str, object],
-    where: str,
-    *,
-    exactly: bool = False,
-) -> dict[str, object]:
-    """Return the arguments that were given; refuse those that ``function`` does not take.
-
-    With ``exactly`` its ``**kwargs`` do not count: those of a set-up are scvi-tools' own.
-
-    Raises
-    ------
-    UsageError
-        E-U24, naming what it takes.
-    """
-    parameters = _parameters_of(function)
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    names = [
-        p.name
-        for p in parameters.values()
-        if p.kind in {p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD}
-        and p.name not in {"self", "cls", "adata", "registry"}
-    ]
-    unknown = [k for k in given if k not in names]
-    if unknown and (exactly or not takes_any):
-        raise UsageError(
-            "E-U24",
-            f"unknown arguments {', '.join(unknown)}",
-            where=where,
-            why=f"it takes {', '.join(names)}" if names else "it takes none",
-            fix="leave them out, or use one of these",
-        )
-    return dict(given)
-
-
-def _parameters_of(function: Callable[..., object]) -> dict[str, inspect.Parameter]:
-    """Parameters of a function; of a set-up that hands some on, those of the host's too."""
-    found = dict(inspect.signature(function).parameters)
-    cls = getattr(function, "__self__", None)
-    for base in getattr(cls, "__mro__", ()):
-        if base.__module__.partition(".")[0] == "scvi":
-            break
-        handed_on = base.__dict__.get(function.__name__)
-        if isinstance(handed_on, classmethod):
-            found = dict(inspect.signature(handed_on.__func__).parameters) | found
-    return found
 
 
 def device_arguments(device: str) -> dict[str, object]:

@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 
 from episome import plugins, resources, settings
-from episome.data import check_inputs, read_cells
+from episome.data import check_inputs, name_cells, read_cells
 from episome.errors import MissingDependencyError, UsageError
 from episome.io import check_model_output
+from episome.jobs._arguments import known_arguments, require_preset
 from episome.jobs._auto import MAX_CELLS, SAME, arena_of
-from episome.jobs._train import known_arguments
+from episome.jobs._inputs import named_columns, require_columns_of_file, shown_name
 from episome.jobs._trials import Trial, scores_of, try_model
 from episome.log import get_logger
 
@@ -156,10 +157,15 @@ def tune(
     setup = known_arguments(
         cls.setup_anndata, request.setup, f"{spec.name} (set-up)", exactly=True
     )
+    known_arguments(cls.__init__, request.model, spec.name, option="--set")
+    require_preset(cls, request.model)
     has_donors = setup.get("donor_key") is not None
     space = request.space or cls.tuning_space(has_donors=has_donors)
     candidates = _candidates(cls, request, space)
-    adata = read_cells(request.input, max_memory=request.max_memory, trust=request.trust)
+    options: dict[str, Any] = {"max_memory": request.max_memory, "trust": request.trust}
+    require_columns_of_file(request.input, named_columns(setup, request.train), **options)
+    adata = read_cells(request.input, **options)
+    name_cells(adata, shown_name(request.input))
     arena = arena_of(adata, setup, request.max_cells)
     found = _search(request, arena, candidates, progress)
     table, best, reason = _verdict(found, candidates, arena.truth, arena.donors)

@@ -16,6 +16,7 @@ from episome.data import (
     AnnDataSource,
     Labels,
     ObsmSource,
+    cells_name,
     check_classes,
     class_terms,
     clean_labels,
@@ -37,6 +38,7 @@ from episome.models._setup import (
     registered_embedding,
     registered_input,
     require_cells,
+    require_columns,
     require_words,
 )
 from episome.models._shift import N_CELLS, N_DRAWS, ShiftedCells, shifted_cells
@@ -166,6 +168,7 @@ class AnnotationMixin(CallsMixin, _Base):
                 LabelsField("labels", labels_key, unlabeled_category),
             ]
         else:
+            require_columns(adata, labels_key, donor_key, ontology_term_key)
             found = Collector()
             if obsm_key is None:
                 source = given or AnnDataSource(adata, layer=layer, use_raw=use_raw)
@@ -404,7 +407,7 @@ def _check_donors(adata: AnnData, donor_key: str | list[str], labels_key: str) -
         raise UsageError(
             "E-U32",
             f"column {labels_key!r} is given as label and as donor",
-            where="adata.obs",
+            where=f"{cells_name(adata)}.obs",
             why="whole donors are held out, so no class would be left to compare",
             fix="pass the column of donors as donor_key",
         )
@@ -425,11 +428,14 @@ def _registered_labels(
     own_terms: Mapping[str, Mapping[str, Any]] | None,
 ) -> Labels:
     column = obs_column(adata, labels_key)
-    found, where = Collector(), f"adata.obs[{labels_key!r}]"
+    table = f"{cells_name(adata)}.obs"
+    found, where = Collector(), f"{table}[{labels_key!r}]"
     if unlabeled == "error":
         with found.collecting():
-            clean_labels(column, unlabeled_category=unlabeled_category)
-    values = clean_labels(column, unlabeled_category=unlabeled_category, unlabeled="keep")
+            clean_labels(column, unlabeled_category=unlabeled_category, where=table)
+    values = clean_labels(
+        column, unlabeled_category=unlabeled_category, unlabeled="keep", where=table
+    )
     with found.collecting(), warnings.catch_warnings():
         if found.problems:
             warnings.simplefilter("ignore")  # what would be done with the labels does not matter
@@ -440,7 +446,7 @@ def _registered_labels(
         raise UsageError(
             "E-U57",
             f"column {ontology_term_key!r} gives no class its term",
-            where="adata.obs",
+            where=table,
             examples=list(map(str, adata.obs[ontology_term_key].iloc[:3])),
             why="a term is an identifier such as CL:0000236, the same for all cells of a class",
             fix="name a column of identifiers, or leave it out: classes are looked up by name",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from episome.data import prepare_query
-from episome.errors import UsageError
+from episome.errors import UsageError, near_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +27,7 @@ def require_known_query(query: Mapping[str, object]) -> None:
     unknown = [k for k in query if k not in {*_QUERY_WORDS, "backed"}]
     if unknown:
         words = [*_QUERY_WORDS, "batch_size", "indices", "groupby", "normalize", "method"]
-        near = difflib.get_close_matches(unknown[0], words, n=2)
+        near = near_names(unknown[0], words, n=2)
         raise UsageError(
             "E-U24",
             f"unknown arguments {', '.join(unknown)}",

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from episome import plugins, settings
-from episome.data import given_split
-from episome.errors import UsageError
+from episome.data import given_split, read_split
+from episome.errors import UsageError, with_option
 from episome.models._arguments import row_numbers
 from episome.models._base import EpisomeModel
-from episome.models._training import normalized_rows
+from episome.models._training import normalized_rows, require_one_split
 from episome.train import CellDataModule, balanced_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
-    from episome.data import Query
+    from episome.data import Query, Split
     from episome.inference import ArrayCore
 
 
@@ -55,6 +55,11 @@ class TrainingCells:
         return balanced_weights(self.codes, self.n_classes)
 
 
+#: What ``train`` takes, and its ``datasplitter_kwargs``.
+_TRAIN = frozenset({"accelerator", "devices", "progress", "datasplitter_kwargs"})
+_SPLITTER = frozenset({"external_indexing", "split"})
+
+
 class ArrayModel(EpisomeModel):
     """Base of models without epochs: subclasses implement :meth:`_fit_core`."""
 
@@ -81,7 +86,9 @@ class ArrayModel(EpisomeModel):
         Parameters
         ----------
         datasplitter_kwargs
-            ``external_indexing=[train]`` restricts the fit to given rows.
+            ``external_indexing=[train]`` restricts the fit to given rows; ``split``, a file of
+            ``episome corpus split``, to its training and validation cells: nothing is chosen by
+            the latter, and the test cells are not looked at.
         **kwargs
             ``accelerator``, ``devices``, ``progress`` are accepted, so that every model is
             trained by the same call, and mean nothing here; anything else is refused.
@@ -89,25 +96,40 @@ class ArrayModel(EpisomeModel):
         Raises
         ------
         UsageError
-            Unknown arguments (E-U16).
+            Unknown arguments (E-U16), or a split given twice (E-U27).
+        InputDataError
+            The split is of other cells (E-L38).
         """
-        unknown = sorted(set(kwargs) - {"accelerator", "devices", "progress"})
-        unknown += sorted(set(datasplitter_kwargs or {}) - {"external_indexing"})
-        if unknown:
-            raise UsageError(
-                "E-U16",
-                f"train() of {type(self).__name__} does not know {', '.join(unknown)}",
-                why="it is fitted at once, without epochs or batches",
-                fix="leave it out; settings of the method are arguments of the model",
-            )
+        splitter = dict(datasplitter_kwargs or {})
+        self.check_train_arguments({**kwargs, "datasplitter_kwargs": splitter})
+        split = None
+        if splitter.get("split") is not None:
+            split = read_split(splitter["split"], self.training_source())
         try:
-            self._train_on((datasplitter_kwargs or {}).get("external_indexing"))
+            self._train_on(splitter.get("external_indexing"), split)
         finally:
             self._cells_read = None
         plugins.after_train(model=self, run={"seed": settings.seed})
 
-    def _train_on(self, given: Sequence[Sequence[int]] | None) -> None:
-        cells, rows = self._training_cells(given)
+    @classmethod
+    def check_train_arguments(cls, arguments: Mapping[str, Any]) -> None:
+        """Refuse arguments that ``train`` does not take; see the base class."""
+        splitter = arguments.get("datasplitter_kwargs") or {}
+        unknown = sorted(set(arguments) - _TRAIN) + sorted(set(splitter) - _SPLITTER)
+        if unknown:
+            raise UsageError(
+                "E-U16",
+                f"train() of {cls.__name__} does not know {', '.join(map(with_option, unknown))}",
+                why="it is fitted at once, without epochs, batches or draws",
+                fix="leave it out; settings of the method are arguments of the model (--set)",
+            )
+        require_one_split(splitter)
+
+    def _train_on(self, given: Sequence[Sequence[int]] | None, split: Split | None) -> None:
+        wanted = None if given is None else row_numbers(given[0])
+        if split is not None:
+            wanted = np.sort(np.concatenate([split.train, split.validation]))
+        cells, rows = self._training_cells(wanted)
         plugins.before_train(model=self, run={"seed": settings.seed})
         started = time.monotonic()
         self._before_fit(cells, rows)
@@ -121,6 +143,9 @@ class ArrayModel(EpisomeModel):
         self.fit_["seed"] = settings.seed
         self.train_indices_ = rows
         self.validation_indices_ = self.test_indices_ = np.empty(0, dtype=np.int64)
+        if split is not None:
+            self.test_indices_ = split.test[self.training_codes()[split.test] >= 0]
+            self.fit_ |= {"split_by": "given", "split_sha256": split.digest}
         self.is_trained_ = True
         self.history_ = {}
         self._after_fit(cells, rows)
@@ -136,10 +161,10 @@ class ArrayModel(EpisomeModel):
         """Do what follows from a fit on these rows; nothing here."""
 
     def _training_cells(
-        self, given: Sequence[Sequence[int]] | None
+        self, wanted: NDArray[np.int64] | None
     ) -> tuple[TrainingCells, NDArray[np.int64]]:
         codes, donors = self.training_codes(), self.training_donors()
-        rows = np.arange(len(codes)) if given is None else row_numbers(given[0])
+        rows = np.arange(len(codes)) if wanted is None else wanted
         rows = rows[codes[rows] >= 0]
         self._check_rows(rows, codes)
         query = self._cells_read = super().training_query()

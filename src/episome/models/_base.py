@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -45,10 +46,21 @@ from episome.inference import (
 from episome.io import decode, read_model_folder, write_model_folder
 from episome.log import get_logger
 from episome.models._arguments import require_known_query
-from episome.models._fields import ExpressionField, features_from_state, labels_from_state
+from episome.models._fields import (
+    ExpressionField,
+    features_from_state,
+    labels_from_state,
+    rule_from_state,
+)
 from episome.models._folder import model_folder, saved_history, saved_indices
 from episome.models._from_source import prepared_by_schema, prepared_cells, require_reader
-from episome.models._setup import SOURCE, registered_input, require_cells, require_words
+from episome.models._setup import (
+    SOURCE,
+    registered_input,
+    require_cells,
+    require_columns,
+    require_words,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -133,6 +145,23 @@ class EpisomeModel(BaseModelClass):
         where nothing is worth trying.
         """
         return {}
+
+    @classmethod
+    def check_train_arguments(cls, arguments: Mapping[str, Any]) -> None:
+        """Refuse arguments that ``train`` does not take, before any cell is read.
+
+        What depends on the cells is said by ``train``.
+
+        Parameters
+        ----------
+        arguments
+            Of ``train``, by name.
+
+        Raises
+        ------
+        UsageError
+            Unknown arguments (E-U16, E-U21).
+        """
 
     @classmethod
     def setup_source(
@@ -281,6 +310,7 @@ class EpisomeModel(BaseModelClass):
         if kwargs.get("source_registry") is not None:
             fields = [ExpressionField("X", layer, use_raw=bool(use_raw))]
         else:
+            require_columns(adata, donor_key)
             source = given or AnnDataSource(adata, layer=layer, use_raw=use_raw)
             # What "auto" found here is what is read from now on.
             use_raw = bool(getattr(source, "use_raw", False))
@@ -314,7 +344,7 @@ class EpisomeModel(BaseModelClass):
     @property
     def input_rule(self) -> InputRule:
         """What the model's input values are and how counts become its scale."""
-        return InputRule(**self._state_registry("X")[ExpressionField.INPUT_KEY])
+        return rule_from_state(self._state_registry("X"))
 
     @property
     def labels(self) -> Labels | None:
@@ -437,18 +467,18 @@ class EpisomeModel(BaseModelClass):
             Of :meth:`prepare`.
         """
         require_known_query(kwargs)
+        rule = self.input_rule
         if adata is None or adata is self.adata or adata is self._cells:
             source: AnnData | str | Path | CellSource = self.training_source()
-            kwargs.setdefault("input_kind", self.input_rule.input_kind)
+            kwargs.setdefault("input_kind", rule.input_kind)
             kwargs.setdefault("duplicates", "sum")
             kwargs.setdefault("nan", self.setup_args.get("nan", "error"))
             # What they hold was said at set-up.
             kwargs.setdefault("allow_fractional", True)
+            rule = replace(rule, organisms=())
         else:
             source = adata
-        return prepare_query(
-            source, self.features, self.input_rule, importance=importance, **kwargs
-        )
+        return prepare_query(source, self.features, rule, importance=importance, **kwargs)
 
     def predictor(self) -> Predictor:
         """Return the live model's predictor, on its device."""

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from episome.data import require_choice
-from episome.inference import CallLimits, completed_calls
+from episome.inference import CallLimits, completed_calls, warn_unless_clusters
 from episome.io import prefixed
 from episome.metrics import uncertainty
 from episome.models._arguments import as_rows
@@ -164,6 +164,8 @@ class CallsMixin(Answering):
         clusters = None if cluster_key is None else prepared.source.obs_column(cluster_key)
         if clusters is not None and rows is not None:
             clusters = clusters.iloc[rows]
+        if clusters is not None:
+            warn_unless_clusters(clusters)
         calls = predictor.annotate(prepared, rows=rows, batch_size=batch_size, limits=limits)
         calls = completed_calls(
             calls, predictor.require_labels(), clusters=clusters, cellxgene=cellxgene

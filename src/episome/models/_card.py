@@ -6,6 +6,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from episome.data import shown_organism
+
 if TYPE_CHECKING:
     from episome.data import Labels
     from episome.models._base import EpisomeModel
@@ -20,6 +22,7 @@ def model_card(model: EpisomeModel, manifest: Mapping[str, Any]) -> str:
         spec.summary if spec else "A model of episome.",
         "",
         _input(model),
+        *_organisms(model),
     ]
     if "n_cells" in model.fit_:
         n_cells, known = model.fit_["n_cells"], model.summary_stats.n_cells
@@ -51,6 +54,11 @@ def _input(model: EpisomeModel) -> str:
         f"(e.g. {', '.join(model.features.ids[:3])}), library size over "
         f"{rule.size_factor.replace('_', ' ')}, scaled to {rule.target_sum:g}."
     )
+
+
+def _organisms(model: EpisomeModel) -> list[str]:
+    named = [html.escape(shown_organism(n), quote=False) for n in model.input_rule.organisms]
+    return [f"- Cells of {', '.join(named)}."] if named else []
 
 
 def _shown(fit: Mapping[str, object]) -> dict[str, object]:

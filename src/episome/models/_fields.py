@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,10 +18,11 @@ class ExpressionField(LayerField):
     """The expression matrix, its genes and the input convention of the model.
 
     The state registry holds ``column_names`` (the genes after duplicates were joined), other names
-    of the genes and the input rule.
+    of the genes and the input rule, and the organisms that the cells name, if they do.
     """
 
     INPUT_KEY = "input"
+    ORGANISMS_KEY = "organisms"
     OTHER_NAMES_KEY = "other_names"
 
     def __init__(
@@ -64,6 +66,7 @@ class ExpressionField(LayerField):
                 k: np.array(v, dtype=object) for k, v in features.other.items()
             },
             self.INPUT_KEY: rule.to_json(),
+            **({self.ORGANISMS_KEY: list(rule.organisms)} if rule.organisms else {}),
         }
 
     def transfer_field(
@@ -138,6 +141,12 @@ def labels_from_state(state: dict[str, Any]) -> Labels:
         str(state[LabelsField.UNLABELED_CATEGORY]),
         str(state.get(LabelsField.RELEASE_KEY, "")),
     )
+
+
+def rule_from_state(state: Mapping[str, Any]) -> InputRule:
+    """Input rule recorded in a state registry; registries of before name no organisms."""
+    organisms = tuple(map(str, state.get(ExpressionField.ORGANISMS_KEY, ())))
+    return InputRule(**state[ExpressionField.INPUT_KEY], organisms=organisms)
 
 
 def features_from_state(state: dict[str, Any]) -> FeatureSpace:

@@ -12,6 +12,7 @@ import torch
 from episome import settings
 from episome.data import (
     Labels,
+    cells_name,
     check_classes,
     class_terms,
     clean_labels,
@@ -19,14 +20,16 @@ from episome.data import (
     definite_donors,
     labels_with_terms,
     obs_column,
+    organisms_of,
     split_cells,
     term_column,
 )
-from episome.models._fields import LabelsField
+from episome.models._fields import ExpressionField, LabelsField
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from episome.data import CellSource
     from episome.models._classifier import ClassifierModel
     from episome.nn import TorchCore
 
@@ -45,7 +48,7 @@ def fine_tuned(
     values = clean_labels(
         obs_column(adata, labels_key), unlabeled_category=labels.unlabeled, unlabeled="keep"
     )
-    found = check_classes(values, labels.unlabeled, f"adata.obs[{labels_key!r}]")
+    found = check_classes(values, labels.unlabeled, f"{cells_name(adata)}.obs[{labels_key!r}]")
     own_terms = model.setup_args.get("own_terms")
     merged = _merged_labels(labels, values, found, adata, labels_key, own_terms)
     new = _clone(model, merged)
@@ -61,6 +64,7 @@ def fine_tuned(
     )
     batch_size = int(args.pop("batch_size", None) or new._training_defaults()["batch_size"])
     cells = new.prepare(adata, **query)
+    _add_organisms(new, cells.source)
     data = new._cells_for(cells, split, batch_size, codes=codes, donors=donors)
     plan = dict(args.pop("plan_kwargs", None) or {})
     # Old classes may be absent from the new cells: their balanced weight would be infinite.
@@ -99,6 +103,14 @@ def _clone(model: ClassifierModel, labels: Labels) -> ClassifierModel:
     new.module = grown_core(model.module, len(labels))
     new.is_trained_ = True
     return new
+
+
+def _add_organisms(model: ClassifierModel, source: CellSource) -> None:
+    """Record of which organisms the new cells are, beside those of a model that says so."""
+    state = model.registry["field_registries"]["X"]["state_registry"]
+    known, found = model.input_rule.organisms, organisms_of(source)
+    if known and found is not None:
+        state[ExpressionField.ORGANISMS_KEY] = list(dict.fromkeys([*known, *found.names]))
 
 
 def grown_core(core: TorchCore, n_classes: int) -> TorchCore:

@@ -13,7 +13,6 @@ import pandas as pd
 
 from episome.data import (
     CellSource,
-    InputRule,
     ManyCells,
     ObsmSource,
     PreparedCells,
@@ -24,6 +23,7 @@ from episome.data import (
     existing_columns,
     in_memory,
     listed,
+    name_cells,
     open_source,
     read_cells,
     read_modality,
@@ -31,7 +31,7 @@ from episome.data import (
 )
 from episome.errors import UsageError
 from episome.log import get_logger
-from episome.models._fields import ExpressionField, features_from_state, labels_from_state
+from episome.models._fields import features_from_state, labels_from_state, rule_from_state
 from episome.models._setup import SOURCE
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ def prepared_cells(
     _require_complete(cls, setup)
     setup = dict(setup)
     source = _training_cells(cls, data, setup)
+    stand_in = _stand_in(source, setup)
     if not in_memory(source):
         source = ScannedSource(source)
-    stand_in = _stand_in(source, setup)
     # One set-up for all kinds of cells: what it registers of an object without values, and of
     # a source beside it, is what it would register of both in one object.
     given: dict[str, Any] = {**setup, SOURCE: source}
@@ -70,7 +70,7 @@ def prepared_cells(
     return PreparedCells(
         source,
         features_from_state(fields["X"]["state_registry"]),
-        _rule(fields["X"]["state_registry"]),
+        rule_from_state(fields["X"]["state_registry"]),
         _codes(stand_in, fields),
         None if donor_key is None else definite_donors(combined_column(stand_in, donor_key)),
         cls.__name__,
@@ -182,11 +182,9 @@ def _stand_in(source: CellSource, setup: Mapping[str, Any]) -> AnnData:
         wanted += existing_columns(source, (f"{labels_key}{_TERMS}", _SCHEMA_TERMS))
     columns = {key: source.obs_column(key).array for key in dict.fromkeys(wanted)}
     obs = pd.DataFrame(columns, index=pd.RangeIndex(source.n_obs).astype(str))
-    return anndata.AnnData(obs=obs, var=pd.DataFrame(index=pd.Index([], dtype=str)))
-
-
-def _rule(state: Mapping[str, Any]) -> InputRule:
-    return InputRule(**state[ExpressionField.INPUT_KEY])
+    stand_in = anndata.AnnData(obs=obs, var=pd.DataFrame(index=pd.Index([], dtype=str)))
+    name_cells(stand_in, str(getattr(source, "name", source.where)))
+    return stand_in
 
 
 def _codes(stand_in: AnnData, fields: Mapping[str, Any]) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -24,6 +25,7 @@ from episome.models._training import (
     part_of,
     require_not_negative,
     require_positive,
+    require_weights,
 )
 from episome.models._tuning import Between
 from episome.train import (
@@ -67,6 +69,15 @@ class NetworkModel(EpisomeModel):
             "plan.weight_decay": Between(1e-3, 1.0),
             "train.batch_size": (64, 128, 256, 512),
         }
+
+    @classmethod
+    def check_train_arguments(cls, arguments: Mapping[str, Any]) -> None:
+        """Refuse arguments that ``train`` does not take; see the base class."""
+        named = inspect.signature(cls.train).parameters
+        others = {k: v for k, v in arguments.items() if k not in named and k != "progress"}
+        check_trainer_kwargs(others)
+        check_plan_kwargs(dict(arguments.get("plan_kwargs") or {}), cls._plan_cls)
+        checked_splitter(arguments.get("datasplitter_kwargs"), shuffle_set_split=True)
 
     def _build_core(self, **config: object) -> TorchCore:
         """Build the core with weights from the initialisation stream of ``settings.seed``."""
@@ -232,6 +243,7 @@ class NetworkModel(EpisomeModel):
         keeps = checked_resume(checkpoint_dir, resume)[0] is not None
         require_not_negative(checkpoint_every_minutes=checkpoint_every_minutes)
         if datamodule is None:
+            require_weights(splitter.get("sampling"), self.training_source())
             parts = splitter.get("external_indexing")
             if splitter.get("split") is not None:
                 kept = read_split(splitter["split"], self.training_source())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import anndata
@@ -11,9 +11,12 @@ import numpy as np
 from episome.data import (
     FeatureSpace,
     InputRule,
+    cells_name,
     check_values,
     doubtful_values,
     not_cells,
+    obs_column,
+    organisms_of,
     require_choice,
     require_finite,
     scan_values,
@@ -53,10 +56,30 @@ def require_cells(adata: AnnData) -> None:
         raise UsageError(
             "E-U29",
             "the object is a view",
-            where="adata",
+            where=cells_name(adata),
             why="set-up has to leave its bookkeeping in the object",
             fix="adata = adata.copy()",
         )
+
+
+def require_columns(adata: AnnData, *keys: str | Sequence[str] | None) -> None:
+    """Refuse columns that there are not, before the values are looked at.
+
+    Parameters
+    ----------
+    adata
+        Training cells.
+    *keys
+        Names of columns of ``obs``, lists of them, or ``None``.
+
+    Raises
+    ------
+    UsageError
+        E-U04.
+    """
+    for key in keys:
+        for name in (key,) if isinstance(key, str) else key or ():
+            obs_column(adata, name)
 
 
 def require_words(kwargs: Mapping[str, object], **words: str) -> None:
@@ -138,7 +161,13 @@ def registered_input(
     for problem in doubtful_values(report, allow_fractional=allow_fractional):
         warn(problem)
     target = report.expm1_row_sum if kind == "log1p" else None
-    rule = InputRule(kind, size_factor, float(np.round(target, 3)) if target else 1e4)
+    named = organisms_of(source)
+    rule = InputRule(
+        kind,
+        size_factor,
+        float(np.round(target, 3)) if target else 1e4,
+        organisms=() if named is None else named.names,
+    )
     for note in (*getattr(source, "notes", ()), *zeroed):
         logger.info("%s", note)
     logger.info("%s holds %s (%s)", source.where, kind, report.evidence)

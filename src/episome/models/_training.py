@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from episome.data import donor_shifts
-from episome.errors import UsageError
+from episome.errors import UsageError, with_option
 from episome.train import DonorAugmentation
 
 if TYPE_CHECKING:
@@ -91,19 +91,44 @@ def checked_splitter(
     if unknown or not shuffle_set_split:
         raise UsageError(
             "E-U21",
-            f"unknown keys {unknown}" if unknown else "shuffle_set_split=False",
+            f"unknown keys {', '.join(map(with_option, unknown))}"
+            if unknown
+            else "shuffle_set_split=False",
             where="datasplitter_kwargs" if unknown else "train()",
             fix="pass external_indexing=[train, validation, test] to choose the cells of each "
-            "part, or split= with a file of `episome corpus split`",
+            "part, or split= (--split) with a file of `episome corpus split`",
         )
-    if given.get("split") is not None and given.get("external_indexing") is not None:
+    require_one_split(given)
+    return given
+
+
+def require_one_split(splitter: Mapping[str, Any]) -> None:
+    """Refuse a file and lists of rows beside each other.
+
+    Raises
+    ------
+    UsageError
+        E-U27.
+    """
+    if splitter.get("split") is not None and splitter.get("external_indexing") is not None:
         raise UsageError(
             "E-U27",
             "both `split` and `external_indexing` are given",
             where="datasplitter_kwargs",
             fix="pass only one of them",
         )
-    return given
+
+
+def require_weights(sampling: object, source: CellSource) -> None:
+    """Refuse a column of weights that there is not, before the values of cells are read.
+
+    Raises
+    ------
+    UsageError
+        E-U04.
+    """
+    if isinstance(sampling, str) and sampling != "balanced":
+        source.obs_column(sampling)
 
 
 def drawing_weights(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import os
 import sys
@@ -15,7 +14,13 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import pluggy
 
-from episome.errors import EpisomeError, MissingDependencyError, PluginError
+from episome.errors import (
+    EpisomeError,
+    MissingDependencyError,
+    PluginError,
+    did_you_mean,
+    near_names,
+)
 from episome.log import get_logger
 from episome.plugins import _hookspecs
 from episome.plugins._discovery import (
@@ -373,11 +378,7 @@ class PluginManager:
                 f"no {what} is installed, so {name!r} cannot be found",
                 fix="`pip install episome-sctab episome-baselines`",
             )
-        near = difflib.get_close_matches(name.rpartition(":")[2], known, n=3, cutoff=0.6)
-        if not near:
-            lower = {k.lower(): k for k in known}
-            found = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6)
-            near = [lower[k] for k in found]
+        near = near_names(name.rpartition(":")[2], known)
         failed = "; ".join(f"{s.id} ({s.reason})" for s in bad)
         names = ", ".join(sorted(self.specs(kind)))
         return PluginError(
@@ -385,7 +386,7 @@ class PluginManager:
             f"there is no {what} called {name!r}",
             why=f"Installed: {names or 'none'}"
             + (f". Plugins that cannot be used: {failed}" if failed else ""),
-            fix=f"did you mean {_either(near)}" if near else "`episome plugins` lists all",
+            fix=did_you_mean(name.rpartition(":")[2], known) or "`episome plugins` lists all",
             details={"suggestions": near, "failed": [s.id for s in bad]},
         )
 

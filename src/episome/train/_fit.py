@@ -15,11 +15,11 @@ import pandas as pd
 import torch
 
 from episome import settings
-from episome.errors import ResourceError, UsageError
+from episome.errors import ResourceError, UsageError, near_names, with_option
 from episome.log import get_logger
 from episome.train._once import Fit, Once
 from episome.train._plan import ONTOLOGY_MONITOR
-from episome.train._processes import in_processes, n_processes, place_of
+from episome.train._processes import in_processes, n_processes, place_of, strategy_of_one
 from episome.train._stop import Stopping
 from episome.train._survive import EVERY_MINUTES, warn_unwritten
 
@@ -58,18 +58,16 @@ def check_trainer_kwargs(trainer_kwargs: Mapping[str, object]) -> None:
     UsageError
         E-U16, naming the near ones.
     """
-    import difflib
-
     known = {*inspect.signature(pl.Trainer.__init__).parameters, *_EARLY} - {"self"}
     known -= {"max_epochs", "accelerator", "devices", *_REFUSED}
     unknown = sorted(set(trainer_kwargs) - known)
     if not unknown:
         return
     words = [*sorted(known), "plan_kwargs", "batch_size", "max_epochs", "train_size", "refit"]
-    near = difflib.get_close_matches(unknown[0], words, n=3)
+    near = near_names(unknown[0], words)
     raise UsageError(
         "E-U16",
-        f"train() does not know {', '.join(unknown)}",
+        f"train() does not know {', '.join(map(with_option, unknown))}",
         why=_REFUSED.get(unknown[0]) or (f"near: {', '.join(near)}" if near else None),
         fix="optimiser settings go into plan_kwargs={...}, settings of Lightning's trainer are "
         "keywords",
@@ -141,6 +139,9 @@ def fit(
         return _read(plan, kept)
     strategy = trainer_kwargs.get("strategy", "auto")
     n = n_processes(accelerator, devices, strategy)
+    if n == 1:
+        nodes = int(trainer_kwargs.get("num_nodes", 1))
+        trainer_kwargs["strategy"] = strategy_of_one(strategy, nodes)
     options = {
         "max_epochs": max_epochs,
         "accelerator": accelerator,

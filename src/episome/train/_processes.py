@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import torch
 
 from episome import errors
-from episome.errors import EpisomeError, Problem, ResourceError, TrainingError
+from episome.errors import EpisomeError, Problem, ResourceError, TrainingError, warn
 from episome.train._run_folder import RunFolder, RunPart
 
 #: Strategies of several processes.
@@ -45,7 +45,7 @@ def n_processes(accelerator: str, devices: int | list[int] | str, strategy: obje
         They cannot be started (E-R04).
     """
     name = strategy if isinstance(strategy, str) else ""
-    if not name.startswith(DISTRIBUTED) or _RANK in os.environ or "SLURM_PROCID" in os.environ:
+    if not name.startswith(DISTRIBUTED) or _launched():
         return 1
     on_gpu = accelerator not in {"cpu", "auto"} or (
         accelerator == "auto" and torch.cuda.is_available()
@@ -66,6 +66,40 @@ def n_processes(accelerator: str, devices: int | list[int] | str, strategy: obje
         why = "this process uses a GPU already, and its forks cannot"
         _refuse("devices", devices, why)
     return found
+
+
+def strategy_of_one(strategy: object, n_nodes: int = 1) -> object:
+    """Return the strategy of a training in one process, and say where it shares nothing out.
+
+    Parameters
+    ----------
+    strategy
+        Of Lightning; its ``"ddp"`` would leave a group of processes behind in this one.
+    n_nodes
+        Number of machines.
+
+    Warns
+    -----
+    EpisomeWarning
+        There is one device (E-U33).
+    """
+    if not str(strategy).startswith("ddp") or n_nodes > 1 or _launched():
+        return strategy
+    warn(
+        Problem(
+            "E-U33",
+            f"strategy={str(strategy)!r} (--strategy) is given for one device: nothing is shared "
+            "out",
+            why="the training runs in this process alone, as without it",
+            fix="pass devices=2 or more (--devices 2), or leave the strategy out",
+        )
+    )
+    return "auto"
+
+
+def _launched() -> bool:
+    """Whether torchrun or Slurm has started the processes."""
+    return _RANK in os.environ or "SLURM_PROCID" in os.environ
 
 
 def _refuse(name: str, value: object, why: str) -> NoReturn:

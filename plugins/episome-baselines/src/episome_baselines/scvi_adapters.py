@@ -179,7 +179,8 @@ class SCVIAdapter(ReconstructionMixin, EmbeddingMixin, Adapter, WithoutModule, S
             Stop when ``elbo_validation`` has not fallen for 45 epochs
             (``early_stopping_patience``).
         datasplitter_kwargs
-            ``external_indexing=[train, validation, test]`` gives the split.
+            ``external_indexing=[train, validation, test]`` gives the split, or ``split`` a file of
+            ``episome corpus split``.
         plan_kwargs
             Of ``scvi.train.TrainingPlan`` (``lr``, ``weight_decay``, ``n_epochs_kl_warmup`` ...).
         progress
@@ -194,7 +195,9 @@ class SCVIAdapter(ReconstructionMixin, EmbeddingMixin, Adapter, WithoutModule, S
         TrainingError
             The loss is not finite (E-T01).
         """
-        given = splitter_indices(datasplitter_kwargs, shuffle_set_split=shuffle_set_split)
+        given = splitter_indices(
+            datasplitter_kwargs, self.training_source(), shuffle_set_split=shuffle_set_split
+        )
         trainer = trainer_arguments(
             accelerator,
             devices,
@@ -394,7 +397,9 @@ class SCANVIAdapter(EmbeddingMixin, AnnotationMixin, Adapter, WithoutModule, SCA
         TrainingError
             The loss is not finite (E-T01).
         """
-        given = splitter_indices(datasplitter_kwargs, shuffle_set_split=shuffle_set_split)
+        given = splitter_indices(
+            datasplitter_kwargs, self.training_source(), shuffle_set_split=shuffle_set_split
+        )
         trainer = trainer_arguments(
             accelerator,
             devices,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,8 +14,8 @@ import torch
 from scvi.model.base import BaseMinifiedModeModelClass
 
 from episome import plugins, settings
-from episome.data import given_split, split_cells, variable_genes
-from episome.errors import UsageError
+from episome.data import given_split, read_split, split_cells, variable_genes
+from episome.errors import UsageError, with_option
 from episome.models import EpisomeModel, as_rows
 from episome.train import check_trainer_kwargs
 from episome_baselines.scvi_training import EARLY, Cells, TrainerArguments
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scvi.data import AnnDataManager
 
-    from episome.data import Split
+    from episome.data import CellSource, Split
     from episome_baselines.scvi_core import SCVIAdapterCore
 
 
@@ -47,6 +48,13 @@ class Adapter(EpisomeModel):
 
     _core_cls: ClassVar[type[SCVIAdapterCore]]
     module: SCVIAdapterCore
+
+    @classmethod
+    def check_train_arguments(cls, arguments: Mapping[str, Any]) -> None:
+        """Refuse arguments that ``train`` does not take; see the base class."""
+        named = {*inspect.signature(cls.train).parameters, *EARLY}
+        check_trainer_kwargs({k: v for k, v in arguments.items() if k not in named})
+        check_splitter(arguments.get("datasplitter_kwargs"))
 
     def _build_module(self, n_top_genes: int | None, **config: object) -> SCVIAdapterCore:
         """Build the module with weights from the initialisation stream of ``settings.seed``."""
@@ -195,23 +203,59 @@ def trainer_arguments(
     return TrainerArguments(accelerator, devices, early_stopping, dict(more))
 
 
-def splitter_indices(
-    kwargs: Mapping[str, Any] | None, *, shuffle_set_split: bool
-) -> Sequence[Sequence[int]] | None:
-    """Return the split that the caller gave.
+def check_splitter(kwargs: Mapping[str, Any] | None, *, shuffle_set_split: bool = True) -> None:
+    """Refuse what a split of scvi-tools' training cannot be.
 
     Raises
     ------
     UsageError
-        Other keys, or an unshuffled split (E-U21).
+        Other keys, or an unshuffled split (E-U21), or a split given twice (E-U27).
     """
-    unknown = sorted(set(kwargs or {}) - {"external_indexing", "drop_last"})
+    known = {"external_indexing", "drop_last", "split"}
+    unknown = sorted(set(kwargs or {}) - known)
     if unknown or not shuffle_set_split:
         raise UsageError(
             "E-U21",
-            f"unknown keys {unknown}" if unknown else "shuffle_set_split=False",
+            f"unknown keys {', '.join(map(with_option, unknown))}"
+            if unknown
+            else "shuffle_set_split=False",
             where="datasplitter_kwargs" if unknown else "train()",
             fix="pass external_indexing=[train, validation, test] to choose the cells of each "
-            "part",
+            "part, or split= (--split) with a file of `episome corpus split`",
         )
-    return (kwargs or {}).get("external_indexing")
+    if kwargs and None not in (kwargs.get("split"), kwargs.get("external_indexing")):
+        raise UsageError(
+            "E-U27",
+            "both `split` and `external_indexing` are given",
+            where="datasplitter_kwargs",
+            fix="pass only one of them",
+        )
+
+
+def splitter_indices(
+    kwargs: Mapping[str, Any] | None, source: CellSource, *, shuffle_set_split: bool
+) -> Sequence[Sequence[int]] | None:
+    """Return the split that the caller gave.
+
+    Parameters
+    ----------
+    kwargs
+        Rows of every part, or the file of a split.
+    source
+        The training cells.
+    shuffle_set_split
+        Only ``True``.
+
+    Raises
+    ------
+    UsageError
+        See :func:`check_splitter`.
+    InputDataError
+        The split is of other cells (E-L38).
+    """
+    check_splitter(kwargs, shuffle_set_split=shuffle_set_split)
+    given = kwargs or {}
+    if given.get("split") is None:
+        return given.get("external_indexing")
+    kept = read_split(given["split"], source)
+    return [kept.train.tolist(), kept.validation.tolist(), kept.test.tolist()]

@@ -10,7 +10,7 @@ import numpy as np
 from scvi.data import AnnDataManager
 from scvi.data.fields import CategoricalObsField
 
-from episome.data import obs_column
+from episome.data import cells_name, obs_column
 from episome.errors import InputDataError, UsageError
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def require_counts(input_kind: str) -> None:
             'input_kind="log1p" is given to a model of counts',
             where="setup_anndata()",
             why="its likelihood is that of numbers of molecules",
-            fix="pass the layer that holds counts (layer=... or use_raw=True), or take another "
-            "model",
+            fix="pass the layer that holds counts, layer= (--layer) or use_raw=True (--use-raw), "
+            "or take another model",
         )
 
 
@@ -102,8 +102,8 @@ def only_counts() -> Iterator[None]:
             found.what,
             where=found.where,
             why=found.why,
-            fix="pass the layer that holds counts (layer=... or use_raw=True), or take another "
-            "model",
+            fix="pass the layer that holds counts, layer= (--layer) or use_raw=True (--use-raw), "
+            "or take another model",
         ) from error
 
 
@@ -122,7 +122,7 @@ def require_batches(adata: AnnData, batch_key: str | None) -> None:
         raise UsageError(
             "E-U82",
             f"column {batch_key!r} names no batch for some cells",
-            where="adata.obs",
+            where=f"{cells_name(adata)}.obs",
             count=int(missing.sum()),
             total=len(missing),
             examples=list(missing.index[missing][:3]),

@@ -1,0 +1,70 @@
+"""Benchmarks: models x data x splits x seeds, without leaks, resumable, with intervals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from episome._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from episome.benchmark._case import Case, Outcome
+    from episome.benchmark._data import DataEntry, SplitEntry, TaskData, content_digest, load_data
+    from episome.benchmark._guard import Leak, find_leaks, require_no_leaks
+    from episome.benchmark._local import LocalExecutor
+    from episome.benchmark._perform import TASKS, perform, task_named
+    from episome.benchmark._report import report
+    from episome.benchmark._run_study import StudyResult, run_study
+    from episome.benchmark._runs import Run, plan
+    from episome.benchmark._scores import call_scores, kept_share, strict_accuracy
+    from episome.benchmark._stats import (
+        Comparison,
+        Ranks,
+        class_differences,
+        compare,
+        ranks,
+        sign_flip_test,
+        summary,
+    )
+    from episome.benchmark._store import ResultStore, RunResult
+    from episome.benchmark._study import ModelEntry, Study
+    from episome.benchmark._tasks import Task
+
+_HOME = {
+    "Case": "_case",
+    "Comparison": "_stats",
+    "DataEntry": "_data",
+    "Leak": "_guard",
+    "LocalExecutor": "_local",
+    "ModelEntry": "_study",
+    "Outcome": "_case",
+    "Ranks": "_stats",
+    "ResultStore": "_store",
+    "Run": "_runs",
+    "RunResult": "_store",
+    "SplitEntry": "_data",
+    "Study": "_study",
+    "StudyResult": "_run_study",
+    "TASKS": "_perform",
+    "Task": "_tasks",
+    "TaskData": "_data",
+    "call_scores": "_scores",
+    "class_differences": "_stats",
+    "compare": "_stats",
+    "content_digest": "_data",
+    "find_leaks": "_guard",
+    "kept_share": "_scores",
+    "load_data": "_data",
+    "perform": "_perform",
+    "plan": "_runs",
+    "ranks": "_stats",
+    "report": "_report",
+    "require_no_leaks": "_guard",
+    "run_study": "_run_study",
+    "sign_flip_test": "_stats",
+    "strict_accuracy": "_scores",
+    "summary": "_stats",
+    "task_named": "_perform",
+}
+__all__ = sorted(_HOME)
+
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

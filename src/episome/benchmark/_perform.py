@@ -1,0 +1,160 @@
+"""What happens in the process of a run."""
+
+from __future__ import annotations
+
+import platform
+import time
+import traceback
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from episome import plugins, settings
+from episome.benchmark._case import Case, for_training, without_labels
+from episome.benchmark._data import DONOR, LABEL, TERM, TaskData, load_data, parts_of
+from episome.benchmark._guard import find_leaks, require_no_leaks
+from episome.benchmark._store import RunResult
+from episome.errors import EpisomeError, InputDataError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from episome.benchmark._runs import Run
+    from episome.benchmark._tasks import Task
+
+#: Tasks of the host; plugins register others.
+TASKS = {
+    "annotation": "episome.benchmark._tasks:AnnotationTask",
+    "label-efficiency": "episome.benchmark._tasks:LabelEfficiencyTask",
+    "imbalance": "episome.benchmark._tasks:ImbalanceTask",
+    "robustness": "episome.benchmark._tasks:RobustnessTask",
+    "novelty": "episome.benchmark._tasks:NoveltyTask",
+    "embedding": "episome.benchmark._embedding:EmbeddingTask",
+    "integration": "episome.benchmark._embedding:IntegrationTask",
+}
+_PACKAGES = ("episome", "torch", "scvi-tools", "anndata", "numpy", "scipy", "scikit-learn")
+
+
+def task_named(name: str) -> Task:
+    """Return a task of the host or of a plugin.
+
+    Raises
+    ------
+    UsageError
+        There is no such task (E-B11).
+    """
+    others = {k: s.target for k, s in plugins.tasks().items()}
+    known = {**others, **TASKS}
+    if name not in known:
+        raise UsageError(
+            "E-B11",
+            f"there is no task {name!r}",
+            why=f"the tasks are {', '.join(sorted(known))}",
+            fix="use one of them",
+        )
+    found: Task = plugins.load_object(known[name])()
+    return found
+
+
+def perform(run: Run) -> RunResult:
+    """Train, predict and score; what goes wrong becomes the reason of the result.
+
+    Parameters
+    ----------
+    run
+        What to do.
+    """
+    started, wall = time.perf_counter(), time.time()
+    facts: dict[str, Any] = {
+        "data_sha256": run.data_sha256,
+        "model_version": run.model_version,
+        "versions": versions(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(wall)),
+    }
+    case: Case | None = None
+
+    def ended(status: str, reason: str = "", **more: Any) -> RunResult:
+        cost = _cost(facts, case, started)
+        return RunResult(run.digest, run.key, status, reason, facts=cost, **more)
+
+    try:
+        with settings.using_seed(run.seed):
+            case, leaks = case_of(run)
+            facts |= {"n_train": case.train.n_obs, "n_test": case.test.n_obs, "leaks": leaks}
+            outcome = task_named(run.task).run(case)
+    except EpisomeError as error:
+        refused = error.problems[0].code == "E-L20"
+        return ended("refused" if refused else "failed", str(error))
+    except MemoryError as error:
+        return ended("out of memory", f"there is no memory: {error}")
+    except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the study goes on
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(last.filename).name}:{last.lineno}"
+        return ended("failed", f"{type(error).__name__}: {error} ({place})")
+    scores = {(c, m): v for c, found in outcome.scores.items() for m, v in found.items()}
+    return ended("ok", scores=scores, predictions=outcome.predictions)
+
+
+def case_of(run: Run) -> tuple[Case, str]:
+    """Return what the task of a run works on, and the leaks that are allowed, in words.
+
+    Raises
+    ------
+    InputDataError
+        Something is in both parts that the study does not allow (E-L20).
+    """
+    base = None if run.base is None else Path(run.base)
+    data = load_data(run.entry, base)
+    chosen = None
+    for fold, train, test in parts_of(data, run.split, run.seed):
+        if fold == run.fold:
+            chosen = train, test
+    if chosen is None:
+        raise InputDataError("E-B06", f"there is no fold {run.fold}", where=run.entry.name)
+    train_cells, test_cells = _cut(data, *chosen)
+    leaks = find_leaks(train_cells, test_cells, donor_key=data.donor_key, layer=run.entry.layer)
+    require_no_leaks(leaks, run.split.allow, where=f"{run.entry.name}, {run.split.name}")
+    batch = () if run.entry.batch_key is None else (run.entry.batch_key,)
+    truth = test_cells.obs[[c for c in (LABEL, DONOR, TERM, *batch) if c in test_cells.obs]]
+    case = Case(
+        for_training(train_cells, batch),
+        without_labels(test_cells, batch),
+        truth.copy(),
+        run.entry,
+        run.model,
+        run.seed,
+        run.condition,
+        run.options,
+        run.compute,
+    )
+    return case, "; ".join(leak.text for leak in leaks)
+
+
+def versions() -> str:
+    """Return versions of what computes, in one line."""
+    found = [f"python {platform.python_version()}"]
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def _cut(
+    data: TaskData, train: NDArray[np.int64], test: NDArray[np.int64]
+) -> tuple[AnnData, AnnData]:
+    other = data.cells if data.query is None else data.query
+    return data.cells[train].copy(), other[test].copy()
+
+
+def _cost(facts: dict[str, Any], case: Case | None, started: float) -> dict[str, Any]:
+    seconds = {} if case is None else case.seconds
+    return {
+        **facts,
+        "train_seconds": seconds.get("train"),
+        "predict_seconds": seconds.get("predict"),
+        "seconds": time.perf_counter() - started,
+    }

@@ -1,0 +1,25 @@
+"""What every run imports: done once, by the process that runs are forked from."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+
+# Before numpy: every run has one thread.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+#: Names the modules of the models of a study.
+MODULES = "EPISOME_BENCHMARK_MODULES"
+
+for _module in (
+    "episome.benchmark._perform",
+    "episome.benchmark._tasks",
+    "episome.models",
+    "scvi",
+    *filter(None, os.environ.get(MODULES, "").split(",")),
+):
+    # Whatever cannot be imported here fails in the run that needs it, with its reason.
+    with contextlib.suppress(Exception, SystemExit):
+        importlib.import_module(_module)

@@ -1,0 +1,231 @@
+"""The runs of a study, and the digest that names each of them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from episome import plugins
+from episome.benchmark._data import (
+    DataEntry,
+    SplitEntry,
+    TaskData,
+    content_digest,
+    load_data,
+    parts_of,
+)
+from episome.benchmark._study import ModelEntry, Study, lineup
+from episome.errors import EpisomeError, UsageError
+
+if TYPE_CHECKING:
+    from episome.benchmark._tasks import Task
+
+#: Changes of it repeat every run: what a task computes has changed.
+PROTOCOL = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training of one model, and everything that decides what comes out.
+
+    Parameters
+    ----------
+    study, task
+        Names.
+    entry, split, fold, condition, model, seed, options, compute
+        What is run; see :class:`Study`.
+    base
+        Folder that paths of data are relative to.
+    data_sha256
+        Digest of the cells that take part.
+    model_version
+        Version and digest of the code of the model's package.
+    timeout
+        Seconds it may take.
+    """
+
+    study: str
+    task: str
+    entry: DataEntry
+    split: SplitEntry
+    fold: int
+    condition: str
+    model: ModelEntry
+    seed: int
+    options: Mapping[str, Any]
+    compute: Mapping[str, Any]
+    base: str | None
+    data_sha256: str
+    model_version: str
+    timeout: float
+
+    @property
+    def digest(self) -> str:
+        """Name of the run in a store; not of the study, place or time."""
+        named = {
+            "protocol": PROTOCOL,
+            "study": self.study,
+            "task": self.task,
+            "data": [self.entry.name, self.data_sha256, self.entry.layer, self.entry.batch_key],
+            "split": [
+                self.split.by,
+                self.split.column,
+                self.split.where,
+                self.split.test_size,
+                self.split.n_folds,
+                sorted(self.split.allow),
+            ],
+            "fold": self.fold,
+            "condition": self.condition,
+            "model": [
+                self.model.shown,
+                self.model.model,
+                dict(self.model.setup),
+                dict(self.model.init),
+                dict(self.model.train),
+                self.model.ensemble,
+                self.model_version,
+            ],
+            "seed": self.seed,
+            "options": dict(self.options),
+            "compute": dict(self.compute),
+        }
+        text = json.dumps(named, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Values that name its rows."""
+        return {
+            "study": self.study,
+            "task": self.task,
+            "data": self.entry.name,
+            "split": self.split.name,
+            "fold": self.fold,
+            "condition": self.condition,
+            "model": self.model.shown,
+            "seed": self.seed,
+        }
+
+    @property
+    def text(self) -> str:
+        """One line for progress."""
+        parts = [self.entry.name, self.split.name, self.condition, self.model.shown]
+        fold = f", fold {self.fold}" if self.split.by == "kfold" else ""
+        return f"{', '.join(p for p in parts if p)}{fold}, seed {self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The runs of a study, and what is left out with its reason."""
+
+    runs: tuple[Run, ...]
+    missing: Mapping[str, str]
+
+
+def plan(study: Study, task: Task, base: Path | None = None) -> Planned:
+    """Read every data set once, and list the runs of a study.
+
+    Parameters
+    ----------
+    study
+        What is compared.
+    task
+        Its task.
+    base
+        Folder that paths of data are relative to.
+
+    Raises
+    ------
+    UsageError
+        No model or no data set is left (E-B10), or the study asks for what is none.
+    """
+    options = task.options(dict(study.options))
+    who = lineup(study, task.capability)
+    missing = dict(who.missing)
+    runs: list[Run] = []
+    for entry in study.data:
+        try:
+            data = load_data(entry, base)
+            conditions = task.conditions(data, options)
+            pairs = list(_splits_of(study, data))
+            digest = content_digest(data)
+        except EpisomeError as error:
+            missing[f"data set {entry.name}"] = str(error)
+            continue
+        for model in who.entries:
+            if model.data and entry.name not in model.data:
+                continue
+            version = version_of(model.model)
+            runs += [
+                Run(
+                    study.name,
+                    study.task,
+                    entry,
+                    split,
+                    fold,
+                    condition,
+                    model,
+                    seed,
+                    options,
+                    {
+                        "accelerator": study.accelerator,
+                        "devices": study.devices,
+                        "precision": study.precision,
+                    },
+                    None if base is None else str(base),
+                    digest,
+                    version,
+                    study.timeout,
+                )
+                for split, seed, fold in pairs
+                for condition in conditions
+            ]
+    if not runs:
+        raise UsageError(
+            "E-B10",
+            "nothing of the study can be run",
+            where=study.name,
+            examples=[f"{k}: {v}" for k, v in missing.items()][:3],
+            fix="install the models, and pass the folder of the data (--data)",
+        )
+    return Planned(tuple(runs), missing)
+
+
+def _splits_of(study: Study, data: TaskData) -> Iterator[tuple[SplitEntry, int, int]]:
+    """Yield splits, seeds and folds of one data set, each of which can be made."""
+    for split in study.splits:
+        if (split.by == "query") != (data.query is not None):
+            continue
+        for seed in study.seeds:
+            for fold, _, _ in parts_of(data, split, seed):
+                yield split, seed, fold
+
+
+@lru_cache(maxsize=64)
+def version_of(model: str) -> str:
+    """Return version and digest of the code of a model's package.
+
+    A model whose code changed is run again, and the others are not.
+
+    Parameters
+    ----------
+    model
+        Name of the spec.
+    """
+    spec = plugins.get_spec(model)
+    package = spec.target.partition(":")[0].partition(".")[0]
+    found = importlib.util.find_spec(package)
+    places = list(found.submodule_search_locations or []) if found is not None else []
+    digest = hashlib.sha256()
+    for place in places:
+        for file in sorted(Path(place).rglob("*.py")):
+            digest.update(str(file.relative_to(place)).encode())
+            digest.update(file.read_bytes())
+    return f"{spec.distribution} {spec.version} {digest.hexdigest()[:12]}"

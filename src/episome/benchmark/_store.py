@@ -1,0 +1,271 @@
+"""Results of a benchmark: one file per run, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from episome.errors import InputFileError, UsageError
+from episome.io import ensure_free, write_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: What names a row, in this order; together they occur once in a store.
+KEYS = ("study", "task", "data", "split", "fold", "condition", "model", "seed", "metric")
+#: What else a row holds.
+FACTS = (
+    "value",
+    "status",
+    "reason",
+    "train_seconds",
+    "predict_seconds",
+    "seconds",
+    "peak_mib",
+    "device",
+    "device_peak_mib",
+    "n_train",
+    "n_test",
+    "leaks",
+    "data_sha256",
+    "model_version",
+    "versions",
+    "started",
+    "run",
+)
+COLUMNS = (*KEYS, *FACTS)
+#: What differs between two runs that computed the same.
+VOLATILE = (
+    "train_seconds",
+    "predict_seconds",
+    "seconds",
+    "peak_mib",
+    "device_peak_mib",
+    "started",
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunResult:
+    """What one run left.
+
+    Parameters
+    ----------
+    run
+        Digest of everything that decides what is computed.
+    key
+        Values of ``KEYS`` without the metric.
+    status
+        ``"ok"``, ``"failed"``, ``"timeout"``, ``"out of memory"``, ``"killed"``, ``"refused"``
+        (a leak) or ``"skipped"`` (the model cannot do it).
+    reason
+        One line where it is not ``"ok"``.
+    scores
+        Value by condition and metric; a task may score one training in several conditions.
+    facts
+        Values of ``FACTS`` that are known.
+    predictions
+        One row per test cell, or ``None``.
+    """
+
+    run: str
+    key: Mapping[str, Any]
+    status: str
+    reason: str = ""
+    scores: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    predictions: pd.DataFrame | None = None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row per metric; a run without one has a row all the same."""
+        shared = {
+            **dict.fromkeys(COLUMNS, None),
+            **self.key,
+            **self.facts,
+            "status": self.status,
+            "reason": self.reason,
+            "run": self.run,
+        }
+        named = dict(self.scores) or {(str(self.key.get("condition", "")), ""): float("nan")}
+        return [
+            {**shared, "condition": c, "metric": m, "value": float(v)}
+            for (c, m), v in named.items()
+        ]
+
+
+class ResultStore:
+    """A folder of results.
+
+    Every run is a file of its own, named by its digest, so that whatever stops a study leaves
+    whole runs, the same study goes on where it was, and two stores are joined by copying.
+
+    Parameters
+    ----------
+    path
+        The folder; made when something is written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"ResultStore({str(self.path)!r}): {len(self.runs())} runs"
+
+    def runs(self) -> list[str]:
+        """Return the digests of the runs that are there."""
+        return sorted(p.stem for p in (self.path / "runs").glob("*.parquet"))
+
+    def has(self, run: str) -> bool:
+        """Whether a run is there."""
+        return self._place("runs", run).exists()
+
+    def status(self, run: str) -> str:
+        """Return how a run ended."""
+        import pandas as pd
+
+        return str(pd.read_parquet(self._place("runs", run), columns=["status"])["status"].iloc[0])
+
+    def add(self, result: RunResult) -> None:
+        """Write a run in the place of an earlier one; its predictions first.
+
+        Parameters
+        ----------
+        result
+            What it left.
+        """
+        import pandas as pd
+
+        if result.predictions is not None:
+            self._write(self._place("predictions", result.run), result.predictions)
+        frame = pd.DataFrame(result.rows(), columns=list(COLUMNS))
+        self._write(self._place("runs", result.run), _typed(frame))
+
+    def table(self) -> pd.DataFrame:
+        """Return all rows, in the order of their keys."""
+        import pandas as pd
+
+        files = [self._place("runs", run) for run in self.runs()]
+        if not files:
+            return _typed(pd.DataFrame(columns=list(COLUMNS)))
+        parts = [_read(file) for file in files]
+        found = pd.concat(parts, ignore_index=True)
+        return found.sort_values(list(KEYS), kind="stable").reset_index(drop=True)
+
+    def predictions(self, run: str) -> pd.DataFrame | None:
+        """Return the predictions of a run, if it left some."""
+        place = self._place("predictions", run)
+        return _read(place) if place.exists() else None
+
+    def remember_study(self, name: str, plain: Mapping[str, Any]) -> None:
+        """Keep what a study asked for, for its report."""
+        text = json.dumps(dict(plain), indent=2, sort_keys=True)
+        place = self.path / "studies" / f"{name}.json"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_file(place, text.encode(), overwrite=True)
+
+    def studies(self) -> dict[str, dict[str, Any]]:
+        """Return what the studies of the store asked for, by name."""
+        files = sorted((self.path / "studies").glob("*.json"))
+        return {f.stem: json.loads(f.read_text(encoding="utf-8")) for f in files}
+
+    def merge(self, others: Iterable[ResultStore]) -> int:
+        """Add the runs of other stores; a run that is here stays, unless it failed and theirs not.
+
+        Parameters
+        ----------
+        others
+            Stores of any studies.
+
+        Returns
+        -------
+        Number of runs added or replaced.
+
+        Raises
+        ------
+        UsageError
+            One of them is no store (E-B01).
+        """
+        added = 0
+        for other in others:
+            if not (other.path / "runs").is_dir():
+                raise UsageError(
+                    "E-B01",
+                    "no results of a benchmark are there",
+                    where=str(other.path),
+                    fix="pass the folder that `episome benchmark run -o` wrote",
+                )
+            for run in other.runs():
+                theirs, ours = other.status(run), self.status(run) if self.has(run) else None
+                if ours is not None and not (theirs == "ok" and ours != "ok"):
+                    continue
+                predictions = other.predictions(run)
+                if predictions is not None:
+                    self._write(self._place("predictions", run), predictions)
+                self._write(self._place("runs", run), _read(other._place("runs", run)))
+                added += 1
+            for name, plain in other.studies().items():
+                if not (self.path / "studies" / f"{name}.json").exists():
+                    self.remember_study(name, plain)
+        return added
+
+    def export(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the whole table as one file: ``.parquet`` or ``.csv``.
+
+        Parameters
+        ----------
+        path
+            The file.
+        overwrite
+            Replace an existing file.
+        """
+        place = Path(path)
+        ensure_free(place, overwrite=overwrite)
+        table = self.table()
+        if place.suffix == ".csv":
+            write_file(place, lambda p: table.to_csv(p, index=False), overwrite=True)
+        else:
+            self._write(place, table)
+        return place
+
+    def _place(self, kind: str, run: str) -> Path:
+        return self.path / kind / f"{run}.parquet"
+
+    @staticmethod
+    def _write(place: Path, frame: pd.DataFrame) -> None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_file(place, lambda p: frame.to_parquet(p, index=False), overwrite=True)
+
+
+def _read(place: Path) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        return pd.read_parquet(place)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputFileError(
+            "E-B02",
+            "a result cannot be read",
+            where=str(place),
+            why=str(error).splitlines()[0],
+            fix="delete the file and run the study again: only this run is repeated",
+        ) from error
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give every column one type, so that files of all runs fit together."""
+    numbers = {"value", "train_seconds", "predict_seconds", "seconds", "peak_mib"}
+    numbers |= {"device_peak_mib"}
+    whole = {"seed", "fold", "n_train", "n_test"}
+    out = frame.copy()
+    for name in frame.columns:
+        if name in numbers:
+            out[name] = frame[name].astype("float64")
+        elif name in whole:
+            out[name] = frame[name].astype("Int64")
+        else:
+            out[name] = frame[name].map(lambda v: "" if v is None else str(v)).astype("object")
+    return out

@@ -1,0 +1,311 @@
+"""Studies: models x data x splits x seeds, declared in TOML or Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from episome import plugins
+from episome.benchmark._data import DataEntry, SplitEntry
+from episome.errors import InputFileError, UsageError
+
+#: Stands for every installed model that can do the task.
+INSTALLED = "installed"
+#: Tag of the models that are in every benchmark of their capability.
+FLOOR = "floor"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One model of a study, with the settings it is tried with.
+
+    Parameters
+    ----------
+    model
+        Name of the spec.
+    name
+        How reports call it, default the spec's name.
+    setup, init, train
+        Arguments of ``setup_anndata``, of the class and of ``train``.
+    ensemble
+        Members, trained one after the other; 1 is the model alone.
+    data
+        Names of the data sets it is tried on; default all.
+    """
+
+    model: str
+    name: str = ""
+    setup: Mapping[str, Any] = field(default_factory=dict)
+    init: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    ensemble: int = 1
+    data: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """Name in reports."""
+        return self.name or self.model
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What is compared: every model on every data set, split, seed and condition of a task.
+
+    Parameters
+    ----------
+    name
+        How reports call it.
+    task
+        Name of a task, see ``episome benchmark list``.
+    data
+        Data sets.
+    models
+        Models; ``"installed"`` stands for all that can do the task.
+    splits
+        How cells are held out. A data set with a ``query`` uses only the splits by ``"query"``,
+        and the others all but those.
+    seeds
+        Seeds of the splits and of the models.
+    options
+        Of the task.
+    floor
+        Whether every installed model tagged ``floor`` takes part as well.
+    accelerator, devices, precision
+        Handed to every training that has epochs.
+    timeout
+        Seconds a run may take.
+    max_memory
+        Bytes a run may take; default what the machine has, shared among the runs at a time.
+    summary, reference
+        For the report: what is asked, and the paper whose claim it restates.
+    published
+        Figures of that paper, shown apart as of another protocol.
+    """
+
+    name: str
+    task: str
+    data: tuple[DataEntry, ...]
+    models: tuple[ModelEntry, ...]
+    splits: tuple[SplitEntry, ...] = (SplitEntry(),)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    floor: bool = True
+    accelerator: str = "auto"
+    devices: Any = 1
+    precision: Any = None
+    timeout: float = 3600.0
+    max_memory: int | None = None
+    summary: str = ""
+    reference: str = ""
+    published: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise UsageError("E-B07", f"name={self.name!r}", fix="pass a name of a file")
+        for what in ("data", "models", "splits", "seeds"):
+            if not getattr(self, what):
+                raise UsageError(
+                    "E-B07", f"the study {self.name!r} has no {what}", fix="name some"
+                )
+        for what in ("data", "models"):
+            names = [getattr(e, "shown", getattr(e, "name", "")) for e in getattr(self, what)]
+            twice = sorted({n for n in names if names.count(n) > 1})
+            if twice:
+                raise UsageError(
+                    "E-B07",
+                    f"{what} with the same name: {', '.join(twice)}",
+                    where=self.name,
+                    fix="give each a name of its own: name =",
+                )
+        if not self.timeout > 0:
+            raise UsageError("E-B07", f"timeout={self.timeout!r}", fix="pass seconds")
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Study:
+        """Make a study of plain data, as TOML holds it.
+
+        ``models`` holds names or tables; ``data`` and ``splits`` hold tables.
+
+        Raises
+        ------
+        UsageError
+            A key that is none (E-B07), with the near ones.
+        """
+        given = dict(plain)
+        data = tuple(_entry(DataEntry, d, "data") for d in _listed(given.pop("data", ())))
+        splits = tuple(_entry(SplitEntry, s, "splits") for s in _listed(given.pop("splits", ())))
+        models = tuple(_model(m) for m in _listed(given.pop("models", (INSTALLED,))))
+        for name in ("seeds", "published"):
+            if name in given:
+                given[name] = tuple(given[name])
+        if splits:
+            given["splits"] = splits
+        found: Study = _entry(cls, {**given, "data": data, "models": models}, "study")
+        return found
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Study:
+        """Read a study from a file.
+
+        Raises
+        ------
+        InputFileError
+            It is missing, or no TOML (E-B08).
+        UsageError
+            It asks for what is none (E-B04, E-B07).
+        """
+        try:
+            with Path(path).open("rb") as file:
+                plain = tomllib.load(file)
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputFileError(
+                "E-B08",
+                "the study cannot be read",
+                where=str(path),
+                why=str(error),
+                fix="see `episome benchmark list`, or the documentation of studies",
+            ) from error
+        return cls.from_dict({"name": Path(path).stem, **plain})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the study as plain data; :meth:`from_dict` restores it."""
+        found: dict[str, Any] = _plain(self)
+        return found
+
+    def only(
+        self, *, models: Sequence[str] | None = None, data: Sequence[str] | None = None
+    ) -> Study:
+        """Return the study with some of its models or data sets.
+
+        Parameters
+        ----------
+        models
+            Names of specs or of entries of the study; a spec that the study lacks is added.
+        data
+            Names of data sets of the study.
+
+        Raises
+        ------
+        UsageError
+            There is no such data set (E-B07).
+        """
+        study = self
+        if models is not None:
+            known = {m.shown: m for m in self.models}
+            study = dataclasses.replace(
+                study, models=tuple(known.get(n) or ModelEntry(n) for n in models)
+            )
+        if data is not None:
+            sets = {d.name: d for d in self.data}
+            if missing := [n for n in data if n not in sets]:
+                raise UsageError(
+                    "E-B07",
+                    f"the study has no data set {', '.join(missing)}",
+                    where=self.name,
+                    why=f"it has {', '.join(sets)}",
+                    fix="name some of them",
+                )
+            study = dataclasses.replace(study, data=tuple(sets[n] for n in data))
+        return study
+
+
+@dataclass(frozen=True, slots=True)
+class Lineup:
+    """The models that take part, and those that were asked for and do not.
+
+    ``missing`` holds a reason for every name.
+    """
+
+    entries: tuple[ModelEntry, ...]
+    missing: Mapping[str, str]
+
+
+def lineup(study: Study, capability: str) -> Lineup:
+    """Return the models of a study that are installed and can do its task.
+
+    Parameters
+    ----------
+    study
+        What asks for them.
+    capability
+        What the task needs of a model.
+    """
+    specs = plugins.models()
+    able = {n: s for n, s in specs.items() if capability in s.capabilities}
+    asked: list[ModelEntry] = []
+    for entry in study.models:
+        if entry.model == INSTALLED:
+            asked += [dataclasses.replace(entry, model=n, name="") for n in sorted(able)]
+        else:
+            asked.append(entry)
+    if study.floor:
+        asked += [ModelEntry(n) for n, s in sorted(able.items()) if FLOOR in s.tags]
+    entries: dict[str, ModelEntry] = {}
+    missing: dict[str, str] = {}
+    for entry in asked:
+        if entry.model.startswith("embedding:") or entry.model in able:
+            entries.setdefault(entry.shown, entry)
+        elif entry.model in specs:
+            missing[entry.shown] = f"it has no capability {capability!r}"
+        else:
+            missing[entry.shown] = "no installed plugin has it"
+    return Lineup(tuple(entries.values()), missing)
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _model(given: Any) -> ModelEntry:
+    if isinstance(given, ModelEntry):
+        return given
+    if isinstance(given, str):
+        return ModelEntry(given)
+    found: ModelEntry = _entry(ModelEntry, given, "models")
+    return found
+
+
+def _entry(cls: type, given: Any, where: str) -> Any:
+    """Make an entry of a table; a key that is none is refused with the near ones."""
+    if isinstance(given, cls):
+        return given
+    if not isinstance(given, Mapping):
+        raise UsageError(
+            "E-B07", f"{where} holds {given!r}, not a table", fix="write [[data]], [[splits]] ..."
+        )
+    known = [f.name for f in dataclasses.fields(cls)]
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=2)
+            raise UsageError(
+                "E-B07",
+                f"{where} knows no {key!r}",
+                why=f"near: {', '.join(near)}" if near else f"it knows {', '.join(known)}",
+                fix="correct the name, or leave it out",
+            )
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise UsageError(
+            "E-B07", f"{where} cannot be read", why=str(error), fix="name what is missing"
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: _plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if getattr(value, f.name) is not None
+        }
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value

@@ -1,0 +1,327 @@
+"""Tasks of annotation: plain, with few cells, few of some types, missing genes, unseen types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+from episome.benchmark._case import Case, Outcome
+from episome.benchmark._data import DONOR, LABEL
+from episome.benchmark._scores import call_scores, strict_accuracy
+from episome.errors import UsageError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from episome.benchmark._data import TaskData
+
+
+class Task:
+    """What is asked of a model.
+
+    Subclasses set ``name``, ``capability``, ``metrics`` (name -> whether more is better) and
+    ``defaults`` (options), and define :meth:`run`. Names of conditions are stable: they are part
+    of what names a row.
+    """
+
+    name: ClassVar[str]
+    capability: ClassVar[str] = "annotation"
+    metrics: ClassVar[dict[str, bool]]
+    defaults: ClassVar[dict[str, Any]] = {}
+    main: ClassVar[str] = ""
+
+    @classmethod
+    def options(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the options with defaults.
+
+        Raises
+        ------
+        UsageError
+            The task has no such option (E-B09).
+        """
+        if unknown := sorted(set(given) - set(cls.defaults)):
+            known = ", ".join(cls.defaults) or "none"
+            raise UsageError(
+                "E-B09",
+                f"the task {cls.name!r} has no option {', '.join(unknown)}",
+                why=f"its options: {known}",
+                fix="correct the name, or leave it out",
+            )
+        return {**cls.defaults, **given}
+
+    def conditions(self, data: TaskData, options: dict[str, Any]) -> Sequence[str]:
+        """Return what each model is trained for separately; by default once."""
+        return ("",)
+
+    def run(self, case: Case) -> Outcome:
+        """Train, predict and score one case."""
+        raise NotImplementedError
+
+
+def called(case: Case, model: Any, cells: AnnData, **limits: Any) -> tuple[pd.DataFrame, Any]:
+    """Return calls and probabilities of cells, and add the time that one of them took.
+
+    Parameters
+    ----------
+    case
+        Whose clock it is.
+    model
+        A trained annotator.
+    cells
+        Without labels.
+    **limits
+        Of ``annotate``.
+    """
+    with case.timed("predict"):
+        calls = model.annotate(cells, **case.query(), **limits)
+    return calls, model.predict_proba(cells, **case.query())
+
+
+def predictions_of(case: Case, calls: pd.DataFrame, condition: str = "") -> pd.DataFrame:
+    """Return what a store keeps of calls: the truth beside them."""
+    out = pd.DataFrame(
+        {
+            "cell": calls.index.astype(str),
+            "truth": case.truth[LABEL].to_numpy(dtype=str),
+            "call": calls["label_raw"].to_numpy(dtype=str),
+            "confidence": calls["confidence"].to_numpy(dtype=np.float32),
+            "novelty": calls["novelty"].to_numpy(dtype=np.float32),
+            "status": calls["status"].to_numpy(dtype=str),
+            "condition": condition,
+        }
+    )
+    donors = case.truth[DONOR].astype(str).to_numpy() if DONOR in case.truth else ""
+    out["donor"] = donors
+    return out
+
+
+class AnnotationTask(Task):
+    """Types of unseen cells."""
+
+    name = "annotation"
+    metrics: ClassVar[dict[str, bool]] = {
+        "f1_macro": True,
+        "f1_macro_ontology": True,
+        "accuracy": True,
+        "balanced_accuracy": True,
+        "ece": False,
+        "nll": False,
+        "brier": False,
+        "kept": True,
+    }
+    main = "f1_macro"
+
+    def run(self, case: Case) -> Outcome:
+        """Train on the training cells, call the test cells."""
+        return self.of(case, case.train, case.condition)
+
+    def of(self, case: Case, train: AnnData, condition: str) -> Outcome:
+        """Train on some cells, call the test cells."""
+        model = case.fitted(train)
+        calls, shares = called(case, model, case.test)
+        scores = self.scored(case, model, shares, case.truth[LABEL].to_numpy(dtype=str))
+        return Outcome({condition: scores}, predictions_of(case, calls, condition))
+
+    @staticmethod
+    def scored(
+        case: Case, model: Any, shares: pd.DataFrame, truth: NDArray[np.str_]
+    ) -> dict[str, float]:
+        """Return the scores of probabilities."""
+        return call_scores(shares, truth, model.class_hierarchy(sorted(set(truth))))
+
+
+class LabelEfficiencyTask(AnnotationTask):
+    """Types of unseen cells, learned from few labelled ones.
+
+    Options: ``fractions`` of the training cells, and ``cells_per_class``. Subsets are nested: a
+    smaller one is part of every larger one.
+    """
+
+    name = "label-efficiency"
+    defaults: ClassVar[dict[str, Any]] = {
+        "fractions": (0.01, 0.07, 0.2, 0.5, 1.0),
+        "cells_per_class": (5, 20, 50),
+    }
+
+    def conditions(self, data: TaskData, options: dict[str, Any]) -> Sequence[str]:
+        """One per size."""
+        shares = [f"{100 * f:g} % of the training cells" for f in options["fractions"]]
+        return (*shares, *(f"{n} cells a type" for n in options["cells_per_class"]))
+
+    def run(self, case: Case) -> Outcome:
+        """Train on a part of the training cells."""
+        labels = case.train.obs[LABEL].to_numpy(dtype=str)
+        order = case.rng("subset").permutation(len(labels))
+        amount = float(case.condition.split()[0])
+        per_type = case.condition.endswith("cells a type")
+        kept = []
+        for name in np.unique(labels):
+            members = order[labels[order] == name]
+            # Two of every type, or a classifier could not be validated.
+            n = round(amount) if per_type else round(amount / 100 * len(members))
+            kept.append(members[: max(n, min(2, len(members)))])
+        rows = np.sort(np.concatenate(kept))
+        found = self.of(case, case.train[rows].copy(), case.condition)
+        found.scores[case.condition]["n_labelled"] = float(len(rows))
+        return found
+
+
+class ImbalanceTask(AnnotationTask):
+    """Types of unseen cells, where training has far fewer cells of some types.
+
+    Option ``ratios``: cells of the most frequent type over those of the rarest. Types take part in
+    the order of their names, so that rare types are not those that are rare in the file.
+    """
+
+    name = "imbalance"
+    defaults: ClassVar[dict[str, Any]] = {"ratios": (1, 10, 100)}
+
+    def conditions(self, data: TaskData, options: dict[str, Any]) -> Sequence[str]:
+        """One per ratio."""
+        return tuple(f"ratio {r:g}" for r in options["ratios"])
+
+    def run(self, case: Case) -> Outcome:
+        """Train on types of unequal size; the total is the same for all ratios that allow it."""
+        labels = case.train.obs[LABEL].to_numpy(dtype=str)
+        names, counts = np.unique(labels, return_counts=True)
+        ratio = float(case.condition.split()[1])
+        steps = case.rng("imbalance").permutation(len(names)) / max(len(names) - 1, 1)
+        wanted = ratio**-steps
+        wanted = wanted * (counts / wanted).min()
+        kept = []
+        for name, n in zip(names, wanted, strict=True):
+            members = case.rng("subset").permutation(np.flatnonzero(labels == name))
+            kept.append(members[: max(round(n), 2)])
+        found = self.of(case, case.train[np.sort(np.concatenate(kept))].copy(), case.condition)
+        rare = names[wanted <= np.median(wanted)]
+        table = found.predictions
+        if table is not None:
+            of = table[table["truth"].isin(rare)]
+            right = (of["truth"] == of["call"]).groupby(of["truth"]).mean()
+            found.scores[case.condition]["recall_rare"] = float(right.mean())
+        return found
+
+
+class RobustnessTask(AnnotationTask):
+    """Types of cells that lack genes or counts which the training cells had.
+
+    Options: ``genes_dropped`` and ``depths`` (shares), and ``n_draws`` of genes. One training
+    serves all conditions.
+    """
+
+    name = "robustness"
+    defaults: ClassVar[dict[str, Any]] = {
+        "genes_dropped": (0.2, 0.4, 0.6),
+        "depths": (0.5, 0.2),
+        "n_draws": 3,
+    }
+
+    def run(self, case: Case) -> Outcome:
+        """Train once, and call the test cells in every condition."""
+        model = case.fitted()
+        truth = case.truth[LABEL].to_numpy(dtype=str)
+        calls, shares = called(case, model, case.test)
+        scores = {"complete": self.scored(case, model, shares, truth)}
+        for share in case.options["genes_dropped"]:
+            found = []
+            for draw in range(int(case.options["n_draws"])):
+                rng = case.rng(f"genes-{share:g}-{draw}")
+                n = round((1 - share) * case.test.n_vars)
+                kept = np.sort(rng.permutation(case.test.n_vars)[:n])
+                less = case.test[:, kept].copy()
+                part = model.predict_proba(less, min_gene_overlap=0.0, **case.query())
+                found.append(self.scored(case, model, part, truth))
+            scores[f"without {share:.0%} of the genes"] = _mean(found)
+        for depth in case.options["depths"]:
+            less = thinned(case.test, depth, case.rng(f"depth-{depth:g}"), case.entry.layer)
+            part = model.predict_proba(less, **case.query())
+            scores[f"{depth:.0%} of the counts"] = self.scored(case, model, part, truth)
+        return Outcome(scores, predictions_of(case, calls, "complete"))
+
+
+class NoveltyTask(Task):
+    """Whether cells of a type that training lacked are told from the others.
+
+    Every type of at least ``min_cells`` test cells is left out of training in turn, or those of
+    ``types``; test cells of all types are asked about.
+    """
+
+    name = "novelty"
+    metrics: ClassVar[dict[str, bool]] = {
+        "auroc": True,
+        "auroc_confidence": True,
+        "found": True,
+        "false_alarms": False,
+        "strict_accuracy": True,
+    }
+    main = "auroc"
+    defaults: ClassVar[dict[str, Any]] = {"types": (), "min_cells": 20, "false_alarms": 0.05}
+
+    def conditions(self, data: TaskData, options: dict[str, Any]) -> Sequence[str]:
+        """One per type that is left out."""
+        counts = data.cells.obs[LABEL].value_counts()
+        known = sorted(counts.index[counts >= options["min_cells"]].astype(str))
+        return tuple(f"without {t}" for t in options["types"] or known)
+
+    def run(self, case: Case) -> Outcome:
+        """Train without a type, and score how novel its cells look."""
+        left_out = case.condition.removeprefix("without ")
+        labels = case.train.obs[LABEL].to_numpy(dtype=str)
+        model = case.fitted(case.train[labels != left_out].copy())
+        rate = float(case.options["false_alarms"])
+        calibrated = model.confidence_.novelty is not None
+        limits = {"false_alarms": rate} if calibrated else {}
+        calls, _ = called(case, model, case.test, **limits)
+        new = case.truth[LABEL].to_numpy(dtype=str) == left_out
+        said = (calls["status"] == "novel").to_numpy()
+        sure = calls["confidence"].fillna(0.0).to_numpy()
+        two = bool(new.any() and not new.all())
+        scores = {
+            "auroc": roc_auc_score(new, calls["novelty"]) if two and calibrated else np.nan,
+            "auroc_confidence": roc_auc_score(new, 1 - sure) if two else np.nan,
+            "found": float(said[new].mean()) if new.any() else np.nan,
+            "false_alarms": float(said[~new].mean()) if (~new).any() else np.nan,
+            "strict_accuracy": strict_accuracy(new, said),
+        }
+        return Outcome(
+            {case.condition: {k: float(v) for k, v in scores.items()}},
+            predictions_of(case, calls, case.condition),
+        )
+
+
+def thinned(
+    cells: AnnData, share: float, rng: np.random.Generator, layer: str | None = None
+) -> AnnData:
+    """Return a copy of cells in which every molecule was kept with a probability.
+
+    Parameters
+    ----------
+    cells
+        With counts.
+    share
+        The probability.
+    rng
+        Draws.
+    layer
+        Layer with the counts, default ``X``.
+    """
+    from scipy import sparse
+
+    out = cells.copy()
+    counts = sparse.csr_matrix(out.X if layer is None else out.layers[layer], copy=True)
+    counts.data = rng.binomial(np.rint(counts.data).astype(np.int64), share).astype(np.float32)
+    counts.eliminate_zeros()
+    if layer is None:
+        out.X = counts
+    else:
+        out.layers[layer] = counts
+    return out
+
+
+def _mean(found: list[dict[str, float]]) -> dict[str, float]:
+    return {k: float(np.mean([f[k] for f in found])) for k in found[0]}

@@ -1,0 +1,98 @@
+"""Arguments of a request are looked at before any cell is read."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from episome.errors import UsageError, did_you_mean, with_option
+
+if TYPE_CHECKING:
+    from episome.models import EpisomeModel
+
+
+def known_arguments(
+    function: Callable[..., object],
+    given: Mapping[str, object],
+    where: str,
+    *,
+    exactly: bool = False,
+    option: str | None = None,
+) -> dict[str, object]:
+    """Return the arguments that were given; refuse those that ``function`` does not take.
+
+    With ``exactly`` its ``**kwargs`` do not count: those of a set-up are scvi-tools' own.
+    ``option`` gives on the command line what has no option of its own.
+
+    Raises
+    ------
+    UsageError
+        E-U24, naming what it takes.
+    """
+    parameters = _parameters_of(function)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    names = [
+        p.name
+        for p in parameters.values()
+        if p.kind in {p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD}
+        and p.name not in {"self", "cls", "adata", "registry"}
+    ]
+    unknown = [k for k in given if k not in names]
+    if unknown and (exactly or not takes_any):
+        raise UsageError(
+            "E-U24",
+            f"unknown arguments {', '.join(_said(k, option) for k in unknown)}",
+            where=where,
+            why=f"it takes {', '.join(names)}" if names else "it takes none",
+            fix=did_you_mean(unknown[0], names) or "leave them out, or use one of these",
+        )
+    return dict(given)
+
+
+def _said(argument: str, option: str | None) -> str:
+    """Name an argument with its own option, or with the one that takes all."""
+    said = with_option(argument)
+    return said if said != argument or option is None else f"{argument} ({option})"
+
+
+def require_preset(cls: type[EpisomeModel], model_args: Mapping[str, object]) -> None:
+    """Refuse a preset that the model does not name in its signature, before cells are read."""
+    wanted = model_args.get("preset")
+    parameter = inspect.signature(cls.__init__).parameters.get("preset")
+    words = _words(getattr(parameter, "annotation", None))
+    if wanted is None or not words or wanted in words:
+        return
+    listed = ", ".join(f'"{w}"' for w in words)
+    raise UsageError(
+        "E-U23",
+        f"preset={wanted!r} (--preset)",
+        where=cls.__name__,
+        why=f"its presets are {listed}",
+        fix=did_you_mean(str(wanted), words) or "use one of them",
+    )
+
+
+def _words(annotation: object) -> list[object]:
+    """Return the values of an annotation ``Literal[...]`` that is kept as text."""
+    if not isinstance(annotation, str) or not annotation.startswith("Literal["):
+        return []
+    try:
+        found = ast.literal_eval(f"[{annotation.removeprefix('Literal[').removesuffix(']')}]")
+    except (SyntaxError, ValueError):
+        return []
+    return list(found)
+
+
+def _parameters_of(function: Callable[..., object]) -> dict[str, inspect.Parameter]:
+    """Parameters of a function; of a set-up that hands some on, those of the host's too."""
+    found = dict(inspect.signature(function).parameters)
+    cls = getattr(function, "__self__", None)
+    for base in getattr(cls, "__mro__", ()):
+        if base.__module__.partition(".")[0] == "scvi":
+            break
+        handed_on = base.__dict__.get(function.__name__)
+        if isinstance(handed_on, classmethod):
+            found = dict(inspect.signature(handed_on.__func__).parameters) | found
+    return found

@@ -1,0 +1,284 @@
+"""Run a study, and say what its results are."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from episome import plugins
+from episome.benchmark import (
+    TASKS,
+    LocalExecutor,
+    ResultStore,
+    Study,
+    class_differences,
+    compare,
+    plan,
+    report,
+    run_study,
+    task_named,
+)
+from episome.errors import InputFileError, UsageError, did_you_mean
+from episome.io import ensure_free
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from episome.benchmark import Run, RunResult
+
+#: Files that a report is written as.
+REPORTS = (".html", ".md", ".csv", ".parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkRequest:
+    """What ``episome benchmark run`` is asked for.
+
+    Parameters
+    ----------
+    study
+        A TOML file, or the name of a registered study.
+    output
+        Folder of results.
+    data
+        Folder that paths of data are relative to; default that of the TOML file.
+    scale
+        Of a registered study: ``"tiny"``, ``"small"`` or ``"full"``.
+    models, data_sets, seeds
+        Only these.
+    jobs
+        Runs at a time.
+    timeout, max_memory
+        Limits of a run, seconds and bytes.
+    accelerator, devices, precision
+        Of trainings.
+    retry_failed
+        Repeat runs that did not end well.
+    """
+
+    study: str
+    output: Path
+    data: Path | None = None
+    scale: str = "small"
+    models: tuple[str, ...] = ()
+    data_sets: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    jobs: int | None = None
+    timeout: float | None = None
+    max_memory: int | None = None
+    accelerator: str | None = None
+    devices: str | int | None = None
+    precision: str | None = None
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkResult:
+    """What ``episome benchmark run`` did.
+
+    Parameters
+    ----------
+    output
+        Folder of results.
+    study
+        Its name.
+    counts
+        Runs by how they ended.
+    missing
+        What took no part, with its reason.
+    reports
+        Files that were written.
+    """
+
+    output: Path
+    study: str
+    counts: dict[str, int]
+    missing: dict[str, str]
+    reports: tuple[Path, ...]
+
+
+def study_of(request: BenchmarkRequest) -> tuple[Study, Path | None]:
+    """Return the study that is asked for, and the folder that its data are relative to.
+
+    Raises
+    ------
+    UsageError
+        There is no such study (E-B14), or it asks for what is none.
+    InputFileError
+        The file cannot be read (E-B08).
+    """
+    path = Path(request.study)
+    if path.suffix == ".toml" or path.exists():
+        study = Study.from_toml(path)
+        base: Path | None = request.data or path.resolve().parent
+    else:
+        known = plugins.studies()
+        if request.study not in known:
+            raise UsageError(
+                "E-B14",
+                f"there is no study {request.study!r}",
+                why=f"registered: {', '.join(sorted(known)) or 'none'}",
+                fix=did_you_mean(request.study, known)
+                or "pass a TOML file, or a name that `episome benchmark list` shows",
+            )
+        spec = known[request.study]
+        study = plugins.load_object(spec.target, plugin=spec.plugin)(request.scale)
+        base = request.data
+    study = study.only(models=request.models or None, data=request.data_sets or None)
+    given: dict[str, Any] = {
+        "timeout": request.timeout,
+        "max_memory": request.max_memory,
+        "accelerator": request.accelerator,
+        "devices": request.devices,
+        "precision": request.precision,
+        "seeds": request.seeds or None,
+    }
+    changes = {k: v for k, v in given.items() if v is not None}
+    return dataclasses.replace(study, **changes), base
+
+
+def benchmark_run(
+    request: BenchmarkRequest,
+    progress: Callable[[int, int, Run, RunResult], None] | None = None,
+) -> BenchmarkResult:
+    """Run what is missing of a study, and write its report beside the results.
+
+    Parameters
+    ----------
+    request
+        What is asked for.
+    progress
+        Called after every run.
+
+    Raises
+    ------
+    UsageError, InputFileError
+        See :func:`study_of` and :func:`episome.benchmark.run_study`.
+    """
+    study, base = study_of(request)
+    executor = LocalExecutor(request.jobs, max_memory=request.max_memory)
+    found = run_study(
+        study,
+        request.output,
+        base=base,
+        executor=executor,
+        retry_failed=request.retry_failed,
+        progress=progress,
+    )
+    page = report(found.store, study.name)
+    names = [request.output / f"{study.name}{end}" for end in (".html", ".md")]
+    written = [page.write(name, overwrite=True) for name in names]
+    written.append(found.store.export(request.output / "results.csv", overwrite=True))
+    return BenchmarkResult(
+        request.output,
+        study.name,
+        dict(found.counts),
+        dict(found.planned.missing),
+        tuple(written),
+    )
+
+
+def benchmark_plan(request: BenchmarkRequest) -> tuple[Study, list[Run], dict[str, str]]:
+    """Return the runs of a study that its store lacks, without running them."""
+    study, base = study_of(request)
+    planned = plan(study, task_named(study.task), base)
+    store = ResultStore(request.output)
+    todo = [r for r in planned.runs if not store.has(r.digest)]
+    return study, todo, dict(planned.missing)
+
+
+def benchmark_list() -> dict[str, list[dict[str, str]]]:
+    """Return the tasks and studies that are there, each with one line."""
+    tasks = []
+    for name in sorted({**plugins.tasks(), **TASKS}):
+        task = task_named(name)
+        first = (type(task).__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
+        tasks.append({"name": name, "capability": task.capability, "summary": first})
+    studies = [
+        {"name": n, "plugin": s.plugin, "summary": s.summary, "reference": s.reference}
+        for n, s in sorted(plugins.studies().items())
+    ]
+    return {"tasks": tasks, "studies": studies}
+
+
+def benchmark_report(
+    results: Path, output: Path, *, study: str | None = None, overwrite: bool = False
+) -> Path:
+    """Write the report of results as ``.html`` or ``.md``, or their table as ``.csv``.
+
+    Raises
+    ------
+    UsageError
+        Another ending (E-U08), or there are no such results (E-B01, E-B13).
+    InputFileError
+        The file exists (E-F26).
+    """
+    store = opened(results)
+    if output.suffix not in REPORTS:
+        raise UsageError(
+            "E-U08",
+            f"a report cannot be written as {output.suffix or 'a file without extension'}",
+            where=str(output),
+            fix=f"use one of {', '.join(REPORTS)}",
+        )
+    ensure_free(output, overwrite=overwrite)
+    if output.suffix in {".csv", ".parquet"}:
+        return store.export(output, overwrite=overwrite)
+    return report(store, study).write(output, overwrite=overwrite)
+
+
+def benchmark_compare(
+    results: Path, first: str, second: str, *, metric: str = "f1_macro", by_class: bool = False
+) -> pd.DataFrame:
+    """Return how two models differ, by data set, or by class.
+
+    Raises
+    ------
+    UsageError
+        They share no run (E-B12), or there are no results (E-B01).
+    """
+    import pandas as pd
+
+    store = opened(results)
+    if by_class:
+        return class_differences(store, first, second)
+    found = compare(store, first, second, metric=metric)
+    return pd.DataFrame([dataclasses.asdict(c) for c in found])
+
+
+def benchmark_merge(inputs: Sequence[Path], output: Path) -> dict[str, Any]:
+    """Join results into one folder; those that are there already stay.
+
+    Raises
+    ------
+    UsageError
+        One of the folders holds no results (E-B01).
+    """
+    store = ResultStore(output)
+    added = store.merge([opened(path) for path in inputs])
+    return {"added": added, "runs": len(store.runs())}
+
+
+def opened(path: Path) -> ResultStore:
+    """Return the results of a folder.
+
+    Raises
+    ------
+    UsageError
+        There are none (E-B01).
+    InputFileError
+        The folder is missing (E-F07).
+    """
+    if not path.exists():
+        raise InputFileError("E-F07", "no such folder", where=str(path), fix="check the path")
+    if not (path / "runs").is_dir():
+        raise UsageError(
+            "E-B01",
+            "no results of a benchmark are there",
+            where=str(path),
+            fix="pass the folder that `episome benchmark run -o` wrote",
+        )
+    return ResultStore(path)

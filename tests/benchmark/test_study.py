@@ -1,0 +1,151 @@
+"""Studies: declared in TOML or Python, checked before anything is run."""
+
+from __future__ import annotations
+
+import pytest
+from _studies import entry, study
+
+from episome.benchmark import DataEntry, ModelEntry, SplitEntry, Study, plan, task_named
+from episome.errors import InputFileError, UsageError
+
+TOML = """
+task = "annotation"
+summary = "Which model finds the types of unseen donors?"
+models = ["centroid", {model = "logreg", name = "few genes", init = {n_top_genes = 20}}]
+seeds = [3, 4]
+
+[[data]]
+name = "cells"
+source = "cells.h5ad"
+labels_key = "cell_type"
+donor_key = "donor_id"
+
+[[splits]]
+by = "kfold"
+n_folds = 3
+"""
+
+
+@pytest.fixture
+def written(folder, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(TOML)
+    return path
+
+
+def test_a_file_says_what_python_says(written):
+    found = Study.from_toml(written)
+
+    assert found == Study(
+        "mine",
+        "annotation",
+        data=(entry(),),
+        models=(
+            ModelEntry("centroid"),
+            ModelEntry("logreg", "few genes", init={"n_top_genes": 20}),
+        ),
+        splits=(SplitEntry("kfold", n_folds=3),),
+        seeds=(3, 4),
+        summary="Which model finds the types of unseen donors?",
+    )
+    assert Study.from_dict(found.to_dict()) == found
+
+
+def test_every_combination_is_a_run_of_its_own(written, folder):
+    found = Study.from_toml(written)
+
+    runs = plan(found, task_named("annotation"), folder).runs
+
+    floor = {"majority", "centroid", "logreg", "knn"}
+    assert {r.model.shown for r in runs} == {"few genes", *floor}
+    assert len(runs) == 5 * 2 * 3
+    assert len({r.digest for r in runs}) == len(runs)
+    assert runs[0].text == "cells, 3 folds, centroid, fold 0, seed 3"
+
+
+def test_what_decides_a_run_is_in_its_name(folder):
+    def digest(**kwargs):
+        return plan(study(**kwargs), task_named("annotation"), folder).runs[0].digest
+
+    same = digest()
+    assert digest() == same
+    assert digest(timeout=5.0) == same
+    assert digest(seeds=(1,)) != same
+    assert digest(precision="bf16-mixed") != same
+    assert digest(models=(ModelEntry("centroid", setup={"unlabeled": "keep"}),)) != same
+    assert digest(data=(entry(keep="site != '1'"),)) != same
+    assert digest(splits=(SplitEntry("group", test_size=0.5),)) != same
+
+
+def test_models_that_are_not_there_take_no_part_and_are_named(folder):
+    found = plan(study(models=("centroid", "nothing", "pca")), task_named("annotation"), folder)
+
+    assert {r.model.shown for r in found.runs} == {"centroid"}
+    assert found.missing == {
+        "nothing": "no installed plugin has it",
+        "pca": "it has no capability 'annotation'",
+    }
+
+
+def test_a_data_set_that_cannot_be_read_is_named_and_the_others_go_on(folder):
+    two = study(data=(entry(), DataEntry("gone", "gone.h5ad", labels_key="cell_type")))
+
+    found = plan(two, task_named("annotation"), folder)
+
+    assert {r.entry.name for r in found.runs} == {"cells"}
+    assert "E-F07" in found.missing["data set gone"]
+
+
+def test_a_study_of_which_nothing_is_left_is_refused(folder):
+    with pytest.raises(UsageError, match="no installed plugin has it.*E-B10"):
+        plan(study(models=("nothing",)), task_named("annotation"), folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"data": []}, "E-B07"),
+        ({"model": ["a"]}, "near: models.*E-B07"),
+        ({"models": [{"model": "a", "inti": {}}]}, "near: init.*E-B07"),
+        ({"models": ["a", "a"]}, "the same name: a.*E-B07"),
+        ({"splits": [{"by": "patient"}]}, "E-B04"),
+        ({"splits": [{"by": "where"}]}, "E-B04"),
+        ({"splits": [{"test_size": 2}]}, "E-B04"),
+        ({"splits": [{"by": "kfold", "n_folds": 1}]}, "E-B04"),
+        ({"splits": ["random"]}, "E-B07"),
+        ({"data": [{"name": "a"}]}, "source.*E-B07"),
+        ({"timeout": 0}, "E-B07"),
+        ({"name": "a/b"}, "E-B07"),
+    ],
+)
+def test_studies_that_make_no_sense_are_refused(change, match):
+    plain = {"name": "x", "task": "annotation", "data": [{"name": "a", "source": "a.h5ad"}]}
+
+    with pytest.raises(UsageError, match=match):
+        Study.from_dict({**plain, **change})
+
+
+def test_a_file_that_is_no_study_is_refused(tmp_path):
+    (tmp_path / "a.toml").write_text("[[data")
+
+    for name in ("a.toml", "gone.toml"):
+        with pytest.raises(InputFileError, match="E-B08"):
+            Study.from_toml(tmp_path / name)
+
+
+def test_tasks_and_options_that_are_none_are_refused(folder):
+    with pytest.raises(UsageError, match="E-B11"):
+        task_named("guessing")
+    with pytest.raises(UsageError, match="E-B09"):
+        plan(study(options={"ratio": 3}), task_named("imbalance"), folder)
+
+
+def test_only_some_of_a_study():
+    two = study(data=(entry(), DataEntry("other", "other.h5ad")))
+
+    found = two.only(models=["knn", "centroid"], data=["other"])
+
+    assert [m.model for m in found.models] == ["knn", "centroid"]
+    assert [d.name for d in found.data] == ["other"]
+    with pytest.raises(UsageError, match="no data set third.*E-B07"):
+        two.only(data=["third"])
