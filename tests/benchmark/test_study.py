@@ -149,3 +149,32 @@ def test_only_some_of_a_study():
     assert [d.name for d in found.data] == ["other"]
     with pytest.raises(UsageError, match="no data set third.*E-B07"):
         two.only(data=["third"])
+
+
+def test_a_data_set_may_have_splits_of_its_own(folder):
+    plain = {
+        "name": "x",
+        "task": "annotation",
+        "models": ["centroid"],
+        "floor": False,
+        "seeds": [0],
+        "data": [
+            {
+                "name": "own",
+                "source": "cells.h5ad",
+                "labels_key": "cell_type",
+                "splits": [{"by": "where", "where": "site == '1'"}],
+            },
+            {"name": "usual", "source": "cells.h5ad", "labels_key": "cell_type"},
+        ],
+        "splits": [{"by": "random"}],
+    }
+    found = Study.from_dict(plain)
+
+    runs = plan(found, task_named("annotation"), folder).runs
+
+    assert [r.key["split"] for r in runs] == ["where site == '1'", "random cells"]
+    assert Study.from_dict(found.to_dict()) == found
+    plain["data"][0]["splits"] = [{"bye": "x"}]
+    with pytest.raises(UsageError, match=r"data\.splits knows no 'bye'.*near: by"):
+        Study.from_dict(plain)

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from episome.benchmark._guard import Leak, find_leaks, require_no_leaks
     from episome.benchmark._local import LocalExecutor
     from episome.benchmark._perform import TASKS, perform, task_named
+    from episome.benchmark._ray import RayExecutor, ray_cluster, require_ray
     from episome.benchmark._report import report
-    from episome.benchmark._run_study import StudyResult, run_study
+    from episome.benchmark._run_study import Executor, StudyResult, run_study
     from episome.benchmark._runs import Run, plan
     from episome.benchmark._scores import call_scores, kept_share, strict_accuracy
     from episome.benchmark._stats import (
@@ -33,11 +34,13 @@ _HOME = {
     "Case": "_case",
     "Comparison": "_stats",
     "DataEntry": "_data",
+    "Executor": "_run_study",
     "Leak": "_guard",
     "LocalExecutor": "_local",
     "ModelEntry": "_study",
     "Outcome": "_case",
     "Ranks": "_stats",
+    "RayExecutor": "_ray",
     "ResultStore": "_store",
     "Run": "_runs",
     "RunResult": "_store",
@@ -57,8 +60,10 @@ _HOME = {
     "perform": "_perform",
     "plan": "_runs",
     "ranks": "_stats",
+    "ray_cluster": "_ray",
     "report": "_report",
     "require_no_leaks": "_guard",
+    "require_ray": "_ray",
     "run_study": "_run_study",
     "sign_flip_test": "_stats",
     "strict_accuracy": "_scores",

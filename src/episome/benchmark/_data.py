@@ -25,49 +25,6 @@ LABEL, DONOR, TERM = "episome_label", "episome_donor", "cell_type_ontology_term_
 
 
 @dataclass(frozen=True, slots=True)
-class DataEntry:
-    """One data set of a study.
-
-    Parameters
-    ----------
-    name
-        How reports call it.
-    source
-        A file or folder that :func:`episome.data.read_cells` reads, or the name of a registered
-        data set.
-    labels_key, donor_key, batch_key, layer, use_raw
-        As in ``setup_anndata``. Without ``labels_key`` the doctor proposes all of them.
-    keep
-        Which cells take part, an expression over ``obs`` (:meth:`pandas.DataFrame.query`).
-    query
-        Another file, whose cells are the test part of the split family ``"query"``.
-    keep_query
-        Which of its cells take part.
-    names
-        Brings labels to common names; cells whose label is not in it take no part.
-    genes
-        Column of ``var`` with the names that both files share, for ``query``.
-    min_cells
-        Classes with fewer cells take no part.
-    """
-
-    name: str
-    source: str
-    labels_key: str | None = None
-    donor_key: str | None = None
-    batch_key: str | None = None
-    layer: str | None = None
-    use_raw: bool = False
-    keep: str | None = None
-    query: str | None = None
-    keep_query: str | None = None
-    query_labels_key: str | None = None
-    names: Mapping[str, str] = field(default_factory=dict)
-    genes: str | None = None
-    min_cells: int = 2
-
-
-@dataclass(frozen=True, slots=True)
 class SplitEntry:
     """How cells are held out.
 
@@ -126,6 +83,52 @@ class SplitEntry:
     def folds(self) -> range:
         """Numbers of the folds."""
         return range(self.n_folds if self.by == "kfold" else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class DataEntry:
+    """One data set of a study.
+
+    Parameters
+    ----------
+    name
+        How reports call it.
+    source
+        A file or folder that :func:`episome.data.read_cells` reads, or the name of a registered
+        data set.
+    labels_key, donor_key, batch_key, layer, use_raw
+        As in ``setup_anndata``. Without ``labels_key`` the doctor proposes all of them.
+    keep
+        Which cells take part, an expression over ``obs`` (:meth:`pandas.DataFrame.query`).
+    query
+        Another file, whose cells are the test part of the split family ``"query"``.
+    keep_query
+        Which of its cells take part.
+    names
+        Brings labels to common names; cells whose label is not in it take no part.
+    genes
+        Column of ``var`` with the names that both files share, for ``query``.
+    min_cells
+        Classes with fewer cells take no part.
+    splits
+        How its cells are held out, instead of the splits of the study.
+    """
+
+    name: str
+    source: str
+    labels_key: str | None = None
+    donor_key: str | None = None
+    batch_key: str | None = None
+    layer: str | None = None
+    use_raw: bool = False
+    keep: str | None = None
+    query: str | None = None
+    keep_query: str | None = None
+    query_labels_key: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    genes: str | None = None
+    min_cells: int = 2
+    splits: tuple[SplitEntry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -200,8 +200,8 @@ def plan(study: Study, task: Task, base: Path | None = None) -> Planned:
 
 def _splits_of(study: Study, data: TaskData) -> Iterator[tuple[SplitEntry, int, int]]:
     """Yield splits, seeds and folds of one data set, each of which can be made."""
-    for split in study.splits:
-        if (split.by == "query") != (data.query is not None):
+    for split in data.entry.splits or study.splits:
+        if not data.entry.splits and (split.by == "query") != (data.query is not None):
             continue
         for seed in study.seeds:
             for fold, _, _ in parts_of(data, split, seed):

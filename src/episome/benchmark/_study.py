@@ -289,6 +289,9 @@ def _entry(cls: type, given: Any, where: str) -> Any:
                 fix="correct the name, or leave it out",
             )
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    if cls is DataEntry and "splits" in given:
+        nested = _listed(given["splits"])
+        values["splits"] = tuple(_entry(SplitEntry, s, f"{where}.splits") for s in nested)
     try:
         return cls(**values)
     except TypeError as error:

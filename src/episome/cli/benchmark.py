@@ -65,6 +65,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> t
 @click.option("--sets", callback=_words, metavar="A,B", help="Only these data sets of the study.")
 @click.option("--seeds", callback=_numbers, metavar="0,1", help="Other seeds.")
 @click.option("--jobs", type=click.IntRange(1), help="Runs at a time; default by cores.")
+@click.option("--ray", is_flag=True, help="Run on Ray: its cluster, or one of this machine.")
 @click.option("--timeout", type=click.FloatRange(1), help="Seconds a run may take.")
 @click.option("--max-memory", type=click.FloatRange(0.1), help="GiB a run may take.")
 @click.option("--device", "accelerator", help="cpu, gpu or auto.")

@@ -12,6 +12,7 @@ from episome import plugins
 from episome.benchmark import (
     TASKS,
     LocalExecutor,
+    RayExecutor,
     ResultStore,
     Study,
     class_differences,
@@ -27,7 +28,7 @@ from episome.io import ensure_free
 if TYPE_CHECKING:
     import pandas as pd
 
-    from episome.benchmark import Run, RunResult
+    from episome.benchmark import Executor, Run, RunResult
 
 #: Files that a report is written as.
 REPORTS = (".html", ".md", ".csv", ".parquet")
@@ -51,6 +52,8 @@ class BenchmarkRequest:
         Only these.
     jobs
         Runs at a time.
+    ray
+        Run on Ray: the cluster that RAY_ADDRESS names, or one of this machine.
     timeout, max_memory
         Limits of a run, seconds and bytes.
     accelerator, devices, precision
@@ -67,6 +70,7 @@ class BenchmarkRequest:
     data_sets: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     jobs: int | None = None
+    ray: bool = False
     timeout: float | None = None
     max_memory: int | None = None
     accelerator: str | None = None
@@ -159,7 +163,9 @@ def benchmark_run(
         See :func:`study_of` and :func:`episome.benchmark.run_study`.
     """
     study, base = study_of(request)
-    executor = LocalExecutor(request.jobs, max_memory=request.max_memory)
+    executor: Executor = LocalExecutor(request.jobs, max_memory=request.max_memory)
+    if request.ray:
+        executor = RayExecutor()
     found = run_study(
         study,
         request.output,

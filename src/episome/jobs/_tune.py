@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from episome import plugins, resources, settings
+from episome.benchmark import ray_cluster, require_ray
 from episome.data import check_inputs, name_cells, read_cells
-from episome.errors import MissingDependencyError, UsageError
+from episome.errors import UsageError
 from episome.io import check_model_output
 from episome.jobs._arguments import known_arguments, require_preset
 from episome.jobs._auto import MAX_CELLS, SAME, arena_of
@@ -150,7 +148,7 @@ def tune(
             why="settings are compared by the macro F1 of held-out cells",
             fix="name an annotator",
         )
-    _require_ray()
+    require_ray()
     if request.seed is not None:
         settings.seed = request.seed
     cls = plugins.load_class(spec)
@@ -248,18 +246,6 @@ def _arguments(
 # --- the search -----------------------------------------------------------------------------
 
 
-def _require_ray() -> None:
-    try:
-        import ray  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError(
-            "E-P02",
-            "Ray is not installed",
-            why="it runs several trainings at a time",
-            fix='pip install "episome[tune]"',
-        ) from error
-
-
 def _one_part(
     adata: AnnData,
     shared: Mapping[str, Any],
@@ -285,28 +271,6 @@ def _one_part(
     return trial
 
 
-@contextmanager
-def _ray() -> Iterator[Any]:
-    """Give Ray: the user's, where it runs already or RAY_ADDRESS names one, else one of ours."""
-    # Nothing is sent anywhere.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
-    ours = not ray.is_initialized()
-    if ours:
-        ray.init(
-            address=os.environ.get("RAY_ADDRESS"),
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
-    try:
-        yield ray
-    finally:
-        if ours:
-            ray.shutdown()
-
-
 def _search(
     request: TuneRequest,
     arena: Arena,
@@ -324,7 +288,7 @@ def _search(
         "seed": settings.seed,
         "method": request.method,
     }
-    with _ray() as ray:
+    with ray_cluster() as ray:
         cells, facts = ray.put(arena.adata), ray.put(shared)
         task = ray.remote(_one_part).options(**_share(request, ray), max_retries=0)
         for part in range(len(arena.parts)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from episome.plugins import ModelSpec, hookimpl
+from episome.plugins import DatasetSpec, ModelSpec, StudySpec, hookimpl
 
 EPISOME_API = (1, 0)
 
@@ -132,5 +132,31 @@ def episome_register_models() -> tuple[ModelSpec, ...]:
             reference="10.15252/msb.20209620",
             capabilities=("annotation", "embedding"),
             needs=("scvi",),
+        ),
+    )
+
+
+@hookimpl
+def episome_register_studies() -> tuple[StudySpec, ...]:
+    """Return the comparison of all installed annotators."""
+    return (
+        StudySpec(
+            name="annotation",
+            target="episome_baselines.studies:annotation",
+            summary="all installed annotators on seven splits of public sets",
+            tasks=("annotation",),
+        ),
+    )
+
+
+@hookimpl
+def episome_register_datasets() -> tuple[DatasetSpec, ...]:
+    """Return the cells of its smallest scale."""
+    return (
+        DatasetSpec(
+            name="simulated",
+            target="episome_baselines.studies:simulated",
+            summary="300 simulated cells of four types and six donors",
+            licence="BSD-3-Clause",
         ),
     )

@@ -1,0 +1,149 @@
+"""The study that compares all installed annotators."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from episome.benchmark import DataEntry, ModelEntry, SplitEntry, Study
+from episome.errors import UsageError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+#: Types that the two sets of blood share, by names of the Cell Ontology.
+BLOOD = {
+    "B": "B cell",
+    "CD14+ Mono": "CD14-positive monocyte",
+    "CD14+Mono": "CD14-positive monocyte",
+    "FCGR3A+ Mono": "CD14-low, CD16-positive monocyte",
+    "FCGR3A+Mono": "CD14-low, CD16-positive monocyte",
+    "NK": "natural killer cell",
+    "DC": "dendritic cell",
+    "Dendritic": "dendritic cell",
+    "CD8 T": "CD8-positive, alpha-beta T cell",
+    "CD8T": "CD8-positive, alpha-beta T cell",
+    "CD4T": "CD4-positive, alpha-beta T cell",
+    "Naive CD4 T": "CD4-positive, alpha-beta T cell",
+    "Memory CD4 T": "CD4-positive, alpha-beta T cell",
+}
+KANG = "kang_pbmc_ifnb.h5ad"
+_TYPES = {"labels_key": "cell_type_label"}
+_CONTROL = "condition == 'control' and donor_id != 'unassigned'"
+_OTHER_FILE = SplitEntry("query")
+SETS = (
+    DataEntry(
+        "pbmc3k to Kang",
+        "pbmc3k.h5ad",
+        **_TYPES,
+        query=KANG,
+        keep_query=_CONTROL,
+        names=BLOOD,
+        splits=(_OTHER_FILE,),
+    ),
+    DataEntry(
+        "Kang to pbmc3k",
+        KANG,
+        **_TYPES,
+        donor_key="donor_id",
+        keep=_CONTROL,
+        query="pbmc3k.h5ad",
+        names=BLOOD,
+        splits=(_OTHER_FILE,),
+    ),
+    DataEntry(
+        "Kang donors",
+        KANG,
+        **_TYPES,
+        donor_key="donor_id",
+        keep="donor_id != 'unassigned'",
+        splits=(SplitEntry("where", where="donor_id in ['kang_101', 'kang_107', 'kang_1016']"),),
+    ),
+    DataEntry(
+        "Kang stimulated",
+        KANG,
+        **_TYPES,
+        donor_key="donor_id",
+        # The same donors before and after: what is asked is the condition.
+        splits=(SplitEntry("where", where="condition == 'stimulated'", allow=("donor",)),),
+    ),
+    DataEntry(
+        "FACS-sorted blood",
+        "pbmc_facs_zheng.h5ad",
+        labels_key="facs_label",
+        min_cells=5,
+        splits=(SplitEntry("random"),),
+    ),
+    DataEntry(
+        "SNARE cortex",
+        "multiome_mop_snare.h5ad",
+        labels_key="cluster (remapped)",
+        donor_key="Batch",
+        splits=(SplitEntry("group", test_size=0.5),),
+    ),
+    DataEntry(
+        "Baron to mouse",
+        "baron_human_mouse_small.h5ad",
+        **_TYPES,
+        donor_key="donor_id",
+        splits=(SplitEntry("where", where="species == 'mouse'"),),
+    ),
+)
+
+
+def annotation(scale: str = "small") -> Study:
+    """Return the study of all installed annotators.
+
+    Parameters
+    ----------
+    scale
+        ``"tiny"``: simulated cells, seconds. ``"small"``: seven splits of five public sets, files
+        of the folder that is passed (``--data``); scANVI on one of them only. ``"full"`` needs
+        sets of your own: pass a TOML file.
+
+    Raises
+    ------
+    UsageError
+        Another scale (E-B07).
+    """
+    summary = "Which annotator finds the types of cells of other donors, studies and species?"
+    if scale == "tiny":
+        return Study(
+            "annotation",
+            "annotation",
+            data=(
+                DataEntry(
+                    "simulated",
+                    "simulated",
+                    labels_key="cell_type",
+                    donor_key="donor_id",
+                    splits=(SplitEntry("group"),),
+                ),
+            ),
+            models=(ModelEntry("installed"),),
+            seeds=(0,),
+            timeout=300.0,
+            summary=summary,
+        )
+    if scale != "small":
+        raise UsageError(
+            "E-B07",
+            f"the study has no scale {scale!r}",
+            why="its cells are public sets of a few thousand cells",
+            fix="use tiny or small, or write a TOML file for sets of your own",
+        )
+    return Study(
+        "annotation",
+        "annotation",
+        data=SETS,
+        models=(ModelEntry("scanvi", data=("pbmc3k to Kang",)), ModelEntry("installed")),
+        seeds=(0,),
+        timeout=1800.0,
+        summary=summary,
+    )
+
+
+def simulated() -> AnnData:
+    """Return 300 simulated cells of four types and six donors."""
+    from episome.data import simulate_cells
+
+    return simulate_cells(300, 60, n_types=4, n_donors=6, fold_change=2.5, seed=0)
