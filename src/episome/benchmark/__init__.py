@@ -8,7 +8,14 @@ from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
     from episome.benchmark._case import Case, Outcome
-    from episome.benchmark._data import DataEntry, SplitEntry, TaskData, content_digest, load_data
+    from episome.benchmark._data import (
+        DataEntry,
+        SplitEntry,
+        TaskData,
+        content_digest,
+        load_data,
+        parts_of,
+    )
     from episome.benchmark._guard import Leak, find_leaks, require_no_leaks
     from episome.benchmark._local import LocalExecutor
     from episome.benchmark._perform import TASKS, perform, task_named
@@ -57,6 +64,7 @@ _HOME = {
     "find_leaks": "_guard",
     "kept_share": "_scores",
     "load_data": "_data",
+    "parts_of": "_data",
     "perform": "_perform",
     "plan": "_runs",
     "ranks": "_stats",

@@ -141,8 +141,8 @@ def episome_register_studies() -> tuple[StudySpec, ...]:
     """Return the comparison of all installed annotators."""
     return (
         StudySpec(
-            name="annotation",
-            target="episome_baselines.studies:annotation",
+            name="annotators",
+            target="episome_baselines.studies:annotators",
             summary="all installed annotators on seven splits of public sets",
             tasks=("annotation",),
         ),
@@ -154,7 +154,7 @@ def episome_register_datasets() -> tuple[DatasetSpec, ...]:
     """Return the cells of its smallest scale."""
     return (
         DatasetSpec(
-            name="simulated",
+            name="simulated-types",
             target="episome_baselines.studies:simulated",
             summary="300 simulated cells of four types and six donors",
             licence="BSD-3-Clause",

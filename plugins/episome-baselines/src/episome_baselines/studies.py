@@ -90,7 +90,7 @@ SETS = (
 )
 
 
-def annotation(scale: str = "small") -> Study:
+def annotators(scale: str = "small") -> Study:
     """Return the study of all installed annotators.
 
     Parameters
@@ -108,12 +108,12 @@ def annotation(scale: str = "small") -> Study:
     summary = "Which annotator finds the types of cells of other donors, studies and species?"
     if scale == "tiny":
         return Study(
-            "annotation",
+            "annotators",
             "annotation",
             data=(
                 DataEntry(
                     "simulated",
-                    "simulated",
+                    "simulated-types",
                     labels_key="cell_type",
                     donor_key="donor_id",
                     splits=(SplitEntry("group"),),
@@ -132,7 +132,7 @@ def annotation(scale: str = "small") -> Study:
             fix="use tiny or small, or write a TOML file for sets of your own",
         )
     return Study(
-        "annotation",
+        "annotators",
         "annotation",
         data=SETS,
         models=(ModelEntry("scanvi", data=("pbmc3k to Kang",)), ModelEntry("installed")),
