@@ -39,7 +39,7 @@ def test_parts_that_share_nothing_have_no_leak(parts):
 
 def test_a_donor_in_both_parts_is_found(parts):
     train, test = parts
-    donors = test.obs["donor_id"].astype(str).to_numpy()
+    donors = test.obs["donor_id"].astype(str).to_numpy(copy=True)
     donors[:7] = train.obs["donor_id"].iloc[0]
     test.obs["donor_id"] = donors
 
@@ -49,7 +49,7 @@ def test_a_donor_in_both_parts_is_found(parts):
 def test_cells_without_a_donor_are_no_leak(parts):
     train, test = parts
     for part in parts:
-        donors = part.obs["donor_id"].astype(object).to_numpy()
+        donors = part.obs["donor_id"].astype(object).to_numpy(copy=True)
         donors[:5] = None
         part.obs["donor_id"] = donors
 

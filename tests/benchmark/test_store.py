@@ -9,6 +9,7 @@ from _studies import result
 
 from episome.benchmark import ResultStore
 from episome.errors import InputFileError, UsageError
+from episome.io._atomic import _temporary
 
 
 def test_a_run_has_a_row_per_metric_and_a_failed_one_has_one(tmp_path):
@@ -28,6 +29,18 @@ def test_a_run_has_a_row_per_metric_and_a_failed_one_has_one(tmp_path):
     assert store.predictions("x")["call"].tolist() == ["b"]
     assert store.runs() == ["x", "y"]
     assert (store.has("x"), store.has("z")) == (True, False)
+
+
+def test_what_was_being_written_is_no_result(tmp_path):
+    store = ResultStore(tmp_path)
+    store.add(result("x"))
+    store._write(tmp_path / "runs" / "y.parquet", store.table())
+    half = _temporary(tmp_path / "runs" / "y.parquet")
+    (tmp_path / "runs" / "y.parquet").rename(half)
+
+    assert half.suffix == ".parquet"
+    assert store.runs() == ["x"]
+    assert len(store.table()) == 2
 
 
 def test_an_empty_store_has_an_empty_table(tmp_path):

@@ -45,7 +45,7 @@ def call_scores(
     cells, the surest first, of which at most 5 % are wrong.
     """
     values = shares.to_numpy(dtype=np.float64)
-    values /= values.sum(axis=1, keepdims=True)
+    values = values / values.sum(axis=1, keepdims=True)
     classes = shares.columns.to_numpy(dtype=str)
     calls, sure = classes[values.argmax(axis=1)], values.max(axis=1)
     right = calls == truth

@@ -116,7 +116,9 @@ class ResultStore:
 
     def runs(self) -> list[str]:
         """Return the digests of the runs that are there."""
-        return sorted(p.stem for p in (self.path / "runs").glob("*.parquet"))
+        # A file that begins with a dot is one that was being written when the program was killed.
+        files = (self.path / "runs").glob("*.parquet")
+        return sorted(p.stem for p in files if not p.name.startswith("."))
 
     def has(self, run: str) -> bool:
         """Whether a run is there."""
