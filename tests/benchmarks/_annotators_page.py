@@ -297,6 +297,7 @@ def _missing(folder: Path) -> list[str]:
     for file in failed:
         split, model = file.stem.split("--")[:2]
         last = file.read_text(encoding="utf-8").strip().splitlines()[-1][:300]
+        last = "stopped before it ended" if last == "killed" else last
         lines.append(f"- `{model.replace('+', ':')}` on {split}: {last}")
     return lines
 
