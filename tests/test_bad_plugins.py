@@ -20,7 +20,9 @@ from _catalogue import Catalogue
 from click.testing import CliRunner
 
 from episome import plugins
+from episome.benchmark import DataEntry, ModelEntry, Study, run_study
 from episome.cli._app import app
+from episome.data import simulate_cells
 from episome.errors import MissingDependencyError, PluginError
 from episome.inference import Predictor
 from episome.jobs import PluginCheckRequest, check_plugin
@@ -30,7 +32,6 @@ row = CATALOGUE.row
 
 #: Rows that wait for what is not built yet: they are no tests.
 LATER = {
-    "P11": "a model that raises in one cell of a benchmark",
     "P15": "a dependency that moved on: a nightly run with the newest and the oldest",
 }
 
@@ -400,6 +401,26 @@ def no_plugins(lab, monkeypatch):
     with pytest.raises(PluginError, match=r"no model is installed.*pip install episome-sctab"):
         plugins.get_spec("sctab")
     assert "pip install" in program("plugins").output
+
+
+@row("P11", "a model that raises in one cell of a benchmark", "a row with its reason; goes on")
+def raises_in_a_benchmark(lab):
+    place = lab.folder
+    simulate_cells(120, 30, n_types=3, n_donors=4, seed=0).write_h5ad(place / "cells.h5ad")
+    broken = ModelEntry("centroid", "broken", train={"max_epochs": 1})
+    asked = Study(
+        "small",
+        "annotation",
+        data=(DataEntry("cells", "cells.h5ad", labels_key="cell_type"),),
+        models=(broken, ModelEntry("centroid")),
+        seeds=(0,),
+        floor=False,
+    )
+    found = run_study(asked, place / "results", base=place)
+    assert found.counts == {"failed": 1, "ok": 1}
+    failed = found.store.table().query("status == 'failed'").iloc[0]
+    assert "max_epochs" in failed["reason"]
+    assert "E-U16" in failed["reason"]
 
 
 # -- the rows ------------------------------------------------------------------------------------

@@ -45,9 +45,9 @@ def available_memory() -> int:
     return max(0, min([_meminfo().get("MemAvailable", _UNLIMITED), *free]))
 
 
-def used_memory() -> int:
-    """Return the resident bytes of this process, 0 where the platform does not say."""
-    fields = _read(PROC / "self" / "statm").split()
+def used_memory(pid: int | None = None) -> int:
+    """Return the resident bytes of a process, default this one; 0 if the platform does not say."""
+    fields = _read(PROC / str(pid or "self") / "statm").split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
 
 

@@ -28,7 +28,7 @@ def test_without_columns_the_doctor_proposes_them(folder):
 
 
 def test_an_expression_chooses_cells(folder, cells):
-    found = load_data(entry(keep="site in ['1', '2'] and cell_type != 'type 0'"), folder)
+    found = load_data(entry(keep=("site=1|2", "cell_type!=type 0")), folder)
 
     wanted = cells.obs["site"].isin(["1", "2"]) & (cells.obs["cell_type"] != "type 0")
     assert found.cells.n_obs == wanted.sum()
@@ -37,15 +37,30 @@ def test_an_expression_chooses_cells(folder, cells):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"labels_key": "gone"}, "missing: 'gone'.*E-B05"),
-        ({"donor_key": "gone"}, "missing: 'gone'.*E-B05"),
-        ({"keep": "gone == 1"}, "E-B05"),
-        ({"keep": "site =="}, "E-B05"),
+        ({"labels_key": "cell_typ"}, "did you mean `cell_type`.*E-U04"),
+        ({"donor_key": "gone"}, "'gone' is missing.*E-U04"),
+        ({"batch_key": "gone"}, "'gone' is missing.*E-U04"),
+        ({"keep": ("gone=1",)}, "'gone' is missing.*E-U04"),
+        ({"keep": ("site",)}, "E-U90"),
+        ({"keep": ("@print(1)",)}, "E-U90"),
     ],
 )
 def test_columns_and_expressions_that_are_none_are_refused(folder, change, match):
     with pytest.raises(UsageError, match=match):
         load_data(entry(**change), folder)
+
+
+def test_the_values_of_the_slot_that_is_named_are_in_x(cells, tmp_path):
+    other = cells.copy()
+    other.layers["counts"] = other.X.copy()
+    other.raw = other
+    other.X = np.log1p(other.X)
+    other.write_h5ad(tmp_path / "cells.h5ad")
+
+    for slot in ({"layer": "counts"}, {"use_raw": True}):
+        found = load_data(entry(**slot), tmp_path).cells
+        assert (found.X != cells.X).nnz == 0
+        assert list(found.var_names) == list(cells.var_names)
 
 
 def test_a_data_set_without_cells_is_refused(folder):
@@ -93,7 +108,7 @@ def test_folds_hold_every_cell_out_once(folder):
 def test_an_expression_and_another_column_hold_out(folder):
     data = load_data(entry(), folder)
 
-    ((_, train, test),) = parts_of(data, SplitEntry("where", where="site == '1'"), 0)
+    ((_, train, test),) = parts_of(data, SplitEntry("where", where=("site=1",)), 0)
     assert set(data.cells.obs["site"].iloc[test]) == {"1"}
     assert "1" not in set(data.cells.obs["site"].iloc[train])
 
@@ -107,7 +122,7 @@ def test_another_file_is_the_test_part(folder, cells, tmp_path):
     other = cells[:80, ::-1].copy()
     other.obs["kind"] = other.obs.pop("cell_type").astype(str).replace("type 3", "new")
     other.write_h5ad(folder / "other.h5ad")
-    two = entry(query="other.h5ad", query_labels_key="kind", keep="site != '1'")
+    two = entry(query="other.h5ad", query_labels_key="kind", keep=("site!=1",))
 
     data = load_data(two, folder)
     ((_, train, test),) = parts_of(data, SplitEntry("query"), 0)

@@ -73,7 +73,7 @@ def test_what_decides_a_run_is_in_its_name(folder):
     assert digest(seeds=(1,)) != same
     assert digest(precision="bf16-mixed") != same
     assert digest(models=(ModelEntry("centroid", setup={"unlabeled": "keep"}),)) != same
-    assert digest(data=(entry(keep="site != '1'"),)) != same
+    assert digest(data=(entry(keep=("site!=1",)),)) != same
     assert digest(splits=(SplitEntry("group", test_size=0.5),)) != same
 
 
@@ -105,8 +105,8 @@ def test_a_study_of_which_nothing_is_left_is_refused(folder):
     ("change", "match"),
     [
         ({"data": []}, "E-B07"),
-        ({"model": ["a"]}, "near: models.*E-B07"),
-        ({"models": [{"model": "a", "inti": {}}]}, "near: init.*E-B07"),
+        ({"model": ["a"]}, "did you mean `models`.*E-B07"),
+        ({"models": [{"model": "a", "inti": {}}]}, "did you mean `init`.*E-B07"),
         ({"models": ["a", "a"]}, "the same name: a.*E-B07"),
         ({"splits": [{"by": "patient"}]}, "E-B04"),
         ({"splits": [{"by": "where"}]}, "E-B04"),
@@ -163,7 +163,7 @@ def test_a_data_set_may_have_splits_of_its_own(folder):
                 "name": "own",
                 "source": "cells.h5ad",
                 "labels_key": "cell_type",
-                "splits": [{"by": "where", "where": "site == '1'"}],
+                "splits": [{"by": "where", "where": "site=1"}],
             },
             {"name": "usual", "source": "cells.h5ad", "labels_key": "cell_type"},
         ],
@@ -173,8 +173,8 @@ def test_a_data_set_may_have_splits_of_its_own(folder):
 
     runs = plan(found, task_named("annotation"), folder).runs
 
-    assert [r.key["split"] for r in runs] == ["where site == '1'", "random cells"]
+    assert [r.key["split"] for r in runs] == ["where site=1", "random cells"]
     assert Study.from_dict(found.to_dict()) == found
     plain["data"][0]["splits"] = [{"bye": "x"}]
-    with pytest.raises(UsageError, match=r"data\.splits knows no 'bye'.*near: by"):
+    with pytest.raises(UsageError, match=r"data\.splits knows no 'bye'.*did you mean `by`"):
         Study.from_dict(plain)

@@ -11,6 +11,7 @@ import pandas as pd
 from _splits import TASKS
 from scipy.stats import betabinom
 
+from episome.benchmark import kept_share
 from episome.metrics import (
     brier_score,
     classification_scores,
@@ -82,7 +83,7 @@ def _scores(found: dict[str, np.ndarray], split: str) -> dict[str, float]:
         "ECE limit": _calibrated_limit(sure),
         "NLL": negative_log_likelihood(shares, codes),
         "Brier": brier_score(shares, codes),
-        "kept": _kept(sure, right),
+        "kept": kept_share(sure, right),
         "train s": facts["train_seconds"],
         "predict s": facts["predict_seconds"],
         "MiB": facts["peak_mib"],
@@ -106,14 +107,6 @@ def _calibrated_limit(sure: np.ndarray, n_draws: int = 200) -> float:
         expected_calibration_error(sure, rng.random(len(sure)) < sure) for _ in range(n_draws)
     ]
     return float(np.quantile(found, 0.95)) + 0.01
-
-
-def _kept(sure: np.ndarray, right: np.ndarray) -> float:
-    """Largest share of cells, the surest first, of which at most 5 % are wrong."""
-    order = np.argsort(-sure, kind="stable")
-    wrong = np.cumsum(~right[order]) / np.arange(1, len(right) + 1)
-    good = np.flatnonzero(wrong <= 0.05)
-    return float((good[-1] + 1) / len(right)) if len(good) else 0.0
 
 
 def draws_of(runs: Runs, seed: int = 0) -> np.ndarray:

@@ -14,6 +14,8 @@ import anndata as ad
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from episome_baselines.studies import BLOOD
+
 LABEL = "label_of_the_split"
 #: Column of the Cell Ontology terms of the labels, where the file has them.
 TERMS = f"{LABEL}_ontology_term_id"
@@ -85,24 +87,8 @@ def _control(adata: ad.AnnData) -> np.ndarray:
     return (adata.obs["condition"].astype(str) == "control").to_numpy()
 
 
-#: The types that pbmc3k and the Kang cells share, by names of the Cell Ontology.
-BROAD = {
-    "B": "B cell",
-    "CD14+ Mono": "CD14-positive monocyte",
-    "CD14+Mono": "CD14-positive monocyte",
-    "FCGR3A+ Mono": "CD14-low, CD16-positive monocyte",
-    "FCGR3A+Mono": "CD14-low, CD16-positive monocyte",
-    "NK": "natural killer cell",
-    "DC": "dendritic cell",
-    "Dendritic": "dendritic cell",
-    "CD8 T": "CD8-positive, alpha-beta T cell",
-    "CD8T": "CD8-positive, alpha-beta T cell",
-    "CD4T": "CD4-positive, alpha-beta T cell",
-    "Naive CD4 T": "CD4-positive, alpha-beta T cell",
-    "Memory CD4 T": "CD4-positive, alpha-beta T cell",
-}
 T_CELLS = {
-    k: "T cell" if v.endswith("T cell") else v for k, v in BROAD.items()
+    k: "T cell" if v.endswith("T cell") else v for k, v in BLOOD.items()
 } | {
     "B cell": "B cell",
     "CD14+": "CD14-positive monocyte",
@@ -119,7 +105,7 @@ TASKS = {
         ("pbmc_cross_dataset", "train pbmc3k"),
         other="kang_pbmc_ifnb.h5ad",
         keep_other=_control,
-        names=BROAD,
+        names=BLOOD,
         summary="pbmc3k to Kang control cells, 7 types",
     ),
     "kang-to-pbmc3k": SplitTask(
@@ -130,7 +116,7 @@ TASKS = {
         ("pbmc_cross_dataset", "train Kang"),
         keep=_control,
         other="pbmc3k.h5ad",
-        names=BROAD,
+        names=BLOOD,
         summary="Kang control cells to pbmc3k, 7 types",
     ),
     "kang-donors": SplitTask(

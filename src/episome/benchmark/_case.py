@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from anndata import AnnData
 
 from episome import plugins, settings
 from episome.benchmark._data import DONOR, LABEL, TERM
@@ -17,7 +18,6 @@ from episome.models import Ensemble, NetworkModel
 
 if TYPE_CHECKING:
     import pandas as pd
-    from anndata import AnnData
 
     from episome.benchmark._data import DataEntry
     from episome.benchmark._study import ModelEntry
@@ -87,10 +87,7 @@ class Case:
             Whether the model is told the labels; one that cannot do without is told in any case.
         """
         cells = self.train if train is None else train
-        donor_key = DONOR if DONOR in cells.obs else None
-        setup: dict[str, Any] = {"layer": self.entry.layer, "donor_key": donor_key}
-        if self.entry.use_raw:
-            setup["use_raw"] = True
+        setup: dict[str, Any] = {"donor_key": DONOR if DONOR in cells.obs else None}
         cls = class_of(self)
         if labels or needs_labels(cls):
             setup["labels_key"] = LABEL
@@ -112,13 +109,6 @@ class Case:
             given.pop("precision", None)
         return {k: v for k, v in given.items() if k not in self.model.train}
 
-    def query(self) -> dict[str, Any]:
-        """Arguments that a query is read with."""
-        found: dict[str, Any] = {"layer": self.entry.layer}
-        if self.entry.use_raw:
-            found["use_raw"] = True
-        return {k: v for k, v in found.items() if v is not None}
-
 
 @dataclass(slots=True, eq=False)
 class Outcome:
@@ -136,19 +126,16 @@ class Outcome:
     predictions: pd.DataFrame | None = None
 
 
-def without_labels(cells: AnnData, keep: tuple[str, ...] = ()) -> AnnData:
-    """Return a copy of cells whose table holds only the columns named; nothing else is told."""
-    columns = [c for c in keep if c in cells.obs]
-    out = cells.copy()
-    out.obs = cells.obs[columns].copy()
-    for mapping in (out.obsm, out.obsp, out.uns, out.varm, out.varp):
-        mapping.clear()
-    return out
+def only(cells: AnnData, columns: tuple[str, ...], obsm_key: str = "") -> AnnData:
+    """Return a copy of cells with the columns named, and one array of ``obsm`` or none."""
+    obs = cells.obs[[c for c in columns if c in cells.obs]].copy()
+    arrays = {obsm_key: cells.obsm[obsm_key].copy()} if obsm_key in cells.obsm else {}
+    return AnnData(cells.X.copy(), obs=obs, var=cells.var.copy(), obsm=arrays)
 
 
-def for_training(cells: AnnData, keep: tuple[str, ...] = ()) -> AnnData:
+def for_training(cells: AnnData, keep: tuple[str, ...], obsm_key: str = "") -> AnnData:
     """Return a copy of training cells with labels, donors and the columns named."""
-    return without_labels(cells, (*_OF_TRAINING, TERM, *keep))
+    return only(cells, (*_OF_TRAINING, TERM, *keep), obsm_key)
 
 
 def class_of(case: Case) -> Any:

@@ -6,22 +6,33 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from episome import plugins, settings
-from episome.data import folds, inspect, read_cells
+from episome.data import (
+    AnnDataSource,
+    Condition,
+    clean_labels,
+    folds,
+    inspect,
+    read_cells,
+    split_cells,
+)
 from episome.errors import InputDataError, UsageError
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from numpy.typing import NDArray
+
+    from episome.data import CellSource
 
 SplitFamily = Literal["random", "group", "kfold", "where", "query"]
 #: Columns under which every task finds what it needs, whatever they are called in the file.
 LABEL, DONOR, TERM = "episome_label", "episome_donor", "cell_type_ontology_term_id"
+_NONE = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +43,13 @@ class SplitEntry:
     ----------
     by
         ``"random"``: a share of every class; ``"group"``: whole groups of a column; ``"kfold"``:
-        every cell once, by whole donors where that loses no class; ``"where"``: the cells of an
-        expression over ``obs``; ``"query"``: another file.
+        every cell once, by whole donors where that loses no class; ``"where"``: the cells that
+        conditions hold for; ``"query"``: another file.
     column
         Of ``"group"``, default the donor.
     where
-        Of ``"where"``.
+        Of ``"where"``: conditions ``COLUMN=VALUE``, ``COLUMN=VALUE|VALUE`` or ``COLUMN!=VALUE``,
+        all of which hold for a test cell, as of ``episome corpus build --where``.
     test_size
         Share of the cells, of ``"random"`` and ``"group"``.
     n_folds
@@ -48,7 +60,7 @@ class SplitEntry:
 
     by: SplitFamily = "random"
     column: str | None = None
-    where: str | None = None
+    where: tuple[str, ...] = ()
     test_size: float = 0.3
     n_folds: int = 5
     allow: tuple[str, ...] = ()
@@ -61,11 +73,11 @@ class SplitEntry:
             raise UsageError("E-B04", f"test_size={self.test_size!r}", fix="pass a share like 0.3")
         if self.n_folds < 2:
             raise UsageError("E-B04", f"n_folds={self.n_folds!r}", fix="pass 2 or more")
-        if (self.by == "where") != (self.where is not None):
+        if (self.by == "where") != bool(self.where):
             raise UsageError(
                 "E-B04",
                 f"split by {self.by!r} {'without' if self.by == 'where' else 'with'} `where`",
-                fix='where = "an expression over obs" belongs to by = "where"',
+                fix='where = ["COLUMN=VALUE"] belongs to by = "where"',
             )
 
     @property
@@ -74,15 +86,10 @@ class SplitEntry:
         if self.by == "group":
             return f"unseen {self.column or 'donors'}"
         if self.by == "where":
-            return f"where {self.where}"
+            return f"where {', '.join(self.where)}"
         return {"random": "random cells", "kfold": f"{self.n_folds} folds", "query": "other file"}[
             self.by
         ]
-
-    @property
-    def folds(self) -> range:
-        """Numbers of the folds."""
-        return range(self.n_folds if self.by == "kfold" else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +106,7 @@ class DataEntry:
     labels_key, donor_key, batch_key, layer, use_raw
         As in ``setup_anndata``. Without ``labels_key`` the doctor proposes all of them.
     keep
-        Which cells take part, an expression over ``obs`` (:meth:`pandas.DataFrame.query`).
+        Which cells take part: conditions as of :class:`SplitEntry`, all of which hold.
     query
         Another file, whose cells are the test part of the split family ``"query"``.
     keep_query
@@ -121,9 +128,9 @@ class DataEntry:
     batch_key: str | None = None
     layer: str | None = None
     use_raw: bool = False
-    keep: str | None = None
+    keep: tuple[str, ...] = ()
     query: str | None = None
-    keep_query: str | None = None
+    keep_query: tuple[str, ...] = ()
     query_labels_key: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     genes: str | None = None
@@ -135,8 +142,9 @@ class DataEntry:
 class TaskData:
     """Cells that take part, under the names that tasks know.
 
-    ``obs`` holds ``LABEL`` and, where there are donors, ``DONOR``; other columns stay. ``query``
-    holds the test cells of another file, with the same genes.
+    ``X`` holds the values of the slot that the entry names. ``obs`` holds ``LABEL`` and, where
+    there are donors, ``DONOR``; other columns stay. ``query`` holds the test cells of another
+    file, with the same genes.
     """
 
     entry: DataEntry
@@ -162,7 +170,8 @@ def load_data(entry: DataEntry, base: Path | None = None) -> TaskData:
     Raises
     ------
     UsageError
-        A column or expression is none (E-B05).
+        A column is missing (E-U04), or none is named and found (E-B05); a condition is none
+        (E-U90).
     InputDataError
         No cells are left (E-B06).
     """
@@ -226,13 +235,11 @@ def content_digest(data: TaskData) -> str:
 
     The same for the same cells in CSR, CSC or dense form; not for cells in another order.
     """
-    from episome.data import AnnDataSource
-
     found = hashlib.sha256()
     for part in (data.cells, data.query):
         if part is None:
             continue
-        source = AnnDataSource(part, layer=data.entry.layer, use_raw=data.entry.use_raw)
+        source = AnnDataSource(part)
         for names in (part.obs_names, source.var.index, part.obs[LABEL]):
             found.update("\n".join(map(str, names)).encode())
         for start in range(0, source.n_obs, 4096):
@@ -256,21 +263,28 @@ def _read(source: str, base: Path | None) -> AnnData:
     return read_cells(path)
 
 
-def _prepared(entry: DataEntry, cells: AnnData, labels_key: str | None, keep: str | None) -> Any:
-    if keep is not None:
-        cells = cells[rows_where(cells.obs, keep, entry.name)]
+def _prepared(
+    entry: DataEntry, cells: AnnData, labels_key: str | None, keep: tuple[str, ...]
+) -> AnnData:
+    """Return the labelled cells that take part, with the wanted values in ``X``."""
+    source = AnnDataSource(cells, layer=entry.layer, use_raw=entry.use_raw, name=entry.name)
     donor_key = entry.donor_key
     if labels_key is None:
         proposed = inspect(cells).arguments
         labels_key = proposed.get("labels_key")
         donor_key = donor_key or proposed.get("donor_key")
-    _require_columns(cells.obs, [labels_key, donor_key, entry.batch_key], entry.name)
-    labels = cells.obs[labels_key].astype("object").where(cells.obs[labels_key].notna(), None)
-    if entry.names:
-        labels = labels.map(lambda v: entry.names.get(str(v)) if v is not None else None)
+    if labels_key is None:
+        raise UsageError(
+            "E-B05",
+            "no column of labels is named, and none is found",
+            where=entry.name,
+            why=f"the columns are {list(cells.obs.columns)[:12]}",
+            fix="labels_key = the column of cell types",
+        )
+    labels = _labels(source, labels_key, entry)
+    labels = labels.where(cells_where(source, keep), None)
     counts = labels.value_counts()
     known = labels.map(counts).fillna(0).to_numpy() >= entry.min_cells
-    known &= ~labels.astype(str).str.casefold().isin({"unknown", "nan", "", "none"}).to_numpy()
     if not known.any():
         raise InputDataError(
             "E-B06",
@@ -278,65 +292,47 @@ def _prepared(entry: DataEntry, cells: AnnData, labels_key: str | None, keep: st
             where=entry.name,
             fix="look at keep=, names= and min_cells=",
         )
-    out = cells[known].copy()
-    out.obs[LABEL] = labels[known].astype(str).to_numpy(dtype=object)
-    if donor_key is not None and donor_key in out.obs:
-        out.obs[DONOR] = out.obs[donor_key].astype("object").to_numpy()
-    return out
+    obs = cells.obs[known].copy()
+    obs[LABEL] = labels[known].astype(str).to_numpy(dtype=object)
+    for name, key in ((DONOR, donor_key), (None, entry.batch_key)):
+        column = None if key is None else source.obs_column(key)
+        if name is not None and column is not None:
+            obs[name] = column[known].astype("object").to_numpy()
+    rows = np.flatnonzero(known)
+    kept = {k: v[rows] for k, v in cells.obsm.items()}
+    return AnnData(source.read(rows), obs=obs, var=source.var.copy(), obsm=kept)
 
 
-def rows_where(obs: pd.DataFrame, expression: str, where: str) -> NDArray[np.bool_]:
-    """Return which rows an expression holds for.
+def _labels(source: AnnDataSource, key: str, entry: DataEntry) -> pd.Series:
+    """Return the common name of every cell's label, ``None`` for a cell without one."""
+    given = source.obs_column(key)
+    cleaned = clean_labels(given, unlabeled_category=_NONE, unlabeled="keep")
+    named = pd.Series(cleaned, index=given.index)
+    labels = named.where(named != _NONE, None)
+    if not entry.names:
+        return labels
+    return labels.map(lambda v: None if v is None else entry.names.get(v))
+
+
+def cells_where(source: CellSource, conditions: tuple[str, ...]) -> NDArray[np.bool_]:
+    """Return for which cells all conditions hold, bool (n_obs,).
 
     Parameters
     ----------
-    obs
-        Table of cells.
-    expression
-        Of :meth:`pandas.DataFrame.query`; values of categories are compared as text.
-    where
-        How messages name the data.
+    source
+        The cells.
+    conditions
+        ``COLUMN=VALUE``, ``COLUMN=VALUE|VALUE`` or ``COLUMN!=VALUE``.
 
     Raises
     ------
     UsageError
-        It is none, or names a column that is missing (E-B05).
+        One of them is none (E-U90), or names a column that is missing (E-U04).
     """
-    text = obs.copy()
-    for name in text.columns:
-        if isinstance(text[name].dtype, pd.CategoricalDtype):
-            text[name] = text[name].astype(object)
-    try:
-        found = text.eval(expression, engine="python")
-        return np.asarray(found, dtype=bool)
-    except Exception as error:  # pandas raises anything for a text that is none
-        raise UsageError(
-            "E-B05",
-            f"{expression!r} is no expression over these cells",
-            where=where,
-            why=f"{type(error).__name__}: {error}; the columns are {list(obs.columns)[:12]}",
-            fix="such as: donor_id in ['d1', 'd2'] and condition == 'control'",
-        ) from error
-
-
-def _require_columns(obs: pd.DataFrame, names: list[str | None], where: str) -> None:
-    if names[0] is None:
-        raise UsageError(
-            "E-B05",
-            "no column of labels is named, and none is found",
-            where=where,
-            why=f"the columns are {list(obs.columns)[:12]}",
-            fix="labels_key = the column of cell types",
-        )
-    missing = [n for n in names if n is not None and n not in obs]
-    if missing:
-        raise UsageError(
-            "E-B05",
-            f"columns that are missing: {', '.join(map(repr, missing))}",
-            where=where,
-            why=f"the columns are {list(obs.columns)[:12]}",
-            fix="name columns that are there",
-        )
+    found = np.ones(source.n_obs, dtype=bool)
+    for condition in conditions:
+        found &= Condition.parse(condition).holds(source)
+    return found
 
 
 def _renamed(cells: AnnData, column: str) -> AnnData:
@@ -360,34 +356,28 @@ def _parts(
     codes = np.unique(labels, return_inverse=True)[1].astype(np.int64)
     stream = settings.stream_seed("split", seed)
     if split.by == "kfold":
-        donors = None
-        if data.donor_key is not None:
-            column = data.cells.obs[DONOR].astype("object")
-            donors = column.where(column.notna(), None).to_numpy(dtype=object)
+        donors = None if data.donor_key is None else _groups(data, split)
         yield from folds(codes, donors, seed=stream, n_folds=split.n_folds)
         return
     if split.by == "where":
-        held = rows_where(data.cells.obs, str(split.where), data.entry.name)
-    elif split.by == "group":
-        held = _whole_groups(data, split, stream)
-    else:
-        held = _share_of_classes(codes, split.test_size, stream)
-    yield rows[~held], rows[held]
+        held = cells_where(AnnDataSource(data.cells, name=data.entry.name), split.where)
+        yield rows[~held], rows[held]
+        return
+    groups = _groups(data, split) if split.by == "group" else None
+    sizes = {"train_size": 1 - split.test_size, "validation_size": split.test_size}
+    found = split_cells(codes, donors=groups, seed=seed, min_donors=2, **sizes)
+    if groups is not None and found.by != "donor":
+        raise InputDataError(
+            "E-B06",
+            f"{split.name} cannot be held out: there are fewer than two",
+            where=data.entry.name,
+            fix="split by another column",
+        )
+    yield found.train, found.validation
 
 
-def _share_of_classes(codes: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
-    """Hold out a share of every class, and never its last cell."""
-    rng = np.random.default_rng(seed)
-    held = np.zeros(len(codes), dtype=bool)
-    for code in np.unique(codes):
-        members = rng.permutation(np.flatnonzero(codes == code))
-        n = min(round(share * len(members)), len(members) - 1)
-        held[members[:n]] = True
-    return held
-
-
-def _whole_groups(data: TaskData, split: SplitEntry, seed: int) -> NDArray[np.bool_]:
-    """Hold out groups at random until they hold the wanted share of the cells."""
+def _groups(data: TaskData, split: SplitEntry) -> NDArray[np.object_]:
+    """Group of every cell, or ``None`` entries."""
     column = split.column or DONOR
     if column not in data.cells.obs:
         raise UsageError(
@@ -397,17 +387,5 @@ def _whole_groups(data: TaskData, split: SplitEntry, seed: int) -> NDArray[np.bo
             fix="name the column to hold out: column =, or donor_key = of the data",
         )
     groups = data.cells.obs[column].astype("object")
-    names = groups.dropna().astype(str)
-    sizes = names.value_counts()
-    order = np.random.default_rng(seed).permutation(np.sort(sizes.index.to_numpy(dtype=str)))
-    wanted, n = split.test_size * len(names), 0
-    chosen: list[str] = []
-    for name in order[:-1]:  # one is always left to learn from
-        if chosen and n + sizes[name] / 2 > wanted:
-            continue
-        chosen.append(name)
-        n += int(sizes[name])
-        if n >= wanted:
-            break
-    held: NDArray[np.bool_] = (groups.astype(str).isin(chosen) & groups.notna()).to_numpy()
-    return held
+    found: NDArray[np.object_] = groups.where(groups.notna(), None).to_numpy(dtype=object)
+    return np.array([None if g is None else str(g) for g in found], dtype=object)

@@ -15,9 +15,9 @@ from sklearn.preprocessing import StandardScaler
 
 from episome import settings
 from episome.benchmark._case import Case, Outcome, class_of, needs_labels
-from episome.benchmark._data import DONOR, LABEL
+from episome.benchmark._data import LABEL
 from episome.benchmark._scores import call_scores
-from episome.benchmark._tasks import Task
+from episome.benchmark._tasks import Task, predictions_of
 from episome.errors import MissingDependencyError, UsageError
 from episome.metrics import knn_probabilities
 
@@ -76,7 +76,8 @@ class EmbeddingTask(Task):
             found = call_scores(frame, truth)
             scores[condition] = {"f1_macro": found["f1_macro"], "accuracy": found["accuracy"]}
             scores[condition] |= shared
-            said.append(_said(case, frame, condition))
+            call = classes[np.asarray(values).argmax(axis=1)]
+            said.append(predictions_of(case, call, frame.max(axis=1), condition))
         return Outcome(scores, pd.concat(said, ignore_index=True))
 
 
@@ -124,21 +125,9 @@ class IntegrationTask(Task):
         from anndata import concat
 
         cells = concat([case.train, _with_truth(case)], merge="same")
-        whole = Case(
-            cells,
-            cells,
-            cells.obs,
-            case.entry,
-            case.model,
-            case.seed,
-            case.condition,
-            case.options,
-            case.compute,
-        )
-        whole.seconds = case.seconds
-        model = whole.fitted(labels=bool(case.options["labels"]))
+        model = case.fitted(cells, labels=bool(case.options["labels"]))
         with case.timed("predict"):
-            space = np.asarray(model.get_latent_representation(cells, **case.query()))
+            space = np.asarray(model.get_latent_representation(cells))
         labels = cells.obs[LABEL].to_numpy(dtype=str)
         batches = cells.obs[str(case.entry.batch_key)].astype(str).to_numpy()
         before = _unintegrated(cells, case)
@@ -232,9 +221,9 @@ def _number(value: Any) -> Any:
 def embedded(case: Case, *, labels: bool) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return the latents of training and test cells of a model that learned from the former."""
     model = case.fitted(labels=labels)
-    train = np.asarray(model.get_latent_representation(case.train, **case.query()))
+    train = np.asarray(model.get_latent_representation(case.train))
     with case.timed("predict"):
-        test = np.asarray(model.get_latent_representation(case.test, **case.query()))
+        test = np.asarray(model.get_latent_representation(case.test))
     return train, test
 
 
@@ -244,28 +233,11 @@ def _clusters(space: NDArray[np.floating], n: int, seed: int) -> NDArray[np.int6
     return found
 
 
-def _said(case: Case, shares: pd.DataFrame, condition: str) -> pd.DataFrame:
-    values = shares.to_numpy()
-    donors = case.truth[DONOR].astype(str).to_numpy() if DONOR in case.truth else ""
-    return pd.DataFrame(
-        {
-            "cell": case.truth.index.astype(str),
-            "truth": case.truth[LABEL].to_numpy(dtype=str),
-            "call": shares.columns.to_numpy(dtype=str)[values.argmax(axis=1)],
-            "confidence": values.max(axis=1).astype(np.float32),
-            "condition": condition,
-            "donor": donors,
-        }
-    )
-
-
 def _unintegrated(cells: AnnData, case: Case) -> NDArray[np.floating]:
     """Principal components of log-normalised variable genes: what no model has touched."""
     import scanpy as sc
 
     part = cells.copy()
-    if case.entry.layer is not None:
-        part.X = part.layers[case.entry.layer].copy()
     sc.pp.normalize_total(part, target_sum=1e4)
     sc.pp.log1p(part)
     if part.n_vars > _VARIABLE:

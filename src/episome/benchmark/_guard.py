@@ -54,23 +54,18 @@ class Leak:
         return f"{self.kind}: {self.count:,} of {self.total:,} test cells ({named})"
 
 
-def find_leaks(
-    train: AnnData, test: AnnData, *, donor_key: str | None = None, layer: str | None = None
-) -> tuple[Leak, ...]:
+def find_leaks(train: AnnData, test: AnnData, *, donor_key: str | None = None) -> tuple[Leak, ...]:
     """Look for donors, cell names and cells that are in both parts.
 
     Cells are the same where they have the same value for every gene; empty cells are left out.
-    Names count only where the two parts come from one file or look like barcodes of one run, so
-    plain row numbers are no leak.
+    Names that are plain row numbers are no leak.
 
     Parameters
     ----------
     train, test
-        The parts, with the same genes.
+        The parts, with the same genes and their values in ``X``.
     donor_key
         Column of both that names the donor.
-    layer
-        Layer with the values, default ``X``.
 
     Returns
     -------
@@ -85,8 +80,8 @@ def find_leaks(
     names = test.obs_names.to_series().astype(str)
     again = names.isin(set(train.obs_names.astype(str))) & ~names.str.fullmatch(r"\d+")
     found.append(_leak("barcode", again.to_numpy(bool), names, n))
-    seen = set(_digests(train, layer).tolist()) - {0}
-    same = np.isin(_digests(test, layer), np.fromiter(seen, np.uint64, len(seen)))
+    seen = set(_digests(train).tolist()) - {0}
+    same = np.isin(_digests(test), np.fromiter(seen, np.uint64, len(seen)))
     found.append(_leak("cell", same, names, n))
     return tuple(leak for leak in found if leak is not None)
 
@@ -139,13 +134,13 @@ def _leak(kind: str, where: NDArray[np.bool_], names: pd.Series, total: int) -> 
     return Leak(kind, int(where.sum()), total, tuple(examples))
 
 
-def _digests(adata: AnnData, layer: str | None) -> NDArray[np.uint64]:
+def _digests(adata: AnnData) -> NDArray[np.uint64]:
     """Return a number for the values of every cell, (n_obs,); 0 for a cell without any.
 
     A random number for every gene times its value, summed in integers that wrap around: cells
     that differ have another sum but for one chance in some 10^19.
     """
-    source = AnnDataSource(adata, layer=layer)
+    source = AnnDataSource(adata)
     # By the name of the gene, so that the order of the columns does not matter.
     weights = np.array([_of_name(str(g)) for g in source.var.index], dtype=np.uint64)
     out = np.zeros(source.n_obs, dtype=np.uint64)

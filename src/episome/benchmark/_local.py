@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing as mp
 import os
 import signal
@@ -10,13 +11,14 @@ import sys
 import threading
 import time
 import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from episome import plugins, resources
-from episome.benchmark import _preload
+from episome.benchmark._perform import perform
 from episome.benchmark._store import ResultStore, RunResult
 from episome.errors import UsageError
 
@@ -28,6 +30,10 @@ _TICK = 0.2
 #: Bytes that a run is assumed to need at least.
 _LEAST = 1 << 30
 GPUS = "CUDA_VISIBLE_DEVICES"
+#: Names the modules of the models of a study, for the process that runs are forked from.
+MODULES = "EPISOME_BENCHMARK_MODULES"
+# Imported there alone: it sets the threads of whoever imports it.
+_PRELOAD = "episome.benchmark._preload"
 
 
 @dataclass(slots=True, eq=False)
@@ -127,7 +133,7 @@ class LocalExecutor:
         with contextlib.suppress(EOFError, OSError):
             if child.result is None and child.pipe.poll():
                 child.result = child.pipe.recv()
-        used = _memory_of(child.process.pid)
+        used = resources.used_memory(child.process.pid)
         child.peak = max(child.peak, used)
         seconds = time.monotonic() - child.started
         if child.result is not None or child.ending is not None:
@@ -160,26 +166,10 @@ def _ended(child: _Child) -> RunResult:
     seconds = time.monotonic() - child.started
     peak = max(child.peak, 0) / 2**20
     if child.result is not None:
-        found = child.result
-        known = float(found.facts.get("peak_mib") or 0.0)
-        return RunResult(
-            found.run,
-            found.key,
-            found.status,
-            found.reason,
-            found.scores,
-            {**found.facts, "peak_mib": max(known, peak)},
-            found.predictions,
-        )
-    code = child.process.exitcode
-    status, reason = child.ending or _why(code)
-    facts = {
-        "seconds": seconds,
-        "peak_mib": peak,
-        "data_sha256": child.run.data_sha256,
-        "model_version": child.run.model_version,
-    }
-    return RunResult(child.run.digest, child.run.key, status, reason, facts=facts)
+        known = float(child.result.facts.get("peak_mib") or 0.0)
+        return child.result.with_facts(peak_mib=max(known, peak))
+    status, reason = child.ending or _why(child.process.exitcode)
+    return RunResult.of(child.run, status, reason, seconds=seconds, peak_mib=peak)
 
 
 def _why(code: int | None) -> tuple[str, str]:
@@ -204,11 +194,6 @@ def _kill(child: _Child) -> None:
 
 def _work(run: Run, pipe: Connection, gpu: str | None) -> None:
     """Do a run and send what it left; ends with the program that asked for it."""
-    import logging
-    import warnings
-
-    from episome.benchmark._perform import perform
-
     with contextlib.suppress(OSError):
         os.setsid()
     # Ctrl-C is for the program, which ends its runs.
@@ -221,23 +206,8 @@ def _work(run: Run, pipe: Connection, gpu: str | None) -> None:
     resources.set_threads(1)
     found = perform(run)
     device, device_peak = _device(gpu)
-    facts = {
-        **found.facts,
-        "peak_mib": resources.peak_memory() / 2**20,
-        "device": device,
-        "device_peak_mib": device_peak,
-    }
-    pipe.send(
-        RunResult(
-            found.run,
-            found.key,
-            found.status,
-            found.reason,
-            found.scores,
-            facts,
-            found.predictions,
-        )
-    )
+    peak = resources.peak_memory() / 2**20
+    pipe.send(found.with_facts(peak_mib=peak, device=device, device_peak_mib=device_peak))
 
 
 def _end_with(pipe: Connection) -> None:
@@ -266,9 +236,9 @@ def _context(runs: Sequence[Run]) -> Any:
     for name in {r.model.model for r in runs}:
         with contextlib.suppress(Exception):  # the run itself says what is wrong with the model
             modules.add(plugins.get_spec(name).target.partition(":")[0])
-    os.environ[_preload.MODULES] = ",".join(sorted(modules))
+    os.environ[MODULES] = ",".join(sorted(modules))
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload([_preload.__name__])
+    context.set_forkserver_preload([_PRELOAD])
     return context
 
 
@@ -281,15 +251,6 @@ def _without_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
-
-
-def _memory_of(pid: int | None) -> int:
-    """Resident bytes of a process; 0 where the system does not say."""
-    try:
-        fields = (resources.PROC / str(pid) / "statm").read_text().split()
-    except OSError:
-        return 0
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
 
 
 def _visible_gpus() -> list[str]:

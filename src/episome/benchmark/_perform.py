@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import platform
 import time
 import traceback
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from episome import plugins, settings
-from episome.benchmark._case import Case, for_training, without_labels
-from episome.benchmark._data import DONOR, LABEL, TERM, TaskData, load_data, parts_of
+from episome.benchmark._case import Case, for_training, only
+from episome.benchmark._data import DONOR, LABEL, TERM, load_data, parts_of
 from episome.benchmark._guard import find_leaks, require_no_leaks
 from episome.benchmark._store import RunResult
 from episome.errors import EpisomeError, InputDataError, UsageError
+from episome.models import provenance
 
 if TYPE_CHECKING:
-    import numpy as np
-    from anndata import AnnData
-    from numpy.typing import NDArray
-
     from episome.benchmark._runs import Run
     from episome.benchmark._tasks import Task
 
@@ -34,7 +29,6 @@ TASKS = {
     "embedding": "episome.benchmark._embedding:EmbeddingTask",
     "integration": "episome.benchmark._embedding:IntegrationTask",
 }
-_PACKAGES = ("episome", "torch", "scvi-tools", "anndata", "numpy", "scipy", "scikit-learn")
 
 
 def task_named(name: str) -> Task:
@@ -70,7 +64,7 @@ def perform(run: Run) -> RunResult:
     facts: dict[str, Any] = {
         "data_sha256": run.data_sha256,
         "model_version": run.model_version,
-        "versions": versions(),
+        "versions": ", ".join(f"{k} {v}" for k, v in provenance()["versions"].items() if v),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(wall)),
     }
     case: Case | None = None
@@ -83,6 +77,7 @@ def perform(run: Run) -> RunResult:
         with settings.using_seed(run.seed):
             case, leaks = case_of(run)
             facts |= {"n_train": case.train.n_obs, "n_test": case.test.n_obs, "leaks": leaks}
+            facts["donors"] = "known" if DONOR in case.truth else "unknown"
             outcome = task_named(run.task).run(case)
     except EpisomeError as error:
         refused = error.problems[0].code == "E-L20"
@@ -113,15 +108,16 @@ def case_of(run: Run) -> tuple[Case, str]:
             chosen = train, test
     if chosen is None:
         raise InputDataError("E-B06", f"there is no fold {run.fold}", where=run.entry.name)
-    train_cells, test_cells = _cut(data, *chosen)
-    leaks = find_leaks(train_cells, test_cells, donor_key=data.donor_key, layer=run.entry.layer)
+    rows, held = chosen
+    train, test = data.cells[rows], (data.cells if data.query is None else data.query)[held]
+    leaks = find_leaks(train, test, donor_key=data.donor_key)
     require_no_leaks(leaks, run.split.allow, where=f"{run.entry.name}, {run.split.name}")
     batch = () if run.entry.batch_key is None else (run.entry.batch_key,)
-    truth = test_cells.obs[[c for c in (LABEL, DONOR, TERM, *batch) if c in test_cells.obs]]
+    array = plugins.get_spec(run.model.model).obsm_key
     case = Case(
-        for_training(train_cells, batch),
-        without_labels(test_cells, batch),
-        truth.copy(),
+        for_training(train, batch, array),
+        only(test, batch, array),
+        test.obs[[c for c in (LABEL, DONOR, TERM, *batch) if c in test.obs]].copy(),
         run.entry,
         run.model,
         run.seed,
@@ -130,24 +126,6 @@ def case_of(run: Run) -> tuple[Case, str]:
         run.compute,
     )
     return case, "; ".join(leak.text for leak in leaks)
-
-
-def versions() -> str:
-    """Return versions of what computes, in one line."""
-    found = [f"python {platform.python_version()}"]
-    for name in _PACKAGES:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(found)
-
-
-def _cut(
-    data: TaskData, train: NDArray[np.int64], test: NDArray[np.int64]
-) -> tuple[AnnData, AnnData]:
-    other = data.cells if data.query is None else data.query
-    return data.cells[train].copy(), other[test].copy()
 
 
 def _cost(facts: dict[str, Any], case: Case | None, started: float) -> dict[str, Any]:

@@ -10,8 +10,7 @@ import os
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
-#: Names the modules of the models of a study.
-MODULES = "EPISOME_BENCHMARK_MODULES"
+from episome.benchmark._local import MODULES  # noqa: E402 - after the threads are set
 
 for _module in (
     "episome.benchmark._perform",

@@ -110,7 +110,7 @@ class RayExecutor:
                 try:
                     result = ray.get(job)
                 except ray.exceptions.RayError as error:
-                    result = _lost(run, "killed", str(error))
+                    result = RunResult.of(run, "killed", str(error).partition("\n")[0])
                 store.add(result)
                 if report is not None:
                     report(run, result)
@@ -135,16 +135,7 @@ def _perform(run: Run) -> RunResult:
     try:
         found = perform(run)
     except _OverdueError:
-        return _lost(run, "timeout", f"took more than {run.timeout:g} s")
+        return RunResult.of(run, "timeout", f"took more than {run.timeout:g} s")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    facts = {**found.facts, "peak_mib": resources.peak_memory() / 2**20, "device": "ray"}
-    return RunResult(
-        found.run, found.key, found.status, found.reason, found.scores, facts, found.predictions
-    )
-
-
-def _lost(run: Run, status: str, reason: str) -> RunResult:
-    facts = {"data_sha256": run.data_sha256, "model_version": run.model_version}
-    first = reason.strip().splitlines()[0] if reason.strip() else "the worker died"
-    return RunResult(run.digest, run.key, status, first, facts=facts)
+    return found.with_facts(peak_mib=resources.peak_memory() / 2**20, device="ray")

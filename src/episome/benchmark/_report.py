@@ -93,10 +93,13 @@ def _leaks(table: pd.DataFrame) -> list[Text]:
     refused = table[table["status"] == "refused"]
     allowed = table[(table["leaks"].astype(str) != "") & (table["status"] == "ok")]
     parts = []
+    unknown = sorted(set(table["data"][table["donors"] == "unknown"]))
     if refused.empty and allowed.empty:
-        parts.append(
-            Text("No donor, cell name or cell is in both parts of any split.", badge="good")
-        )
+        what = "cell name or cell" if unknown else "donor, cell name or cell"
+        parts.append(Text(f"No {what} is in both parts of any split.", badge="good"))
+    if unknown:
+        said = f"No donors are named for {', '.join(unknown)}: they may be in both parts."
+        parts.append(Text(said, badge="bad"))
     for text in sorted(set(refused["reason"])):
         parts.append(Text(f"Refused: {text}", badge="bad"))
     named = allowed[["data", "split", "leaks"]].drop_duplicates().itertuples(index=False)

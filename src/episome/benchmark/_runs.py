@@ -72,7 +72,7 @@ class Run:
             "protocol": PROTOCOL,
             "study": self.study,
             "task": self.task,
-            "data": [self.entry.name, self.data_sha256, self.entry.layer, self.entry.batch_key],
+            "data": [self.entry.name, self.data_sha256, self.entry.batch_key],
             "split": [
                 self.split.by,
                 self.split.column,

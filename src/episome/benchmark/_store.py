@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from episome.io import ensure_free, write_file
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from episome.benchmark._runs import Run
 
 #: What names a row, in this order; together they occur once in a store.
 KEYS = ("study", "task", "data", "split", "fold", "condition", "model", "seed", "metric")
@@ -30,6 +32,7 @@ FACTS = (
     "n_train",
     "n_test",
     "leaks",
+    "donors",
     "data_sha256",
     "model_version",
     "versions",
@@ -78,6 +81,16 @@ class RunResult:
     scores: Mapping[tuple[str, str], float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     predictions: pd.DataFrame | None = None
+
+    @classmethod
+    def of(cls, run: Run, status: str, reason: str = "", **facts: Any) -> RunResult:
+        """Return the result of a run that said nothing itself."""
+        known = {"data_sha256": run.data_sha256, "model_version": run.model_version, **facts}
+        return cls(run.digest, run.key, status, reason, facts=known)
+
+    def with_facts(self, **facts: Any) -> RunResult:
+        """Return the result with more of what is known of its run."""
+        return replace(self, facts={**self.facts, **facts})
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per metric; a run without one has a row all the same."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +11,14 @@ from typing import Any
 
 from episome import plugins
 from episome.benchmark._data import DataEntry, SplitEntry
-from episome.errors import InputFileError, UsageError
+from episome.errors import InputFileError, UsageError, did_you_mean
 
 #: Stands for every installed model that can do the task.
 INSTALLED = "installed"
 #: Tag of the models that are in every benchmark of their capability.
 FLOOR = "floor"
+#: Keys of conditions: one may stand without a list.
+_CONDITIONS = {"where", "keep", "keep_query"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,14 +282,15 @@ def _entry(cls: type, given: Any, where: str) -> Any:
     known = [f.name for f in dataclasses.fields(cls)]
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=2)
             raise UsageError(
                 "E-B07",
                 f"{where} knows no {key!r}",
-                why=f"near: {', '.join(near)}" if near else f"it knows {', '.join(known)}",
-                fix="correct the name, or leave it out",
+                why=f"it knows {', '.join(known)}",
+                fix=did_you_mean(str(key), known) or "leave it out",
             )
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    for name in _CONDITIONS & set(given):
+        values[name] = tuple(_listed(given[name]))
     if cls is DataEntry and "splits" in given:
         nested = _listed(given["splits"])
         values["splits"] = tuple(_entry(SplitEntry, s, f"{where}.splits") for s in nested)

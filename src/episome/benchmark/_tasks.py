@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 from episome.benchmark._case import Case, Outcome
 from episome.benchmark._data import DONOR, LABEL
 from episome.benchmark._scores import call_scores, strict_accuracy
+from episome.data import AnnDataSource, ThinnedSource
 from episome.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,26 +79,49 @@ def called(case: Case, model: Any, cells: AnnData, **limits: Any) -> tuple[pd.Da
         Of ``annotate``.
     """
     with case.timed("predict"):
-        calls = model.annotate(cells, **case.query(), **limits)
-    return calls, model.predict_proba(cells, **case.query())
+        calls = model.annotate(cells, **limits)
+    return calls, model.predict_proba(cells)
 
 
-def predictions_of(case: Case, calls: pd.DataFrame, condition: str = "") -> pd.DataFrame:
-    """Return what a store keeps of calls: the truth beside them."""
-    out = pd.DataFrame(
+def predictions_of(
+    case: Case, call: Any, confidence: Any, condition: str, **more: Any
+) -> pd.DataFrame:
+    """Return what a store keeps of calls: the truth and the donor beside them.
+
+    Parameters
+    ----------
+    case
+        Whose test cells are called.
+    call, confidence
+        Of every test cell.
+    condition
+        Of the calls.
+    **more
+        Further columns.
+    """
+    donors = case.truth[DONOR].astype(str).to_numpy() if DONOR in case.truth else ""
+    return pd.DataFrame(
         {
-            "cell": calls.index.astype(str),
+            "cell": case.truth.index.astype(str),
             "truth": case.truth[LABEL].to_numpy(dtype=str),
-            "call": calls["label_raw"].to_numpy(dtype=str),
-            "confidence": calls["confidence"].to_numpy(dtype=np.float32),
-            "novelty": calls["novelty"].to_numpy(dtype=np.float32),
-            "status": calls["status"].to_numpy(dtype=str),
+            "call": np.asarray(call, dtype=str),
+            "confidence": np.asarray(confidence, dtype=np.float32),
             "condition": condition,
+            "donor": donors,
+            **more,
         }
     )
-    donors = case.truth[DONOR].astype(str).to_numpy() if DONOR in case.truth else ""
-    out["donor"] = donors
-    return out
+
+
+def _kept(case: Case, calls: pd.DataFrame, condition: str) -> pd.DataFrame:
+    return predictions_of(
+        case,
+        calls["label_raw"],
+        calls["confidence"],
+        condition,
+        novelty=calls["novelty"].to_numpy(dtype=np.float32),
+        status=calls["status"].to_numpy(dtype=str),
+    )
 
 
 class AnnotationTask(Task):
@@ -125,7 +149,7 @@ class AnnotationTask(Task):
         model = case.fitted(train)
         calls, shares = called(case, model, case.test)
         scores = self.scored(case, model, shares, case.truth[LABEL].to_numpy(dtype=str))
-        return Outcome({condition: scores}, predictions_of(case, calls, condition))
+        return Outcome({condition: scores}, _kept(case, calls, condition))
 
     @staticmethod
     def scored(
@@ -234,14 +258,13 @@ class RobustnessTask(AnnotationTask):
                 n = round((1 - share) * case.test.n_vars)
                 kept = np.sort(rng.permutation(case.test.n_vars)[:n])
                 less = case.test[:, kept].copy()
-                part = model.predict_proba(less, min_gene_overlap=0.0, **case.query())
+                part = model.predict_proba(less, min_gene_overlap=0.0)
                 found.append(self.scored(case, model, part, truth))
             scores[f"without {share:.0%} of the genes"] = _mean(found)
         for depth in case.options["depths"]:
-            less = thinned(case.test, depth, case.rng(f"depth-{depth:g}"), case.entry.layer)
-            part = model.predict_proba(less, **case.query())
+            part = model.predict_proba(ThinnedSource(AnnDataSource(case.test), depth, case.seed))
             scores[f"{depth:.0%} of the counts"] = self.scored(case, model, part, truth)
-        return Outcome(scores, predictions_of(case, calls, "complete"))
+        return Outcome(scores, _kept(case, calls, "complete"))
 
 
 class NoveltyTask(Task):
@@ -290,37 +313,8 @@ class NoveltyTask(Task):
         }
         return Outcome(
             {case.condition: {k: float(v) for k, v in scores.items()}},
-            predictions_of(case, calls, case.condition),
+            _kept(case, calls, case.condition),
         )
-
-
-def thinned(
-    cells: AnnData, share: float, rng: np.random.Generator, layer: str | None = None
-) -> AnnData:
-    """Return a copy of cells in which every molecule was kept with a probability.
-
-    Parameters
-    ----------
-    cells
-        With counts.
-    share
-        The probability.
-    rng
-        Draws.
-    layer
-        Layer with the counts, default ``X``.
-    """
-    from scipy import sparse
-
-    out = cells.copy()
-    counts = sparse.csr_matrix(out.X if layer is None else out.layers[layer], copy=True)
-    counts.data = rng.binomial(np.rint(counts.data).astype(np.int64), share).astype(np.float32)
-    counts.eliminate_zeros()
-    if layer is None:
-        out.X = counts
-    else:
-        out.layers[layer] = counts
-    return out
 
 
 def _mean(found: list[dict[str, float]]) -> dict[str, float]:

@@ -37,8 +37,8 @@ CODES: dict[str, str] = {
     ),
     "E-B04": "A split of a study says something that cannot be done.",
     "E-B05": (
-        "A study names a column, or an expression over columns, that the cells do not have. It is "
-        "looked at before anything is trained."
+        "A study needs a column that nobody names: of labels, of donors to hold out, of batches. "
+        "It is looked at before anything is trained."
     ),
     "E-B06": (
         "Nothing is left of a data set after its rules: `keep`, `names`, `min_cells`, or a split "

@@ -147,21 +147,25 @@ def coverage(
         sets = scores.sets(probabilities[rest], error_rate)
         held[rest] = sets[np.arange(len(rest)), codes[rest]]
         sizes[rest] = sets.sum(axis=1)
-    known = [None] * len(codes) if donors is None else list(donors)
-    names = sorted({str(d) for d in known if d is not None})
-    whose = np.array([None if d is None else str(d) for d in known], dtype=object)
+    whose = np.full(len(codes), None, dtype=object) if donors is None else donors
+    known = np.array([d is not None for d in whose], dtype=bool)
+    names, numbers = np.unique(np.asarray(whose[known], dtype=str), return_inverse=True)
+    by_donor = _shares(held[known], numbers, len(names))
     return {
         "overall": float(held.mean()),
         "size": float(sizes.mean()),
-        "by_class": [_share(held, codes == c) for c in range(probabilities.shape[1])],
-        "by_donor": {name: _share(held, whose == name) for name in names},
+        "by_class": _shares(held, codes, probabilities.shape[1]),
+        "by_donor": dict(zip(map(str, names), by_donor, strict=True)),
     }
 
 
-def _share(held: NDArray[np.bool_], among: NDArray[np.bool_]) -> list[float | int | None]:
-    """Share of the chosen cells whose set holds the truth, and how many there are."""
-    n = int(among.sum())
-    return [float(held[among].mean()) if n else None, n]
+def _shares(
+    held: NDArray[np.bool_], groups: NDArray[np.int64], n_groups: int
+) -> list[list[float | int | None]]:
+    """Share of the cells of every group whose set holds the truth, and how many there are."""
+    counts = np.bincount(groups, minlength=n_groups)
+    hits = np.bincount(groups, weights=held, minlength=n_groups)
+    return [[float(h / n) if n else None, int(n)] for h, n in zip(hits, counts, strict=True)]
 
 
 def _limit(scores: NDArray[np.floating], error_rate: float) -> float:

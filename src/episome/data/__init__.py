@@ -69,7 +69,7 @@ if TYPE_CHECKING:
         kind_of,
     )
     from episome.data._read_modality import read_modality
-    from episome.data._reduced import ReducedCells
+    from episome.data._reduced import ReducedCells, ThinnedSource
     from episome.data._rule import InputRule, QueryKind
     from episome.data._schema import SchemaChoice, cellxgene_choice, cellxgene_source
     from episome.data._simulate import simulate_cells
@@ -180,6 +180,7 @@ _HOME = {
     "pair_modalities": "_modalities",
     "ObsmSource": "_obsm",
     "ReducedCells": "_reduced",
+    "ThinnedSource": "_reduced",
     "folds": "_folds",
     "align_dimensions": "_obsm",
     "prepare_query": "_query",

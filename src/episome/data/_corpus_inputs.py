@@ -92,8 +92,7 @@ class Condition:
             raise UsageError(
                 "E-U90",
                 f"{text!r} is no condition",
-                fix="--where 'COLUMN=VALUE', --where 'COLUMN=VALUE|VALUE' or "
-                "--where 'COLUMN!=VALUE'",
+                fix="write COLUMN=VALUE, COLUMN=VALUE|VALUE or COLUMN!=VALUE",
             )
         values = tuple(v.strip() for v in found[3].split("|"))
         return cls(found[1], values, unlike=found[2] == "!=")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from episome.models._embedding import EmbeddingMixin
     from episome.models._ensemble import Ensemble
     from episome.models._explanation import ExplanationMixin
+    from episome.models._folder import provenance
     from episome.models._inert import inert_classes, inert_dtype, number_from_bytes
     from episome.models._network import NetworkModel
     from episome.models._reconstruction import ReconstructionMixin
@@ -45,6 +46,7 @@ _HOME = {
     "CAPABILITIES": "_capabilities",
     "EmbeddingMixin": "_embedding",
     "NetworkModel": "_network",
+    "provenance": "_folder",
     "ReconstructionMixin": "_reconstruction",
     "ReferenceWeights": "_reference",
     "SupportsAnnotation": "_capabilities",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -85,7 +85,7 @@ def model_identity(cls: type[EpisomeModel]) -> dict[str, object]:
     return identity
 
 
-def provenance() -> dict[str, object]:
+def provenance() -> dict[str, Any]:
     """Versions, seed and date; no user, host or path."""
     versions = {name: _version(name) for name in _VERSIONS}
     return {

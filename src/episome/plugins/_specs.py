@@ -170,7 +170,8 @@ class TaskSpec:
     Parameters
     ----------
     name, target, summary
-        Name, the runner ``"package.module:Class"``, one line.
+        Name, the runner ``"package.module:Class"``, a subclass of ``episome.benchmark.Task``, one
+        line.
     capability
         The capability that a model needs.
     metrics
@@ -199,7 +200,8 @@ class StudySpec:
     Parameters
     ----------
     name, target, summary, reference
-        Name, the definition ``"package.module:object"``, one line, DOI.
+        Name, the definition ``"package.module:function"``, which takes a scale (``"tiny"``,
+        ``"small"``, ``"full"``) and returns an ``episome.benchmark.Study``, one line, DOI.
     tasks, datasets, models
         Names of what it runs.
     plugin, distribution, version

@@ -28,7 +28,8 @@ BLOOD = {
 }
 KANG = "kang_pbmc_ifnb.h5ad"
 _TYPES = {"labels_key": "cell_type_label"}
-_CONTROL = "condition == 'control' and donor_id != 'unassigned'"
+_KNOWN = "donor_id!=unassigned"
+_CONTROL = ("condition=control", _KNOWN)
 _OTHER_FILE = SplitEntry("query")
 SETS = (
     DataEntry(
@@ -55,8 +56,8 @@ SETS = (
         KANG,
         **_TYPES,
         donor_key="donor_id",
-        keep="donor_id != 'unassigned'",
-        splits=(SplitEntry("where", where="donor_id in ['kang_101', 'kang_107', 'kang_1016']"),),
+        keep=(_KNOWN,),
+        splits=(SplitEntry("where", where=("donor_id=kang_101|kang_107|kang_1016",)),),
     ),
     DataEntry(
         "Kang stimulated",
@@ -64,7 +65,7 @@ SETS = (
         **_TYPES,
         donor_key="donor_id",
         # The same donors before and after: what is asked is the condition.
-        splits=(SplitEntry("where", where="condition == 'stimulated'", allow=("donor",)),),
+        splits=(SplitEntry("where", where=("condition=stimulated",), allow=("donor",)),),
     ),
     DataEntry(
         "FACS-sorted blood",
@@ -85,7 +86,7 @@ SETS = (
         "baron_human_mouse_small.h5ad",
         **_TYPES,
         donor_key="donor_id",
-        splits=(SplitEntry("where", where="species == 'mouse'"),),
+        splits=(SplitEntry("where", where=("species=mouse",)),),
     ),
 )
 
