@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from episome.models._reconstruction import ReconstructionMixin
     from episome.models._reference import ReferenceWeights
     from episome.models._registry import registry_from_parts
+    from episome.models._training import checked_splitter
     from episome.models._translation import TranslationMixin
     from episome.models._tuning import Between, TuningSpace
     from episome.models._weights_file import WeightsFile
@@ -46,6 +47,7 @@ _HOME = {
     "CAPABILITIES": "_capabilities",
     "EmbeddingMixin": "_embedding",
     "NetworkModel": "_network",
+    "checked_splitter": "_training",
     "provenance": "_folder",
     "ReconstructionMixin": "_reconstruction",
     "ReferenceWeights": "_reference",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
     from episome.data import CellSource, Query
     from episome.train import CellDataModule, ProgressReport
+
+
+#: Keys of ``datasplitter_kwargs`` of networks.
+SPLITTER = ("external_indexing", "drop_last", "sampling", "split")
 
 
 def normalized_rows(data: CellDataModule | Query, rows: NDArray[np.int64]) -> sparse.csr_matrix:
@@ -84,10 +88,29 @@ def part_of(progress: ProgressReport | None, part: int, n_parts: int) -> Progres
 
 
 def checked_splitter(
-    kwargs: Mapping[str, Any] | None, *, shuffle_set_split: bool
+    kwargs: Mapping[str, Any] | None,
+    *,
+    shuffle_set_split: bool = True,
+    known: Collection[str] = SPLITTER,
 ) -> dict[str, Any]:
+    """Return ``datasplitter_kwargs`` that make sense.
+
+    Parameters
+    ----------
+    kwargs
+        Of ``train``.
+    shuffle_set_split
+        Only ``True``.
+    known
+        Keys that the model takes.
+
+    Raises
+    ------
+    UsageError
+        Other keys, or an unshuffled split (E-U21), or a split given twice (E-U27).
+    """
     given = dict(kwargs or {})
-    unknown = sorted(set(given) - {"external_indexing", "drop_last", "sampling", "split"})
+    unknown = sorted(set(given) - set(known))
     if unknown or not shuffle_set_split:
         raise UsageError(
             "E-U21",

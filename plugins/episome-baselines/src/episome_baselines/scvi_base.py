@@ -15,8 +15,8 @@ from scvi.model.base import BaseMinifiedModeModelClass
 
 from episome import plugins, settings
 from episome.data import given_split, read_split, split_cells, variable_genes
-from episome.errors import UsageError, with_option
-from episome.models import EpisomeModel, as_rows
+from episome.errors import UsageError
+from episome.models import EpisomeModel, as_rows, checked_splitter
 from episome.train import check_trainer_kwargs
 from episome_baselines.scvi_training import EARLY, Cells, TrainerArguments
 
@@ -39,6 +39,10 @@ class WithoutModule(BaseMinifiedModeModelClass):
         BaseMinifiedModeModelClass.__init__(self, adata, registry)
 
 
+#: Keys of ``datasplitter_kwargs`` that scvi-tools' training can be given.
+SPLITTER = ("external_indexing", "drop_last", "split")
+
+
 class Adapter(EpisomeModel):
     """A model of scvi-tools under the host's contract.
 
@@ -54,7 +58,7 @@ class Adapter(EpisomeModel):
         """Refuse arguments that ``train`` does not take; see the base class."""
         named = {*inspect.signature(cls.train).parameters, *EARLY}
         check_trainer_kwargs({k: v for k, v in arguments.items() if k not in named})
-        check_splitter(arguments.get("datasplitter_kwargs"))
+        checked_splitter(arguments.get("datasplitter_kwargs"), known=SPLITTER)
 
     def _build_module(self, n_top_genes: int | None, **config: object) -> SCVIAdapterCore:
         """Build the module with weights from the initialisation stream of ``settings.seed``."""
@@ -203,35 +207,6 @@ def trainer_arguments(
     return TrainerArguments(accelerator, devices, early_stopping, dict(more))
 
 
-def check_splitter(kwargs: Mapping[str, Any] | None, *, shuffle_set_split: bool = True) -> None:
-    """Refuse what a split of scvi-tools' training cannot be.
-
-    Raises
-    ------
-    UsageError
-        Other keys, or an unshuffled split (E-U21), or a split given twice (E-U27).
-    """
-    known = {"external_indexing", "drop_last", "split"}
-    unknown = sorted(set(kwargs or {}) - known)
-    if unknown or not shuffle_set_split:
-        raise UsageError(
-            "E-U21",
-            f"unknown keys {', '.join(map(with_option, unknown))}"
-            if unknown
-            else "shuffle_set_split=False",
-            where="datasplitter_kwargs" if unknown else "train()",
-            fix="pass external_indexing=[train, validation, test] to choose the cells of each "
-            "part, or split= (--split) with a file of `episome corpus split`",
-        )
-    if kwargs and None not in (kwargs.get("split"), kwargs.get("external_indexing")):
-        raise UsageError(
-            "E-U27",
-            "both `split` and `external_indexing` are given",
-            where="datasplitter_kwargs",
-            fix="pass only one of them",
-        )
-
-
 def splitter_indices(
     kwargs: Mapping[str, Any] | None, source: CellSource, *, shuffle_set_split: bool
 ) -> Sequence[Sequence[int]] | None:
@@ -249,12 +224,11 @@ def splitter_indices(
     Raises
     ------
     UsageError
-        See :func:`check_splitter`.
+        Other keys, or an unshuffled split (E-U21), or a split given twice (E-U27).
     InputDataError
         The split is of other cells (E-L38).
     """
-    check_splitter(kwargs, shuffle_set_split=shuffle_set_split)
-    given = kwargs or {}
+    given = checked_splitter(kwargs, shuffle_set_split=shuffle_set_split, known=SPLITTER)
     if given.get("split") is None:
         return given.get("external_indexing")
     kept = read_split(given["split"], source)
