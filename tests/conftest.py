@@ -14,17 +14,36 @@ from types import ModuleType
 # Threads that wait for each other on a busy machine make a network of ten cells 30 times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 
-from episome import log, plugins
+from episome import log, plugins, settings
+
+# How long one example takes says what else the machine does.
+hypothesis.settings.register_profile("episome", deadline=None)
+hypothesis.settings.load_profile("episome")
 
 _PLUGIN_VARIABLES = ("BLOCK", "ONLY", "STRICT", "TRACE")
 
 
 @pytest.fixture(autouse=True)
-def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep caches and crash reports of tests out of the user's folder."""
+def _own_home(
+    _same_seed: None, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keep caches and crash reports of tests out of the user's folder.
+
+    What a test patched is undone before ``_same_seed`` looks, as that one is asked for first.
+    """
     monkeypatch.setenv("EPISOME_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+
+
+@pytest.fixture(autouse=True)
+def _same_seed() -> Iterator[None]:
+    """No call leaves the seed of the session changed: later tests would draw other cells."""
+    before = settings.seed
+    yield
+    after, settings.seed = settings.seed, before
+    assert after == before, "the seed of the session was left changed"
 
 
 @pytest.fixture(autouse=True)

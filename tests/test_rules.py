@@ -27,7 +27,7 @@ from episome.errors import EpisomeError, EpisomeWarning, Problem
 from episome.models import NearestCentroid
 from episome.testing import fingerprint
 
-STEADY = settings(derandomize=True, database=None, deadline=None)
+STEADY = settings(derandomize=True, database=None)
 
 
 def clean_query(of):

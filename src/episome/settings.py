@@ -89,10 +89,11 @@ def member_seed(member: int, seed: int | None = None) -> int:
 
 
 @contextlib.contextmanager
-def using_seed(value: int) -> Iterator[None]:
-    """Set :data:`seed` for a while."""
+def using_seed(value: int | None) -> Iterator[None]:
+    """Set :data:`seed` for a while; ``None`` leaves it."""
     before = globals()["seed"]
-    globals()["seed"] = value
+    if value is not None:
+        globals()["seed"] = value
     try:
         yield
     finally:

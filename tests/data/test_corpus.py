@@ -15,7 +15,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
@@ -92,7 +92,6 @@ def copy(corpus, tmp_path):
 # -- records -------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.dictionaries(
@@ -118,7 +117,6 @@ def test_records_hold_any_counts_and_columns(rows):
     assert np.array_equal(back.data, block.data)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60), st.integers(0, 30), st.integers(1, 400))
 def test_bytes_that_are_no_record_are_refused_or_stay_inside_the_genes(data, n_stored, n_vars):
     records = np.frombuffer(data, dtype=np.uint8)

@@ -132,7 +132,7 @@ SCORES = st.one_of(
 
 @pytest.mark.parametrize("name", list(MAPS))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(scores=SCORES, seed=st.integers(0, 100))
 def test_map_any_scores_keep_properties(name, dtype, scores, seed):
     f, oracle = MAPS[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
@@ -30,7 +30,6 @@ cells = st.integers(1, 6).flatmap(
 )
 
 
-@settings(deadline=None)
 @given(cells)
 def test_dense_values_are_those_of_the_formula(values):
     width = len(values[0])
@@ -40,7 +39,6 @@ def test_dense_values_are_those_of_the_formula(values):
     np.testing.assert_allclose(ready["X"].numpy(), oracle(values), rtol=1e-5, atol=1e-6)
 
 
-@settings(deadline=None)
 @given(cells)
 def test_without_kernels_it_is_the_same(values):
     width = len(values[0])

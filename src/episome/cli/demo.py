@@ -38,7 +38,6 @@ def _demo(ctx: click.Context, output: Path, seed: int, threads: int | None) -> O
 
     state = state_of(ctx)
     visible = state.progress and state.verbosity >= 0
-    settings.seed = seed
     if visible:
         note("loading (the first start takes a while)")
     bar: Progress
@@ -48,7 +47,7 @@ def _demo(ctx: click.Context, output: Path, seed: int, threads: int | None) -> O
         shown = f"{model}: epoch {done} of at most {total}" if total > 1 else model
         bar.update(done / total, shown + (f", validation macro F1 {f1:.3f}" if f1 else ""))
 
-    with progress(1, "training", enabled=visible) as bar:
+    with settings.using_seed(seed), progress(1, "training", enabled=visible) as bar:
         set_threads(threads)
         result = demo(output, progress=report)
     return Outcome(

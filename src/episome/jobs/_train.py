@@ -129,13 +129,15 @@ def train(request: TrainRequest, *, progress: ProgressReport | None = None) -> T
     EpisomeError
         Of the family in ``episome.errors``; nothing is written then.
     """
-    if request.method == AUTO:
-        return _auto(request)
+    with settings.using_seed(request.seed):
+        return _auto(request) if request.method == AUTO else _one(request, progress)
+
+
+def _one(request: TrainRequest, progress: ProgressReport | None) -> TrainResult:
+    """Train the model that is named."""
     spec = plugins.get_spec(request.method)
     check_inputs(request.input)
     check_model_output(request.output, overwrite=request.overwrite)
-    if request.seed is not None:
-        settings.seed = request.seed
     cls = plugins.load_class(spec)
     model_args = known_arguments(cls.__init__, request.model, spec.name, option="--set")
     require_preset(cls, model_args)
@@ -295,8 +297,6 @@ def _auto(request: TrainRequest) -> TrainResult:
         )
     check_inputs(request.input)
     check_model_output(request.output, overwrite=request.overwrite)
-    if request.seed is not None:
-        settings.seed = request.seed
     from episome.models import AnnotationMixin
 
     wanted: dict[str, Any] = known_arguments(

@@ -138,6 +138,11 @@ def tune(
     EpisomeError
         As for ``train``.
     """
+    with settings.using_seed(request.seed):
+        return _tune(request, progress)
+
+
+def _tune(request: TuneRequest, progress: Callable[[int, int], None] | None) -> TuneResult:
     spec = plugins.get_spec(request.method)
     check_inputs(request.input)
     check_model_output(request.output, overwrite=request.overwrite)
@@ -149,8 +154,6 @@ def tune(
             fix="name an annotator",
         )
     require_ray()
-    if request.seed is not None:
-        settings.seed = request.seed
     cls = plugins.load_class(spec)
     setup = known_arguments(
         cls.setup_anndata, request.setup, f"{spec.name} (set-up)", exactly=True
@@ -254,20 +257,20 @@ def _one_part(
     train: Mapping[str, object],
 ) -> Trial:
     """Try one setting on one held-out part; runs in a worker of Ray."""
-    settings.seed = int(shared["seed"])
     resources.set_threads(1)
     fitted, held = shared["parts"][part]
     trial = Trial(str(shared["method"]), adata.n_obs)
-    try_model(
-        trial,
-        adata,
-        shared["setup"],
-        fitted,
-        held,
-        seconds=math.inf,
-        train_kwargs=train,
-        model_kwargs=model,
-    )
+    with settings.using_seed(int(shared["seed"])):
+        try_model(
+            trial,
+            adata,
+            shared["setup"],
+            fitted,
+            held,
+            seconds=math.inf,
+            train_kwargs=train,
+            model_kwargs=model,
+        )
     return trial
 
 
