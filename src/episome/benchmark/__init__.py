@@ -9,6 +9,8 @@ from episome._lazy import lazy_names
 if TYPE_CHECKING:
     from episome.benchmark._case import Case, Outcome
     from episome.benchmark._data import (
+        DONOR,
+        LABEL,
         DataEntry,
         SplitEntry,
         TaskData,
@@ -28,21 +30,26 @@ if TYPE_CHECKING:
         Comparison,
         Ranks,
         class_differences,
+        class_scores,
         compare,
         ranks,
         sign_flip_test,
         summary,
+        threshold_curve,
     )
     from episome.benchmark._store import ResultStore, RunResult
-    from episome.benchmark._study import ModelEntry, Study
+    from episome.benchmark._study import Contrast, ModelEntry, Study, lineup
     from episome.benchmark._tasks import Task
 
 _HOME = {
     "Case": "_case",
     "Comparison": "_stats",
+    "Contrast": "_study",
+    "DONOR": "_data",
     "DataEntry": "_data",
     "Executor": "_run_study",
     "Leak": "_guard",
+    "LABEL": "_data",
     "LocalExecutor": "_local",
     "ModelEntry": "_study",
     "Outcome": "_case",
@@ -59,10 +66,12 @@ _HOME = {
     "TaskData": "_data",
     "call_scores": "_scores",
     "class_differences": "_stats",
+    "class_scores": "_stats",
     "compare": "_stats",
     "content_digest": "_data",
     "find_leaks": "_guard",
     "kept_share": "_scores",
+    "lineup": "_study",
     "load_data": "_data",
     "parts_of": "_data",
     "perform": "_perform",
@@ -77,6 +86,7 @@ _HOME = {
     "strict_accuracy": "_scores",
     "summary": "_stats",
     "task_named": "_perform",
+    "threshold_curve": "_stats",
 }
 __all__ = sorted(_HOME)
 

@@ -10,18 +10,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from episome import plugins, settings
-from episome.benchmark._data import DONOR, LABEL, TERM
+from episome.benchmark._data import COARSE, DONOR, LABEL, TARGET, TERM
+from episome.data import as_mudata
+from episome.errors import UsageError
 from episome.models import Ensemble, NetworkModel
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from episome.benchmark._data import DataEntry
     from episome.benchmark._study import ModelEntry
 
+_RNA = "rna"
 #: Columns of ``obs`` that a model may see in training; of test cells it sees none but the batch.
 _OF_TRAINING = (LABEL, DONOR)
 
@@ -50,6 +52,9 @@ class Case:
         Of the task.
     compute
         ``accelerator``, ``devices``, ``precision`` of the study.
+    measured
+        Values of the other modality in the test cells, CSR, where the data set has one: for scores
+        only.
     """
 
     train: AnnData
@@ -61,7 +66,16 @@ class Case:
     condition: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     compute: Mapping[str, Any] = field(default_factory=dict)
+    measured: Any = None
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def coarse(self) -> dict[str, str] | None:
+        """Coarser label of every label, of data sets that have them."""
+        if COARSE not in self.truth:
+            return None
+        parts = (self.train.obs, self.truth)
+        return {k: v for p in parts for k, v in zip(p[LABEL], p[COARSE], strict=True)}
 
     def rng(self, name: str) -> np.random.Generator:
         """Return a generator of a stream of its own."""
@@ -86,20 +100,29 @@ class Case:
         labels
             Whether the model is told the labels; one that cannot do without is told in any case.
         """
-        cells = self.train if train is None else train
+        with self.timed("train"):
+            found = self.untrained(train, labels=labels)
+            found.train(**self._training(found), **self.model.train)
+        return found
+
+    def untrained(self, train: AnnData | None = None, *, labels: bool = True) -> Any:
+        """Set a model up on training cells, and return it as it is; parameters of `fitted`."""
+        cells: Any = self.train if train is None else train
         setup: dict[str, Any] = {"donor_key": DONOR if DONOR in cells.obs else None}
         cls = class_of(self)
         if labels or needs_labels(cls):
             setup["labels_key"] = LABEL
         if self.entry.batch_key is not None:
             setup["batch_key"] = self.entry.batch_key
-        with self.timed("train"):
-            members = []
-            for _ in range(self.model.ensemble):
-                cls.setup_anndata(cells, **_known(cls.setup_anndata, setup), **self.model.setup)
-                members.append(cls(cells, **self.model.init))
-            found: Any = members[0] if len(members) == 1 else Ensemble(members)
-            found.train(**self._training(found), **self.model.train)
+        set_up = cls.setup_anndata
+        if "translation" in plugins.get_spec(self.model.model).capabilities:
+            cells, set_up = in_two(cells), cls.setup_mudata
+            setup |= {"rna_modality": _RNA, "target_modality": TARGET}
+        members = []
+        for _ in range(self.model.ensemble):
+            set_up(cells, **_known(set_up, setup), **self.model.setup)
+            members.append(cls(cells, **self.model.init))
+        found: Any = members[0] if len(members) == 1 else Ensemble(members)
         return found
 
     def _training(self, model: Any) -> dict[str, Any]:
@@ -126,16 +149,39 @@ class Outcome:
     predictions: pd.DataFrame | None = None
 
 
-def only(cells: AnnData, columns: tuple[str, ...], obsm_key: str = "") -> AnnData:
-    """Return a copy of cells with the columns named, and one array of ``obsm`` or none."""
+def only(cells: AnnData, columns: tuple[str, ...], arrays: tuple[str, ...] = ()) -> AnnData:
+    """Return a copy of cells with the columns and arrays of ``obsm`` that are named."""
     obs = cells.obs[[c for c in columns if c in cells.obs]].copy()
-    arrays = {obsm_key: cells.obsm[obsm_key].copy()} if obsm_key in cells.obsm else {}
-    return AnnData(cells.X.copy(), obs=obs, var=cells.var.copy(), obsm=arrays)
+    kept = {k: cells.obsm[k].copy() for k in arrays if k in cells.obsm}
+    found = AnnData(cells.X.copy(), obs=obs, var=cells.var.copy(), obsm=kept)
+    if TARGET in kept:
+        found.uns[TARGET] = cells.uns[TARGET]
+    return found
 
 
-def for_training(cells: AnnData, keep: tuple[str, ...], obsm_key: str = "") -> AnnData:
-    """Return a copy of training cells with labels, donors and the columns named."""
-    return only(cells, (*_OF_TRAINING, TERM, *keep), obsm_key)
+def for_training(cells: AnnData, keep: tuple[str, ...], arrays: tuple[str, ...] = ()) -> AnnData:
+    """Return a copy of training cells with labels, donors and the columns and arrays named."""
+    return only(cells, (*_OF_TRAINING, TERM, COARSE, *keep), arrays)
+
+
+def in_two(cells: AnnData) -> Any:
+    """Return cells with another modality in ``obsm`` as MuData of two.
+
+    Raises
+    ------
+    UsageError
+        There is no other modality (E-B05).
+    """
+    if TARGET not in cells.obsm:
+        raise UsageError(
+            "E-B05",
+            "the model predicts another modality, and the data set names none",
+            fix='target = "obsm:KEY", or a modality of a file of several',
+        )
+    rna = AnnData(cells.X, obs=cells.obs.copy(), var=cells.var.copy())
+    var = pd.DataFrame(index=pd.Index(cells.uns[TARGET].astype(str)))
+    obs = pd.DataFrame(index=cells.obs_names)
+    return as_mudata({_RNA: rna, TARGET: AnnData(cells.obsm[TARGET].copy(), obs=obs, var=var)})
 
 
 def class_of(case: Case) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from episome import plugins, settings
 from episome.benchmark._case import Case, for_training, only
-from episome.benchmark._data import DONOR, LABEL, TERM, load_data, parts_of
+from episome.benchmark._data import COARSE, DONOR, LABEL, TARGET, TERM, load_data, parts_of
 from episome.benchmark._guard import find_leaks, require_no_leaks
 from episome.benchmark._store import RunResult
 from episome.errors import EpisomeError, InputDataError, UsageError
@@ -26,6 +26,11 @@ TASKS = {
     "imbalance": "episome.benchmark._tasks:ImbalanceTask",
     "robustness": "episome.benchmark._tasks:RobustnessTask",
     "novelty": "episome.benchmark._tasks:NoveltyTask",
+    "groups": "episome.benchmark._groups:GroupsTask",
+    "ensemble": "episome.benchmark._groups:EnsembleTask",
+    "gene-panel": "episome.benchmark._genes:GenePanelTask",
+    "cross-modality": "episome.benchmark._reconstruction:CrossModalityTask",
+    "reconstruction": "episome.benchmark._reconstruction:ReconstructionTask",
     "embedding": "episome.benchmark._embedding:EmbeddingTask",
     "integration": "episome.benchmark._embedding:IntegrationTask",
 }
@@ -101,7 +106,8 @@ def case_of(run: Run) -> tuple[Case, str]:
         Something is in both parts that the study does not allow (E-L20).
     """
     base = None if run.base is None else Path(run.base)
-    data = load_data(run.entry, base)
+    task = task_named(run.task)
+    data = load_data(run.entry, base, labels=task.needs_labels)
     chosen = None
     for fold, train, test in parts_of(data, run.split, run.seed):
         if fold == run.fold:
@@ -113,17 +119,20 @@ def case_of(run: Run) -> tuple[Case, str]:
     leaks = find_leaks(train, test, donor_key=data.donor_key)
     require_no_leaks(leaks, run.split.allow, where=f"{run.entry.name}, {run.split.name}")
     batch = () if run.entry.batch_key is None else (run.entry.batch_key,)
+    asked = (*batch, *task.columns(dict(run.options)))
+    said = [c for c in dict.fromkeys((LABEL, DONOR, TERM, COARSE, *asked)) if c in test.obs]
     array = plugins.get_spec(run.model.model).obsm_key
     case = Case(
-        for_training(train, batch, array),
-        only(test, batch, array),
-        test.obs[[c for c in (LABEL, DONOR, TERM, *batch) if c in test.obs]].copy(),
+        for_training(train, asked, (array, TARGET)),
+        only(test, batch, (array,)),
+        test.obs[said].copy(),
         run.entry,
         run.model,
         run.seed,
         run.condition,
         run.options,
         run.compute,
+        measured=test.obsm.get(TARGET),
     )
     return case, "; ".join(leak.text for leak in leaks)
 

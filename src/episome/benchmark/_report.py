@@ -8,25 +8,44 @@ import numpy as np
 import pandas as pd
 
 from episome.benchmark._perform import task_named
-from episome.benchmark._stats import CELL, ranks, summary
+from episome.benchmark._stats import (
+    CELL,
+    Comparison,
+    class_scores,
+    compare,
+    ranks,
+    sign_flip_test,
+    summary,
+    threshold_curve,
+)
 from episome.errors import UsageError
 from episome.report import Figure, Page, Table, Text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from episome.benchmark._store import ResultStore
 
+#: Types below which a picture of their sizes says nothing.
+_FEWEST_TYPES = 6
+#: Models in that picture.
+_SHOWN = 5
 COSTS = ("train_seconds", "predict_seconds", "peak_mib", "device_peak_mib")
 
 
-def report(store: ResultStore, study: str | None = None) -> Page:
-    """Make the report of a study, or of all of a store.
+def report(
+    store: ResultStore, study: str | Sequence[str] | None = None, *, title: str = ""
+) -> Page:
+    """Make the report of one study, of several, or of all of a store.
 
     Parameters
     ----------
     store
         Results.
     study
-        Name of one.
+        Name of one, or names.
+    title
+        Default the names.
 
     Returns
     -------
@@ -39,18 +58,21 @@ def report(store: ResultStore, study: str | None = None) -> Page:
     """
     table = store.table()
     known = sorted(set(table["study"]))
-    names = known if study is None else [study]
-    if not known or study not in (None, *known):
+    names = known if study is None else [study] if isinstance(study, str) else list(study)
+    if not known or not set(names) <= set(known):
+        lacking = ", ".join(n for n in names if n not in known)
         raise UsageError(
             "E-B13",
-            "there are no results" if not known else f"there are no results of {study!r}",
+            "there are no results" if not known else f"there are no results of {lacking!r}",
             where=str(store.path),
             why=f"the studies are {', '.join(known)}" if known else None,
             fix="run one: episome benchmark run STUDY -o FOLDER",
         )
     asked = store.studies()
-    title = ", ".join(names)
-    page = Page(f"Benchmark: {title}", data={"studies": {n: asked.get(n, {}) for n in names}})
+    page = Page(
+        f"Benchmark: {title or ', '.join(names)}",
+        data={"studies": {n: asked.get(n, {}) for n in names}},
+    )
     for name in names:
         part = table[table["study"] == name]
         _add_study(page, store, name, part, asked.get(name, {}))
@@ -63,8 +85,10 @@ def _add_study(
     head = f"{name}: " if len(page.data["studies"]) > 1 else ""
     if asked.get("summary"):
         page.add(f"{head}What is asked", Text(str(asked["summary"])))
-    page.add(f"{head}Leaks", *_leaks(table))
     scores = summary(store, name)
+    if asked.get("contrasts"):
+        page.add(f"{head}What is claimed", *_claims(store, name, asked["contrasts"], scores))
+    page.add(f"{head}Leaks", *_leaks(table))
     for task in sorted(set(scores["task"])):
         of = scores[scores["task"] == task]
         main, directions = _metrics_of(task, of)
@@ -75,6 +99,10 @@ def _add_study(
         page.add(
             f"{head}{task}: overview", *_overview(of, main, higher=directions.get(main, True))
         )
+    if len(sizes := _class_sizes(store, name)):
+        page.add(f"{head}Frequent and rare types", *sizes)
+    if len(curve := threshold_curve(store, study=name)):
+        page.add(f"{head}Thresholds of novelty", _curve(curve))
     page.add(f"{head}Costs", _costs(table))
     page.add(f"{head}What did not work", *_failures(table, asked))
     if asked.get("published"):
@@ -87,6 +115,122 @@ def _add_study(
             Table(pd.DataFrame(asked["published"])),
         )
     page.add(f"{head}How it was made", *_made(store, name, table, asked))
+
+
+def _claims(
+    store: ResultStore, name: str, contrasts: Sequence[Mapping[str, Any]], scores: pd.DataFrame
+) -> list[Text | Table]:
+    """Say what every claim came to: how often the first is shown better, worse, or neither."""
+    parts: list[Text | Table] = []
+    for contrast in contrasts:
+        first, second = str(contrast["first"]), str(contrast["second"])
+        task = str(scores["task"].iloc[0]) if len(scores) else ""
+        main, directions = _metrics_of(task, scores) if task else ("", {})
+        metric = str(contrast.get("metric") or main)
+        given = contrast.get("conditions") or ()
+        claim = str(contrast.get("claim") or f"{first} is better than {second}")
+        conditions = (str(given[0]), str(given[1])) if given else None
+        try:
+            found = compare(store, first, second, metric=metric, study=name, conditions=conditions)
+        except UsageError as error:
+            parts.append(Text(f"{claim}: not tested. {error}", badge="bad"))
+            continue
+        parts.append(_verdict(claim, found, metric, higher=directions.get(metric, True)))
+        parts.append(_compared(found, f"{first} less {second}, {metric}"))
+    return parts
+
+
+def _verdict(claim: str, found: list[Comparison], metric: str, *, higher: bool) -> Text:
+    """Say on how many comparisons an interval lies on one side of zero, and what all say."""
+    better = sum((c.low > 0) if higher else (c.high < 0) for c in found)
+    worse = sum((c.high < 0) if higher else (c.low > 0) for c in found)
+    without = sum(not np.isfinite(c.low) for c in found)
+    said = (
+        f"{claim}: shown better on {better} of {len(found)} comparisons, worse on {worse}, not "
+        f"told apart on {len(found) - better - worse - without} ({metric}, 95 % intervals)"
+    )
+    if without:
+        said += f"; {without} had fewer than three donors or runs, which give no interval"
+    differences = np.array([c.difference for c in found])
+    differences = differences[np.isfinite(differences)]
+    if len(differences) > 1:
+        p = sign_flip_test(differences)
+        said += f". Over all of them {differences.mean():+.3f}, p = {p:.2g}"
+    badge = "good" if better and not worse else "bad" if worse and not better else None
+    return Text(f"{said}.") if badge is None else Text(f"{said}.", badge=badge)
+
+
+def _compared(found: list[Comparison], caption: str) -> Table:
+    rows = [
+        {
+            "data": c.data,
+            "split": c.split,
+            "condition": c.condition,
+            "difference": c.difference,
+            "95 %": f"{c.low:.3f} to {c.high:.3f}" if np.isfinite(c.low) else "",
+            "p": c.p_value,
+            "over": f"{c.n_units} {c.units if c.n_units != 1 else c.units[:-1]}",
+        }
+        for c in found
+    ]
+    frame = pd.DataFrame(rows)
+    if (frame["condition"] == "").all():
+        frame = frame.drop(columns="condition")
+    return Table(frame, caption)
+
+
+def _class_sizes(store: ResultStore, name: str) -> list[Text | Figure]:
+    """F1 against the number of test cells, by type, and how they go together by model."""
+    from scipy import stats
+
+    found = class_scores(store, study=name)
+    if len(found) < _FEWEST_TYPES:
+        return []
+    lines = []
+    for model, part in found.groupby("model", sort=True):
+        if part["n_cells"].nunique() > 1 and part["f1"].nunique() > 1:
+            rho = stats.spearmanr(part["n_cells"], part["f1"]).statistic
+            lines.append(f"{model} {rho:.2f}")
+    if not lines:
+        return []
+    said = "Rank correlation of a type's F1 with its number of test cells: "
+    return [Text(said + ", ".join(lines) + "."), _sizes_picture(found)]
+
+
+def _sizes_picture(found: pd.DataFrame) -> Figure:
+    from matplotlib.figure import Figure as Drawing
+
+    order = found.groupby("model")["f1"].mean().sort_values(ascending=False).index[:_SHOWN]
+    drawing = Drawing(figsize=(7.0, 3.6))
+    axes = drawing.subplots()
+    for model, mark in zip(order, "os^Dv", strict=False):
+        part = found[found["model"] == model]
+        axes.plot(part["n_cells"], part["f1"], mark, ms=4, alpha=0.7, label=model)
+    axes.set_xscale("log")
+    axes.set_xlabel("test cells of the type")
+    axes.set_ylabel("F1 of the type")
+    axes.set_ylim(-0.02, 1.02)
+    axes.grid(lw=0.4, alpha=0.5)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return Figure(drawing, f"Every type of every split; the {len(order)} best models")
+
+
+def _curve(curve: pd.DataFrame) -> Figure:
+    from matplotlib.figure import Figure as Drawing
+
+    drawing = Drawing(figsize=(7.0, 3.6))
+    axes = drawing.subplots()
+    for model, part in curve.groupby("model", sort=True):
+        (line,) = axes.plot(part["threshold"], part["found"], lw=1.2, label=model)
+        axes.plot(part["threshold"], part["lost"], lw=1.0, ls=":", color=line.get_color())
+    axes.set_xlabel("novelty from which a cell is called new")
+    axes.set_ylabel("share of cells called new")
+    axes.set_ylim(-0.02, 1.02)
+    axes.grid(lw=0.4, alpha=0.5)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return Figure(
+        drawing, "Cells of the type that training lacked (lines) and of all others (dots)"
+    )
 
 
 def _leaks(table: pd.DataFrame) -> list[Text]:

@@ -152,7 +152,7 @@ def plan(study: Study, task: Task, base: Path | None = None) -> Planned:
     runs: list[Run] = []
     for entry in study.data:
         try:
-            data = load_data(entry, base)
+            data = load_data(entry, base, labels=task.needs_labels)
             conditions = task.conditions(data, options)
             pairs = list(_splits_of(study, data))
             digest = content_digest(data)

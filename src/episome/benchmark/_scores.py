@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_auc_score
 
 from episome.metrics import (
     brier_score,
@@ -15,6 +16,8 @@ from episome.metrics import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from episome.ontology import ClassHierarchy
@@ -24,7 +27,10 @@ WRONG = 0.05
 
 
 def call_scores(
-    shares: pd.DataFrame, truth: NDArray[np.str_], hierarchy: ClassHierarchy | None = None
+    shares: pd.DataFrame,
+    truth: NDArray[np.str_],
+    hierarchy: ClassHierarchy | None = None,
+    coarse: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
     """Return the scores of calibrated probabilities.
 
@@ -36,13 +42,17 @@ def call_scores(
         Label of every cell.
     hierarchy
         For the scores that count a call of a descendant as right.
+    coarse
+        Coarser label of every label.
 
     Returns
     -------
     Those of :func:`episome.metrics.classification_scores`, with ``_ontology`` besides where there
     is a hierarchy; ``ece`` (15 bins of equally many cells), ``nll`` and
-    ``brier`` (NaN where the truth is no class of the model), and ``kept``: the largest share of
-    cells, the surest first, of which at most 5 % are wrong.
+    ``brier`` (NaN where the truth is no class of the model), ``kept``: the largest share of
+    cells, the surest first, of which at most 5 % are wrong, and ``auroc_wrong``: how well one less
+    the confidence tells wrong calls from right ones. With coarser labels those of
+    :func:`coarse_scores` besides.
     """
     values = shares.to_numpy(dtype=np.float64)
     values = values / values.sum(axis=1, keepdims=True)
@@ -57,7 +67,57 @@ def call_scores(
         "nll": negative_log_likelihood(values, place) if known else float("nan"),
         "brier": brier_score(values, place) if known else float("nan"),
         "kept": kept_share(sure, right),
+        "auroc_wrong": separation(1 - sure, ~right),
+        **({} if coarse is None else coarse_scores(truth, calls, coarse)),
     }
+
+
+def coarse_scores(
+    truth: NDArray[np.str_], calls: NDArray[np.str_], coarse: Mapping[str, str]
+) -> dict[str, float]:
+    """Return how well the coarser label is found, and the finer one where the coarser is right.
+
+    Parameters
+    ----------
+    truth, calls
+        Labels, (n_cells,).
+    coarse
+        Coarser label of every label.
+
+    Returns
+    -------
+    ``f1_macro_coarse`` and ``accuracy_coarse`` of the coarser labels, and ``f1_macro_within``: the
+    mean over coarser labels with two and more finer ones of the macro F1 among the cells whose
+    coarser label is called rightly (NaN where there are none).
+    """
+    of = np.vectorize(lambda name: coarse.get(name, name), otypes=[object])
+    true, called = of(truth).astype(str), of(calls).astype(str)
+    found = classification_scores(true, called)
+    within = []
+    for name in np.unique(true):
+        here = (true == name) & (called == name)
+        if len(np.unique(truth[true == name])) > 1 and here.any():
+            within.append(classification_scores(truth[here], calls[here])["f1_macro"])
+    return {
+        "f1_macro_coarse": found["f1_macro"],
+        "accuracy_coarse": found["accuracy"],
+        "f1_macro_within": float(np.mean(within)) if within else float("nan"),
+    }
+
+
+def separation(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
+    """Return the area under the ROC curve; NaN where all cells are of one kind.
+
+    Parameters
+    ----------
+    score
+        Higher for positives, (n_cells,).
+    positive
+        Bool, (n_cells,).
+    """
+    if not len(positive) or positive.all() or not positive.any():
+        return float("nan")
+    return float(roc_auc_score(positive, score))
 
 
 def kept_share(

@@ -103,8 +103,12 @@ def compare(
     *,
     metric: str = "f1_macro",
     study: str | None = None,
+    conditions: tuple[str, str] | None = None,
 ) -> list[Comparison]:
     """Compare two models on every data set, split and condition that both were run on.
+
+    With ``conditions`` the first model in one condition is compared with the second, or the same
+    one, in another.
 
     ``f1_macro`` and ``accuracy`` are compared over test donors where there are at least five, all
     metrics otherwise over runs with the same seed and fold.
@@ -119,6 +123,8 @@ def compare(
         Of the table.
     study
         Only this one.
+    conditions
+        Of the first and of the second.
 
     Raises
     ------
@@ -128,6 +134,14 @@ def compare(
     table = _good(store, study)
     table = table[table["metric"] == metric]
     one, two = table[table["model"] == first], table[table["model"] == second]
+    if conditions is not None:
+        shown = " against ".join(conditions)
+        one, two = (
+            t[t["condition"] == c].assign(condition=shown, at=c)
+            for t, c in zip((one, two), conditions, strict=True)
+        )
+    else:
+        one, two = (t.assign(at=t["condition"]) for t in (one, two))
     both = one.merge(
         two, on=["study", *CELL, "fold", "seed", "metric"], suffixes=("_first", "_second")
     )
@@ -143,7 +157,7 @@ def compare(
     for key, part in both.groupby(["study", *CELL], sort=True):
         differences, units = None, "runs"
         if metric in {"f1_macro", "accuracy"}:
-            differences = _over_donors(store, part, metric, str(key[4]))
+            differences = _over_donors(store, part, metric)
         if differences is not None:
             units = "donors"
         else:
@@ -314,6 +328,80 @@ def class_differences(
     return pd.DataFrame(out).sort_values(["data", "n_cells"]).reset_index(drop=True)
 
 
+def class_scores(store: ResultStore, *, study: str | None = None) -> pd.DataFrame:
+    """Return the F1 of every class by model, beside how frequent the class is in the test cells.
+
+    Parameters
+    ----------
+    store
+        Results with predictions.
+    study
+        Only this one.
+
+    Returns
+    -------
+    ``data``, ``split``, ``condition``, ``model``, ``class``, ``n_cells`` and ``f1``, means over
+    runs; no rows where no calls were kept.
+    """
+    table = _good(store, study).drop_duplicates("run")
+    rows = []
+    for run in table.itertuples(index=False):
+        said = store.predictions(str(run.run))
+        if said is None or not set(said.columns) >= _CALLED:
+            continue
+        for condition, part in said.groupby("condition", sort=True):
+            found = class_table(part["truth"], part["call"])
+            found = found[found["n_true"] > 0]
+            rows += [
+                (run.data, run.split, condition, run.model, name, n, f1)
+                for name, n, f1 in zip(found.index, found["n_true"], found["f1"], strict=True)
+            ]
+    by = ["data", "split", "condition", "model", "class"]
+    frame = pd.DataFrame(rows, columns=[*by, "n_cells", "f1"])
+    return frame.groupby(by, sort=True)[["n_cells", "f1"]].mean().reset_index()
+
+
+def threshold_curve(
+    store: ResultStore, *, study: str | None = None, score: str = "novelty", n: int = 101
+) -> pd.DataFrame:
+    """Return how many cells of unseen types are found, and how many others are lost, by threshold.
+
+    Parameters
+    ----------
+    store
+        Results of the task ``novelty``.
+    study
+        Only this one.
+    score
+        ``"novelty"``, or ``"confidence"``, of which one less is taken.
+    n
+        Thresholds: quantiles of the score of all test cells.
+
+    Returns
+    -------
+    ``model``, ``threshold``, ``found`` (share of the cells of unseen types at or above it),
+    ``lost`` (of the others), means over runs; no rows without such results.
+    """
+    table = _good(store, study)
+    table = table[table["task"] == "novelty"].drop_duplicates("run")
+    rows = []
+    for run in table.itertuples(index=False):
+        said = store.predictions(str(run.run))
+        if said is None or score not in said:
+            continue
+        left_out = str(run.condition).removeprefix("without ")
+        new = (said["truth"] == left_out).to_numpy()
+        values = said[score].to_numpy(dtype=float)
+        values = np.nan_to_num(1 - values if score == "confidence" else values, nan=1.0)
+        if not new.any() or new.all():
+            continue
+        for level in np.linspace(0, 1, n):
+            at = values >= level
+            rows.append((run.model, level, at[new].mean(), at[~new].mean()))
+    frame = pd.DataFrame(rows, columns=["model", "threshold", "found", "lost"])
+    return frame.groupby(["model", "threshold"], sort=True).mean().reset_index()
+
+
 def _good(store: ResultStore, study: str | None) -> pd.DataFrame:
     table = store.table()
     table = table[(table["status"] == "ok") & (table["metric"] != "")]
@@ -358,7 +446,7 @@ def _intervals(
 
 
 def _over_donors(
-    store: ResultStore, pairs: pd.DataFrame, metric: str, condition: str
+    store: ResultStore, pairs: pd.DataFrame, metric: str
 ) -> NDArray[np.float64] | None:
     """Differences by test donor, mean over runs; ``None`` for fewer than five donors."""
     found: dict[str, list[float]] = {}
@@ -366,7 +454,11 @@ def _over_donors(
         sides = [store.predictions(str(pair[f"run_{s}"])) for s in ("first", "second")]
         if any(s is None or not set(s.columns) >= _CALLED for s in sides):
             return None
-        one, two = (s[s["condition"] == condition] for s in sides if s is not None)
+        one, two = (
+            s[s["condition"] == pair[f"at_{side}"]]
+            for s, side in zip(sides, ("first", "second"), strict=True)
+            if s is not None
+        )
         for donor in sorted(set(one["donor"]) & set(two["donor"]) - {"", "None", "nan"}):
             values = [_score(s[s["donor"] == donor], metric) for s in (one, two)]
             found.setdefault(donor, []).append(values[0] - values[1])

@@ -54,6 +54,38 @@ class ModelEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Contrast:
+    """A claim that the report tests: that one model is better than another.
+
+    Parameters
+    ----------
+    first, second
+        Names of models, as reports show them.
+    claim
+        In words, as the paper puts it.
+    metric
+        By which they are compared; default the main one of the task.
+    conditions
+        Of the first and of the second, where they differ: then both may be the same model.
+    """
+
+    first: str
+    second: str
+    claim: str = ""
+    metric: str = ""
+    conditions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.conditions) not in (0, 2):
+            raise UsageError(
+                "E-B07",
+                f"a contrast has {len(self.conditions)} conditions",
+                where=f"{self.first} against {self.second}",
+                fix="name one of the first and one of the second, or none",
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Study:
     """What is compared: every model on every data set, split, seed and condition of a task.
 
@@ -86,6 +118,8 @@ class Study:
         For the report: what is asked, and the paper whose claim it restates.
     published
         Figures of that paper, shown apart as of another protocol.
+    contrasts
+        Claims that the report tests.
     """
 
     name: str
@@ -104,6 +138,7 @@ class Study:
     summary: str = ""
     reference: str = ""
     published: tuple[Mapping[str, Any], ...] = ()
+    contrasts: tuple[Contrast, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):
@@ -141,13 +176,16 @@ class Study:
         data = tuple(_entry(DataEntry, d, "data") for d in _listed(given.pop("data", ())))
         splits = tuple(_entry(SplitEntry, s, "splits") for s in _listed(given.pop("splits", ())))
         models = tuple(_model(m) for m in _listed(given.pop("models", (INSTALLED,))))
+        if "contrasts" in given:
+            found = [_entry(Contrast, c, "contrasts") for c in _listed(given["contrasts"])]
+            given["contrasts"] = tuple(found)
         for name in ("seeds", "published"):
             if name in given:
                 given[name] = tuple(given[name])
         if splits:
             given["splits"] = splits
-        found: Study = _entry(cls, {**given, "data": data, "models": models}, "study")
-        return found
+        study: Study = _entry(cls, {**given, "data": data, "models": models}, "study")
+        return study
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Study:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
 
 from episome.benchmark._case import Case, Outcome
 from episome.benchmark._data import DONOR, LABEL
-from episome.benchmark._scores import call_scores, strict_accuracy
+from episome.benchmark._scores import call_scores, separation, strict_accuracy
 from episome.data import AnnDataSource, ThinnedSource
 from episome.errors import UsageError
 
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from episome.benchmark._data import TaskData
+
+#: Ends of the names of conditions.
+_OF_CELLS, _OF_DONORS, _OF_TYPE = "% of the training cells", "% of the donors", "cells a type"
 
 
 class Task:
@@ -35,6 +37,8 @@ class Task:
     metrics: ClassVar[dict[str, bool]]
     defaults: ClassVar[dict[str, Any]] = {}
     main: ClassVar[str] = ""
+    #: Whether cells without labels are of no use.
+    needs_labels: ClassVar[bool] = True
 
     @classmethod
     def options(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -58,6 +62,10 @@ class Task:
     def conditions(self, data: TaskData, options: dict[str, Any]) -> Sequence[str]:
         """Return what each model is trained for separately; by default once."""
         return ("",)
+
+    def columns(self, options: dict[str, Any]) -> Sequence[str]:
+        """Return columns of ``obs`` that the task looks at; models see them in no test cell."""
+        return ()
 
     def run(self, case: Case) -> Outcome:
         """Train, predict and score one case."""
@@ -84,7 +92,13 @@ def called(case: Case, model: Any, cells: AnnData, **limits: Any) -> tuple[pd.Da
 
 
 def predictions_of(
-    case: Case, call: Any, confidence: Any, condition: str, **more: Any
+    case: Case,
+    call: Any,
+    confidence: Any,
+    condition: str,
+    *,
+    rows: NDArray[np.int64] | None = None,
+    **more: Any,
 ) -> pd.DataFrame:
     """Return what a store keeps of calls: the truth and the donor beside them.
 
@@ -96,14 +110,17 @@ def predictions_of(
         Of every test cell.
     condition
         Of the calls.
+    rows
+        Which test cells they are of; default all.
     **more
         Further columns.
     """
-    donors = case.truth[DONOR].astype(str).to_numpy() if DONOR in case.truth else ""
+    truth = case.truth if rows is None else case.truth.iloc[rows]
+    donors = truth[DONOR].astype(str).to_numpy() if DONOR in truth else ""
     return pd.DataFrame(
         {
-            "cell": case.truth.index.astype(str),
-            "truth": case.truth[LABEL].to_numpy(dtype=str),
+            "cell": truth.index.astype(str),
+            "truth": truth[LABEL].to_numpy(dtype=str),
             "call": np.asarray(call, dtype=str),
             "confidence": np.asarray(confidence, dtype=np.float32),
             "condition": condition,
@@ -137,6 +154,10 @@ class AnnotationTask(Task):
         "nll": False,
         "brier": False,
         "kept": True,
+        "auroc_wrong": True,
+        "f1_macro_coarse": True,
+        "accuracy_coarse": True,
+        "f1_macro_within": True,
     }
     main = "f1_macro"
 
@@ -156,43 +177,79 @@ class AnnotationTask(Task):
         case: Case, model: Any, shares: pd.DataFrame, truth: NDArray[np.str_]
     ) -> dict[str, float]:
         """Return the scores of probabilities."""
-        return call_scores(shares, truth, model.class_hierarchy(sorted(set(truth))))
+        return call_scores(shares, truth, model.class_hierarchy(sorted(set(truth))), case.coarse)
 
 
 class LabelEfficiencyTask(AnnotationTask):
     """Types of unseen cells, learned from few labelled ones.
 
-    Options: ``fractions`` of the training cells, and ``cells_per_class``. Subsets are nested: a
-    smaller one is part of every larger one.
+    Options: ``fractions`` of the training cells, ``cells_per_class``, and ``donor_fractions``:
+    for each of them a model is trained on all cells of this share of the training donors, and one
+    on as many cells of all donors. Subsets are nested: a smaller one is part of every larger one.
+    The number of labelled cells is in the column ``n_labelled``.
     """
 
     name = "label-efficiency"
+    metrics: ClassVar[dict[str, bool]] = {**AnnotationTask.metrics, "n_labelled": False}
     defaults: ClassVar[dict[str, Any]] = {
         "fractions": (0.01, 0.07, 0.2, 0.5, 1.0),
         "cells_per_class": (5, 20, 50),
+        "donor_fractions": (),
     }
 
     def conditions(self, data: TaskData, options: dict[str, Any]) -> Sequence[str]:
-        """One per size."""
-        shares = [f"{100 * f:g} % of the training cells" for f in options["fractions"]]
-        return (*shares, *(f"{n} cells a type" for n in options["cells_per_class"]))
+        """One per size, two per share of the donors.
+
+        Raises
+        ------
+        UsageError
+            Shares of donors are asked for, and no donors are known (E-B05).
+        """
+        shares = [f"{100 * f:g} {_OF_CELLS}" for f in options["fractions"]]
+        by_donor = [f"{100 * f:g} {_OF_DONORS}" for f in options["donor_fractions"]]
+        if by_donor and data.donor_key is None:
+            raise UsageError(
+                "E-B05",
+                "no donors are known",
+                where=data.entry.name,
+                fix="donor_key = of the data",
+            )
+        paired = [f"as many cells as {d}" for d in by_donor if not d.startswith("100 ")]
+        sizes = [f"{n} {_OF_TYPE}" for n in options["cells_per_class"]]
+        return (*shares, *sizes, *by_donor, *paired)
 
     def run(self, case: Case) -> Outcome:
         """Train on a part of the training cells."""
+        rows = np.sort(self._rows(case))
+        found = self.of(case, case.train[rows].copy(), case.condition)
+        found.scores[case.condition]["n_labelled"] = float(len(rows))
+        return found
+
+    @staticmethod
+    def _rows(case: Case) -> NDArray[np.int64]:
+        """Training cells of the condition."""
         labels = case.train.obs[LABEL].to_numpy(dtype=str)
         order = case.rng("subset").permutation(len(labels))
-        amount = float(case.condition.split()[0])
-        per_type = case.condition.endswith("cells a type")
-        kept = []
+        amount = float(next(w for w in case.condition.split() if w[0].isdigit()))
+        if case.condition.endswith(_OF_DONORS):
+            donors = case.train.obs[DONOR].astype(str).to_numpy()
+            names = case.rng("donors").permutation(np.unique(donors))
+            kept = names[: max(round(amount / 100 * len(names)), 1)]
+            rows = np.flatnonzero(np.isin(donors, kept))
+            if case.condition.startswith("as many"):
+                rows = order[: len(rows)]
+            # One cell of a type can be trained on by no model that validates itself.
+            counts = pd.Series(labels[rows]).map(pd.Series(labels[rows]).value_counts())
+            kept_rows: NDArray[np.int64] = rows[counts.to_numpy() > 1]
+            return kept_rows
+        per_type = case.condition.endswith(_OF_TYPE)
+        parts = []
         for name in np.unique(labels):
             members = order[labels[order] == name]
             # Two of every type, or a classifier could not be validated.
             n = round(amount) if per_type else round(amount / 100 * len(members))
-            kept.append(members[: max(n, min(2, len(members)))])
-        rows = np.sort(np.concatenate(kept))
-        found = self.of(case, case.train[rows].copy(), case.condition)
-        found.scores[case.condition]["n_labelled"] = float(len(rows))
-        return found
+            parts.append(members[: max(n, min(2, len(members)))])
+        return np.concatenate(parts)
 
 
 class ImbalanceTask(AnnotationTask):
@@ -303,10 +360,9 @@ class NoveltyTask(Task):
         new = case.truth[LABEL].to_numpy(dtype=str) == left_out
         said = (calls["status"] == "novel").to_numpy()
         sure = calls["confidence"].fillna(0.0).to_numpy()
-        two = bool(new.any() and not new.all())
         scores = {
-            "auroc": roc_auc_score(new, calls["novelty"]) if two and calibrated else np.nan,
-            "auroc_confidence": roc_auc_score(new, 1 - sure) if two else np.nan,
+            "auroc": separation(calls["novelty"].to_numpy(), new) if calibrated else np.nan,
+            "auroc_confidence": separation(1 - sure, new),
             "found": float(said[new].mean()) if new.any() else np.nan,
             "false_alarms": float(said[~new].mean()) if (~new).any() else np.nan,
             "strict_accuracy": strict_accuracy(new, said),

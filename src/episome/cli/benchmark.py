@@ -61,6 +61,9 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> t
     show_default=True,
     help="Size of a registered study.",
 )
+@click.option(
+    "--parts", callback=_words, metavar="A,B", help="Only these questions of a registered study."
+)
 @click.option("--models", callback=_words, metavar="A,B", help="Only these models.")
 @click.option("--sets", callback=_words, metavar="A,B", help="Only these data sets of the study.")
 @click.option("--seeds", callback=_numbers, metavar="0,1", help="Other seeds.")
@@ -96,8 +99,9 @@ def _run(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         **options,
     )
     if dry:
-        study, todo, missing = benchmark_plan(request)
-        lines = [f"{study.name}: {len(todo):,} runs to do", *(f"  {r.text}" for r in todo[:40])]
+        studies, todo, missing = benchmark_plan(request)
+        names = ", ".join(s.name for s in studies)
+        lines = [f"{names}: {len(todo):,} runs to do", *(f"  {r.text}" for r in todo[:40])]
         lines += [f"  and {len(todo) - 40:,} more"] if len(todo) > 40 else []
         lines += [f"  {name} takes no part: {why}" for name, why in missing.items()]
         data = {"todo": [r.key for r in todo], "missing": missing}

@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         kind_of,
     )
     from episome.data._read_modality import read_modality
+    from episome.data._read_tenx import as_mudata
     from episome.data._reduced import ReducedCells, ThinnedSource
     from episome.data._rule import InputRule, QueryKind
     from episome.data._schema import SchemaChoice, cellxgene_choice, cellxgene_source
@@ -143,6 +144,7 @@ _HOME = {
     "Split": "_splits",
     "ValueReport": "_values",
     "cell_columns": "_cell_columns",
+    "as_mudata": "_read_tenx",
     "cell_files": "_read_kind",
     "cells_name": "_source",
     "cellxgene_choice": "_schema",

@@ -48,8 +48,8 @@ class BenchmarkRequest:
         Folder that paths of data are relative to; default that of the TOML file.
     scale
         Of a registered study: ``"tiny"``, ``"small"`` or ``"full"``.
-    models, data_sets, seeds
-        Only these.
+    parts, models, data_sets, seeds
+        Only these; parts are the studies that a registered name stands for.
     jobs
         Runs at a time.
     ray
@@ -66,6 +66,7 @@ class BenchmarkRequest:
     output: Path
     data: Path | None = None
     scale: str = "small"
+    parts: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     data_sets: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
@@ -104,8 +105,10 @@ class BenchmarkResult:
     reports: tuple[Path, ...]
 
 
-def study_of(request: BenchmarkRequest) -> tuple[Study, Path | None]:
-    """Return the study that is asked for, and the folder that its data are relative to.
+def studies_of(request: BenchmarkRequest) -> tuple[tuple[Study, ...], Path | None]:
+    """Return the studies that are asked for, and the folder that their data are relative to.
+
+    A TOML file is one; a registered name may stand for several, one for every question of a paper.
 
     Raises
     ------
@@ -116,7 +119,7 @@ def study_of(request: BenchmarkRequest) -> tuple[Study, Path | None]:
     """
     path = Path(request.study)
     if path.suffix == ".toml" or path.exists():
-        study = Study.from_toml(path)
+        found: tuple[Study, ...] = (Study.from_toml(path),)
         base: Path | None = request.data or path.resolve().parent
     else:
         known = plugins.studies()
@@ -129,9 +132,49 @@ def study_of(request: BenchmarkRequest) -> tuple[Study, Path | None]:
                 or "pass a TOML file, or a name that `episome benchmark list` shows",
             )
         spec = known[request.study]
-        study = plugins.load_object(spec.target, plugin=spec.plugin)(request.scale)
+        made = plugins.load_object(spec.target, plugin=spec.plugin)(request.scale)
+        found = (made,) if isinstance(made, Study) else tuple(made)
         base = request.data
-    study = study.only(models=request.models or None, data=request.data_sets or None)
+    return tuple(_changed(s, request) for s in _chosen(found, request)), base
+
+
+def _chosen(found: tuple[Study, ...], request: BenchmarkRequest) -> tuple[Study, ...]:
+    """Return the parts that are asked for, of those that have what is asked of them.
+
+    Raises
+    ------
+    UsageError
+        There is no such part (E-B14), or no part has the data sets (E-B07).
+    """
+    names = [s.name for s in found]
+    if unknown := [p for p in request.parts if p not in names]:
+        raise UsageError(
+            "E-B14",
+            f"{request.study} has no part {', '.join(unknown)}",
+            why=f"its parts are {', '.join(names)}",
+            fix=did_you_mean(unknown[0], names) or "leave --parts out",
+        )
+    chosen = tuple(s for s in found if not request.parts or s.name in request.parts)
+    wanted = set(request.data_sets)
+    if len(chosen) == 1 or not wanted:
+        return chosen
+    have = tuple(s for s in chosen if wanted & {d.name for d in s.data})
+    if not have:
+        sets = sorted({d.name for s in chosen for d in s.data})
+        raise UsageError(
+            "E-B07",
+            f"{request.study} has no data set {', '.join(sorted(wanted))}",
+            why=f"it has {', '.join(sets)}",
+            fix="name some of them",
+        )
+    return have
+
+
+def _changed(study: Study, request: BenchmarkRequest) -> Study:
+    """Return a study with what the request says."""
+    own = {d.name for d in study.data}
+    sets = [d for d in request.data_sets if d in own] or list(request.data_sets)
+    study = study.only(models=request.models or None, data=sets or None)
     given: dict[str, Any] = {
         "timeout": request.timeout,
         "max_memory": request.max_memory,
@@ -141,7 +184,7 @@ def study_of(request: BenchmarkRequest) -> tuple[Study, Path | None]:
         "seeds": request.seeds or None,
     }
     changes = {k: v for k, v in given.items() if v is not None}
-    return dataclasses.replace(study, **changes), base
+    return dataclasses.replace(study, **changes)
 
 
 def benchmark_run(
@@ -160,40 +203,71 @@ def benchmark_run(
     Raises
     ------
     UsageError, InputFileError
-        See :func:`study_of` and :func:`episome.benchmark.run_study`.
+        See :func:`studies_of` and :func:`episome.benchmark.run_study`.
     """
-    study, base = study_of(request)
+    studies, base = studies_of(request)
     executor: Executor = LocalExecutor(request.jobs, max_memory=request.max_memory)
     if request.ray:
         executor = RayExecutor()
-    found = run_study(
-        study,
-        request.output,
-        base=base,
-        executor=executor,
-        retry_failed=request.retry_failed,
-        progress=progress,
-    )
-    page = report(found.store, study.name)
-    names = [request.output / f"{study.name}{end}" for end in (".html", ".md")]
-    written = [page.write(name, overwrite=True) for name in names]
-    written.append(found.store.export(request.output / "results.csv", overwrite=True))
-    return BenchmarkResult(
-        request.output,
-        study.name,
-        dict(found.counts),
-        dict(found.planned.missing),
-        tuple(written),
-    )
-
-
-def benchmark_plan(request: BenchmarkRequest) -> tuple[Study, list[Run], dict[str, str]]:
-    """Return the runs of a study that its store lacks, without running them."""
-    study, base = study_of(request)
-    planned = plan(study, task_named(study.task), base)
+    counts: dict[str, int] = {}
+    missing: dict[str, str] = {}
+    done: list[str] = []
     store = ResultStore(request.output)
-    todo = [r for r in planned.runs if not store.has(r.digest)]
-    return study, todo, dict(planned.missing)
+    for study in studies:
+        try:
+            found = run_study(
+                study,
+                request.output,
+                base=base,
+                executor=executor,
+                retry_failed=request.retry_failed,
+                progress=progress,
+            )
+        except UsageError as error:
+            # One question that cannot be asked here does not keep the others from being asked.
+            if len(studies) == 1 or error.problems[0].code != "E-B10":
+                raise
+            missing[study.name] = str(error)
+            continue
+        done.append(study.name)
+        for status, n in found.counts.items():
+            counts[status] = counts.get(status, 0) + n
+        missing |= found.planned.missing
+    if not done:
+        raise UsageError(
+            "E-B10",
+            "nothing of the study can be run",
+            where=request.study,
+            examples=[f"{k}: {v}" for k, v in missing.items()][:3],
+            fix="install the models, and pass the folder of the data (--data)",
+        )
+    title = done[0] if len(studies) == 1 else request.study
+    page = report(store, done, title=title)
+    names = [request.output / f"{title}{end}" for end in (".html", ".md")]
+    written = [page.write(name, overwrite=True) for name in names]
+    written.append(store.export(request.output / "results.csv", overwrite=True))
+    return BenchmarkResult(request.output, title, counts, missing, tuple(written))
+
+
+def benchmark_plan(
+    request: BenchmarkRequest,
+) -> tuple[tuple[Study, ...], list[Run], dict[str, str]]:
+    """Return the runs of the studies that the store lacks, without running them."""
+    studies, base = studies_of(request)
+    store = ResultStore(request.output)
+    todo: list[Run] = []
+    missing: dict[str, str] = {}
+    for study in studies:
+        try:
+            planned = plan(study, task_named(study.task), base)
+        except UsageError as error:
+            if len(studies) == 1 or error.problems[0].code != "E-B10":
+                raise
+            missing[study.name] = str(error)
+            continue
+        todo += [r for r in planned.runs if not store.has(r.digest)]
+        missing |= planned.missing
+    return studies, todo, missing
 
 
 def benchmark_list() -> dict[str, list[dict[str, str]]]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from episome.models._reconstruction import ReconstructionMixin
     from episome.models._reference import ReferenceWeights
     from episome.models._registry import registry_from_parts
-    from episome.models._training import checked_splitter
+    from episome.models._training import checked_splitter, normalized_rows
     from episome.models._translation import TranslationMixin
     from episome.models._tuning import Between, TuningSpace
     from episome.models._weights_file import WeightsFile
@@ -67,6 +67,7 @@ _HOME = {
     "as_rows": "_arguments",
     "inert_classes": "_inert",
     "inert_dtype": "_inert",
+    "normalized_rows": "_training",
     "number_from_bytes": "_inert",
     "registry_from_parts": "_registry",
 }

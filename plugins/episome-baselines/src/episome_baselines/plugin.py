@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from episome.plugins import DatasetSpec, ModelSpec, StudySpec, hookimpl
+from episome.plugins import ModelSpec, StudySpec, hookimpl
 
 EPISOME_API = (1, 0)
 
@@ -145,18 +145,5 @@ def episome_register_studies() -> tuple[StudySpec, ...]:
             target="episome_baselines.studies:annotators",
             summary="all installed annotators on seven splits of public sets",
             tasks=("annotation",),
-        ),
-    )
-
-
-@hookimpl
-def episome_register_datasets() -> tuple[DatasetSpec, ...]:
-    """Return the cells of its smallest scale."""
-    return (
-        DatasetSpec(
-            name="simulated-types",
-            target="episome_baselines.studies:simulated",
-            summary="300 simulated cells of four types and six donors",
-            licence="BSD-3-Clause",
         ),
     )

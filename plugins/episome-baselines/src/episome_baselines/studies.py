@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from episome.benchmark import DataEntry, ModelEntry, SplitEntry, Study
 from episome.errors import UsageError
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 #: Types that the two sets of blood share, by names of the Cell Ontology.
 BLOOD = {
@@ -141,10 +136,3 @@ def annotators(scale: str = "small") -> Study:
         timeout=1800.0,
         summary=summary,
     )
-
-
-def simulated() -> AnnData:
-    """Return 300 simulated cells of four types and six donors."""
-    from episome.data import simulate_cells
-
-    return simulate_cells(300, 60, n_types=4, n_donors=6, fold_change=2.5, seed=0)

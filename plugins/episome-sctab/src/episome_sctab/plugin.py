@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from episome.plugins import ModelSpec, hookimpl
+from episome.plugins import ModelSpec, StudySpec, TaskSpec, hookimpl
 
 if TYPE_CHECKING:
     import click
@@ -24,6 +24,40 @@ def episome_register_models() -> tuple[ModelSpec, ...]:
             reference="10.1038/s41467-024-51059-5",
             capabilities=("annotation", "embedding", "explanation"),
             tags=("demo",),
+        ),
+    )
+
+
+@hookimpl
+def episome_register_tasks() -> tuple[TaskSpec, ...]:
+    """Return what the study asks besides the tasks of the host."""
+    return (
+        TaskSpec(
+            name="donor-variance",
+            target="episome_sctab.variance:DonorVarianceTask",
+            summary="what donor and type explain, before and after donor augmentation",
+        ),
+    )
+
+
+@hookimpl
+def episome_register_studies() -> tuple[StudySpec, ...]:
+    """Return the study of the paper."""
+    return (
+        StudySpec(
+            name="sctab",
+            target="episome_sctab.studies:sctab",
+            summary="scTab against plainer models, with few and many donors, organs and members",
+            reference="10.1038/s41467-024-51059-5",
+            tasks=(
+                "annotation",
+                "ensemble",
+                "label-efficiency",
+                "donor-variance",
+                "groups",
+                "gene-panel",
+            ),
+            models=("sctab", "mlp", "linear", "celltypist", "xgboost"),
         ),
     )
 

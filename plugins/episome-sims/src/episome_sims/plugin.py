@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from episome.plugins import ModelSpec, hookimpl
+from episome.plugins import ModelSpec, StudySpec, hookimpl
 
 if TYPE_CHECKING:
     import click
@@ -23,6 +23,21 @@ def episome_register_models() -> tuple[ModelSpec, ...]:
             summary="TabNet classifier for cell types, several steps of sparse gene selection",
             reference="10.1016/j.xgen.2024.100581",
             capabilities=("annotation", "embedding", "explanation"),
+        ),
+    )
+
+
+@hookimpl
+def episome_register_studies() -> tuple[StudySpec, ...]:
+    """Return the study of the paper."""
+    return (
+        StudySpec(
+            name="sims",
+            target="episome_sims.studies:sims",
+            summary="SIMS with few cells, across donors, technologies, conditions, and new types",
+            reference="10.1016/j.xgen.2024.100581",
+            tasks=("annotation", "label-efficiency", "novelty"),
+            models=("sims", "mlp", "celltypist"),
         ),
     )
 

@@ -1,0 +1,337 @@
+"""Groups, ensembles, genes, reconstruction and other modalities, run in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from _studies import entry, study
+from _toy import ToyTranslator, pairs
+
+from episome import plugins
+from episome.benchmark import (
+    DataEntry,
+    ModelEntry,
+    SplitEntry,
+    call_scores,
+    load_data,
+    perform,
+    plan,
+    task_named,
+)
+from episome.benchmark._reconstruction import modality_scores, reconstruction_scores
+from episome.benchmark._scores import coarse_scores, separation
+from episome.data import simulate_cells
+from episome.errors import InputDataError, UsageError
+from episome.jobs import CorpusRequest, corpus_build
+from episome.plugins import ModelSpec
+
+
+def results(folder, task: str, model="centroid", **kwargs):
+    runs = plan(study(task, (model,), **kwargs), task_named(task), folder).runs
+    found = [perform(run) for run in runs]
+    assert [r.reason for r in found] == [""] * len(found)
+    return found, {k: v for r in found for k, v in r.scores.items()}
+
+
+# --- coarser labels ---------------------------------------------------------------------------
+
+
+def test_coarse_scores_by_hand():
+    of = {"a1": "a", "a2": "a", "b": "b"}
+    truth = np.array(["a1", "a1", "a2", "b", "b"])
+    calls = np.array(["a1", "a2", "a2", "b", "a1"])
+
+    found = coarse_scores(truth, calls, of)
+
+    # a: 3 of 4 called a are a; b: 1 of 2 is found.
+    assert found["accuracy_coarse"] == 0.8
+    assert found["f1_macro_coarse"] == pytest.approx((6 / 7 + 2 / 3) / 2)
+    # Within a: a1 once found and once missed, a2 found with one more.
+    assert found["f1_macro_within"] == pytest.approx((2 / 3 + 2 / 3) / 2)
+
+
+def test_nothing_is_said_within_lineages_of_one_type():
+    found = coarse_scores(np.array(["a", "b"]), np.array(["a", "b"]), {"a": "x", "b": "y"})
+
+    assert np.isnan(found["f1_macro_within"])
+
+
+def test_separation_needs_both_kinds():
+    assert np.isnan(separation(np.array([0.1, 0.2]), np.array([True, True])))
+    assert separation(np.array([0.1, 0.2]), np.array([False, True])) == 1.0
+
+
+def test_wrong_calls_are_told_by_their_confidence():
+    shares = pd.DataFrame({"a": [0.9, 0.8, 0.6], "b": [0.1, 0.2, 0.4]})
+
+    assert call_scores(shares, np.array(["a", "a", "b"]))["auroc_wrong"] == 1.0
+
+
+@pytest.fixture(scope="module")
+def with_lineages(tmp_path_factory):
+    cells = simulate_cells(300, 60, n_types=4, n_donors=6, fold_change=2.5, seed=0)
+    types = cells.obs["cell_type"].astype(str)
+    cells.obs["lineage"] = np.where(types.isin(["type 0", "type 1"]), "one", "two")
+    # One cell is filed wrongly: a type belongs where most of its cells do.
+    cells.obs.loc[cells.obs_names[0], "lineage"] = "elsewhere"
+    cells.obs["organ"] = np.where(np.arange(300) % 3 == 0, "heart", "lung")
+    cells.obs.loc[cells.obs_names[:10], "organ"] = "rare"
+    folder = tmp_path_factory.mktemp("lineages")
+    cells.write_h5ad(folder / "cells.h5ad")
+    return folder
+
+
+def test_lineages_are_scored_beside_types(with_lineages):
+    _, scores = results(with_lineages, "annotation", "logreg", data=(entry(coarse_key="lineage"),))
+
+    assert scores["", "f1_macro_coarse"] >= scores["", "f1_macro"] - 0.05
+    assert 0 < scores["", "f1_macro_within"] <= 1
+
+
+def test_a_label_belongs_to_one_lineage(with_lineages):
+    cells = load_data(entry(coarse_key="lineage"), with_lineages).cells
+
+    found = cells.obs.groupby("episome_label")["episome_coarse"].unique()
+    assert {k: list(v) for k, v in found.items()} == {
+        "type 0": ["one"],
+        "type 1": ["one"],
+        "type 2": ["two"],
+        "type 3": ["two"],
+    }
+
+
+# --- groups -----------------------------------------------------------------------------------
+
+
+def test_every_group_is_scored_by_models_of_all_and_of_its_own(with_lineages):
+    found, scores = results(with_lineages, "groups", "logreg", options={"column": "organ"})
+
+    assert {c for c, _ in scores} == {
+        f"{organ}, trained on {how}" for organ in ("heart", "lung") for how in ("all", "it alone")
+    }
+    sizes = {r.key["condition"]: r.predictions.groupby("condition").size() for r in found}
+    everything = sizes["trained on all"]
+    assert sizes["trained on heart"].iloc[0] == everything["heart, trained on all"]
+    assert sizes["trained on lung"].iloc[0] == everything["lung, trained on all"]
+
+
+def test_groups_need_a_column(with_lineages):
+    planned = study("groups", ("logreg",), options={"column": "none"})
+
+    with pytest.raises(UsageError, match=r"column 'none' is missing"):
+        plan(planned, task_named("groups"), with_lineages)
+
+
+# --- donors against cells ---------------------------------------------------------------------
+
+
+def test_as_many_cells_of_all_donors_are_trained_on(folder):
+    options = {"fractions": [], "cells_per_class": [], "donor_fractions": [0.5, 1.0]}
+    found, scores = results(folder, "label-efficiency", options=options)
+
+    sizes = {c: scores[c, "n_labelled"] for c, m in scores if m == "n_labelled"}
+    half, same = sizes["50 % of the donors"], sizes["as many cells as 50 % of the donors"]
+    assert same == pytest.approx(half, abs=3)
+    assert sizes["100 % of the donors"] == found[0].facts["n_train"] > 1.5 * half
+    assert len(sizes) == 3
+
+
+def test_shares_of_donors_need_donors(folder):
+    planned = study(
+        "label-efficiency",
+        ("centroid",),
+        data=(entry(donor_key=None),),
+        splits=(SplitEntry("random"),),
+        options={"donor_fractions": [0.5]},
+    )
+
+    with pytest.raises(UsageError, match="no donors are known"):
+        plan(planned, task_named(planned.task), folder)
+
+
+# --- ensembles --------------------------------------------------------------------------------
+
+
+def test_members_are_averaged_and_unseen_types_doubted(folder):
+    found, scores = results(
+        folder,
+        "ensemble",
+        ModelEntry("mlp", train={"max_epochs": 15}),
+        options={"sizes": [1, 3], "unseen": ["type 3"]},
+    )
+
+    table = found[0].predictions
+    assert sorted(set(table["condition"])) == ["1 member", "3 members"]
+    assert (table["new"] == (table["truth"] == "type 3")).all()
+    assert "type 3" not in set(table["call"])
+    for condition in ("1 member", "3 members"):
+        part = table[table["condition"] == condition]
+        right = (part["truth"] == part["call"]).to_numpy()
+        assert scores[condition, "accuracy"] == right[~part["new"].to_numpy()].mean()
+        assert scores[condition, "auroc_unseen"] > 0.6
+
+
+# --- genes ------------------------------------------------------------------------------------
+
+
+def test_genes_of_an_explanation_beat_genes_at_random(folder):
+    _, scores = results(folder, "gene-panel", "logreg", options={"n_genes": 5})
+
+    conditions = {c for c, _ in scores}
+    assert conditions <= {"easy rare types", "hard rare types"}
+    assert sum(scores[c, "n_types"] for c in conditions) == 2
+    for c in conditions:
+        assert scores[c, "auprc"] > scores[c, "auprc_random_genes"]
+
+
+# --- reconstruction ---------------------------------------------------------------------------
+
+
+def test_reconstruction_scores_by_hand():
+    measured = np.array([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]])
+    mean = np.array([2.0, 1.0])
+    where = np.ones((3, 2), dtype=bool)
+
+    perfect = reconstruction_scores(measured, measured, mean, where)
+    nothing = reconstruction_scores(np.broadcast_to(mean, (3, 2)), measured, mean, where)
+
+    assert perfect["r2"] == perfect["r2_genes"] == 1.0
+    assert perfect["r_genes"] == pytest.approx(1.0)
+    assert (nothing["r2"], nothing["r_genes"], nothing["mse"]) == (0.0, 0.0, pytest.approx(8 / 6))
+    assert np.isnan(reconstruction_scores(measured, measured, mean, ~where)["r2"])
+
+
+def test_components_reconstruct_better_than_the_mean(folder):
+    _, scores = results(folder, "reconstruction", "pca", data=(entry(labels_key=None),))
+
+    assert scores["seen", "r2"] > scores["mean of training, seen", "r2"] == 0.0
+    # Components of zeros give zeros back: they are no way to fill in what was not seen.
+    assert scores["hidden", "r2"] < scores["mean of training, hidden", "r2"] == 0.0
+    assert scores["seen", "saw_labels"] == 0.0
+    assert {c for c, _ in scores} == {
+        "seen",
+        "hidden",
+        "mean of training, seen",
+        "mean of training, hidden",
+    }
+
+
+# --- other modalities -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def translator(monkeypatch):
+    spec = ModelSpec("toy-translator", "_toy:ToyTranslator", "_toy:ToyTranslatorCore", "toy")
+    spec = dataclasses.replace(spec, capabilities=("translation",), distribution="toy")
+    monkeypatch.setattr(plugins, "models", lambda: {"toy-translator": spec})
+    monkeypatch.setattr(plugins, "get_spec", lambda name: spec)
+    monkeypatch.setattr(plugins, "load_class", lambda spec: ToyTranslator)
+
+
+def test_proteins_are_predicted_from_rna(translator, tmp_path):
+    pairs(200).write(tmp_path / "cells.h5mu")
+    data = DataEntry("cells", "cells.h5mu", target="prot")
+
+    found, scores = _cross(tmp_path, data)
+
+    assert scores["", "n_features"] == 6
+    assert scores["", "spearman"] > 0.5
+    assert found[0].facts["n_test"] == 200 - found[0].facts["n_train"]
+
+
+def test_proteins_in_obsm_are_the_same_proteins(translator, tmp_path):
+    both = pairs(200)
+    both.write(tmp_path / "cells.h5mu")
+    cells = both.mod["rna"].copy()
+    cells.obsm["counts"] = both.mod["prot"].X
+    cells.uns["names"] = both.mod["prot"].var_names.to_numpy().astype(str)
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+
+    of = {
+        name: _cross(tmp_path, entry_)[1]["", "spearman"]
+        for name, entry_ in (
+            ("mudata", DataEntry("c", "cells.h5mu", target="prot")),
+            ("obsm", DataEntry("c", "cells.h5ad", target="obsm:counts", target_names="names")),
+        )
+    }
+
+    assert of["obsm"] == of["mudata"]
+
+
+def test_a_missing_target_is_said(translator, tmp_path):
+    pairs(60).mod["rna"].write_h5ad(tmp_path / "cells.h5ad")
+
+    with pytest.raises(UsageError, match=r"obsm has no 'counts'.*E-B05"):
+        load_data(DataEntry("c", "cells.h5ad", target="obsm:counts"), tmp_path, labels=False)
+
+
+def test_modality_scores_know_what_follows():
+    measured = np.array([[0.0, 5.0, 1.0], [3.0, 5.0, 0.0], [9.0, 5.0, 0.0]])
+
+    same = modality_scores(np.log1p(measured), measured)
+    flat = modality_scores(np.zeros((3, 3)), measured)
+
+    assert same["spearman"] == same["auroc"] == 1.0
+    assert same["pearson"] == pytest.approx(1.0)
+    assert same["n_features"] == 2  # the second never varies
+    assert (flat["spearman"], flat["pearson"], flat["auroc"]) == (0.0, 0.0, 0.5)
+
+
+def _cross(folder, data):
+    return results(
+        folder, "cross-modality", "toy-translator", data=(data,), splits=(SplitEntry("group"),)
+    )
+
+
+# --- corpora ----------------------------------------------------------------------------------
+
+
+def test_a_corpus_is_a_data_set_and_many_cells_are_drawn_from(cells, folder, tmp_path):
+    _build(folder, tmp_path)
+    whole = load_data(_corpus(), tmp_path).cells
+    some = load_data(_corpus(max_cells=50), tmp_path).cells
+
+    assert whole.n_obs == cells.n_obs
+    assert some.n_obs == 50
+    again = load_data(_corpus(max_cells=50), tmp_path).cells
+    assert list(again.obs_names) == list(some.obs_names)
+    assert float(whole.X.sum()) == float(cells.X.sum())
+
+
+def _build(folder, output):
+    corpus_build(
+        CorpusRequest(
+            (folder / "cells.h5ad",),
+            output / "cells.corpus",
+            labels_key="cell_type",
+            donor_keys=("donor_id",),
+        )
+    )
+
+
+def _corpus(**kwargs) -> DataEntry:
+    return DataEntry(
+        "cells", "cells.corpus", labels_key="cell_type", donor_key="donor_id", **kwargs
+    )
+
+
+def test_a_corpus_needs_a_column_of_labels(folder, tmp_path):
+    _build(folder, tmp_path)
+
+    with pytest.raises(UsageError, match="E-B05"):
+        load_data(dataclasses.replace(_corpus(), labels_key=None), tmp_path)
+
+
+def test_two_files_must_hold_the_same_target(tmp_path):
+    for name, keep in (("one", 6), ("two", 5)):
+        both = pairs(60)
+        cells = both.mod["rna"].copy()
+        cells.obsm["counts"] = both.mod["prot"].X[:, :keep]
+        cells.write_h5ad(tmp_path / f"{name}.h5ad")
+    data = DataEntry("c", "one.h5ad", query="two.h5ad", target="obsm:counts")
+
+    with pytest.raises(InputDataError, match=r"do not hold the same features.*6 and 5"):
+        load_data(data, tmp_path, labels=False)
