@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         SupportsTranslation,
     )
     from episome.models._classifier import ClassifierModel
+    from episome.models._distil import Distilled, distil
     from episome.models._embedding import EmbeddingMixin
     from episome.models._ensemble import Ensemble
     from episome.models._explanation import ExplanationMixin
@@ -45,6 +46,7 @@ _HOME = {
     "ArrayModel": "_array",
     "Between": "_tuning",
     "CAPABILITIES": "_capabilities",
+    "Distilled": "_distil",
     "EmbeddingMixin": "_embedding",
     "NetworkModel": "_network",
     "checked_splitter": "_training",
@@ -65,6 +67,7 @@ _HOME = {
     "TrainingCells": "_array",
     "WeightsFile": "_weights_file",
     "as_rows": "_arguments",
+    "distil": "_distil",
     "inert_classes": "_inert",
     "inert_dtype": "_inert",
     "normalized_rows": "_training",

@@ -9,6 +9,10 @@ from episome._lazy import lazy_names
 if TYPE_CHECKING:
     from episome.nn._attribution import input_gradients
     from episome.nn._core import TorchCore
+    from episome.nn._counts import (
+        negative_binomial_log_likelihood,
+        zero_inflated_log_likelihood,
+    )
     from episome.nn._csr import CSRParts
     from episome.nn._entmax import entmax15, entmax15_sort, sparsemax, sparsemax_sort
     from episome.nn._folded import FoldedTabNet
@@ -51,18 +55,21 @@ __all__ = [
     "host_batch",
     "input_gradients",
     "log_normalize",
+    "negative_binomial_log_likelihood",
     "normalized_batch",
     "rename_reference_state",
     "shift_expression",
     "sparsemax",
     "sparsemax_sort",
     "with_format",
+    "zero_inflated_log_likelihood",
 ]
 
 _HOME = {
     "host_batch": "_normalize",
     "input_gradients": "_attribution",
     "log_normalize": "_normalize",
+    "negative_binomial_log_likelihood": "_counts",
     "normalized_batch": "_normalize",
     "with_format": "_normalize",
     "CSRParts": "_csr",
@@ -85,6 +92,7 @@ _HOME = {
     "shift_expression": "_shift",
     "sparsemax": "_entmax",
     "sparsemax_sort": "_entmax",
+    "zero_inflated_log_likelihood": "_counts",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -75,6 +75,21 @@ class CSRParts(NamedTuple):
         at = torch.arange(len(shift), device=shift.device) + shift
         return CSRParts(indptr, self.indices[at], self.values[at])
 
+    def thinned(self, rate: float) -> CSRParts:
+        """Leave out every stored entry with a probability, and scale up the others.
+
+        What ``dropout`` does to the dense matrix, without the zeros; draws are torch's own.
+
+        Parameters
+        ----------
+        rate
+            Probability, at least 0 and below 1.
+        """
+        keep = torch.rand(len(self.values), device=self.values.device) >= rate
+        kept = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])
+        values = self.values[keep].mul_(1 / (1 - rate))
+        return CSRParts(kept[self.indptr], self.indices[keep], values)
+
     def rows(self) -> torch.Tensor:
         """Return the row of every stored entry, (nnz,) int64."""
         counts = self.indptr.diff()
@@ -91,6 +106,10 @@ class CSRParts(NamedTuple):
     def to_dense(self, n_columns: int) -> torch.Tensor:
         """Return the dense matrix (n, n_columns); differentiable in the values."""
         out = self.values.new_zeros((self.n_rows, n_columns))
+        if not self.values.requires_grad:
+            # Entries are unique: nothing is to be accumulated.
+            out[self.rows(), self.indices.long()] = self.values
+            return out
         return out.index_put((self.rows(), self.indices.long()), self.values, accumulate=True)
 
     def numpy(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.floating]]:

@@ -22,6 +22,8 @@ __all__ = [
     "prior_product",
     "prior_rows",
     "row_dots",
+    "shift_rows",
+    "shifted_counts",
     "rows_times",
     "scale_rows",
     "scatter_rows",
@@ -197,6 +199,51 @@ def lookup_sorted(start, stop, xptr, xidx, xval, ptr, idx, out):
         for k in range(ptr[i], ptr[i + 1]):
             at = _first_at_least(xidx, xptr[i], end, idx[k])
             out[k] = xval[at] if at < end and xidx[at] == idx[k] else 0
+
+
+@njit()
+def shifted_counts(start, stop, xptr, xidx, xval, vptr, vidx, vval, index, sign, out):
+    """Count what is above zero in the sum of CSR rows and signed rows of another matrix."""
+    for i in range(start, stop):
+        k, end = xptr[i], xptr[i + 1]
+        m, last = vptr[index[i]], vptr[index[i] + 1]
+        count = 0
+        while k < end or m < last:
+            if m == last or (k < end and xidx[k] < vidx[m]):
+                count += xval[k] > 0
+                k += 1
+            elif k == end or vidx[m] < xidx[k]:
+                count += sign[i] * vval[m] > 0
+                m += 1
+            else:
+                count += xval[k] + sign[i] * vval[m] > 0
+                k += 1
+                m += 1
+        out[i] = count
+
+
+@njit()
+def shift_rows(start, stop, xptr, xidx, xval, vptr, vidx, vval, index, sign, high, ptr, idx, val):
+    """Write what is above zero in the sum of CSR rows and signed rows of another, below `high`."""
+    for i in range(start, stop):
+        k, end = xptr[i], xptr[i + 1]
+        m, last = vptr[index[i]], vptr[index[i] + 1]
+        at = ptr[i]
+        while k < end or m < last:
+            if m == last or (k < end and xidx[k] < vidx[m]):
+                column, value = xidx[k], xval[k]
+                k += 1
+            elif k == end or vidx[m] < xidx[k]:
+                column, value = vidx[m], sign[i] * vval[m]
+                m += 1
+            else:
+                column, value = xidx[k], xval[k] + sign[i] * vval[m]
+                k += 1
+                m += 1
+            if value > 0:
+                idx[at] = column
+                val[at] = min(value, high)
+                at += 1
 
 
 @njit()

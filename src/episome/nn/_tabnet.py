@@ -98,13 +98,16 @@ class TabNet(nn.Module):
         the weight of common ones; near one, genes keep the spread of their log1p values.
     mask_scale
         Starting weight of the norm of mask scores; below one masks start broad.
+    implementation
+        ``"auto"``, or ``"dense"``: always plain torch operations, the textbook form.
 
     Notes
     -----
     On the CPU the gene-wide work runs on the non-zero inputs and on the support of the masks,
     with the norms folded into the linear maps; on other devices, under ``torch.compile``, under
     autocast, for inputs that need a gradient, and with ``EPISOME_NUMBA=0`` it runs as plain torch
-    operations. Both give the same numbers up to rounding.
+    operations. Both give the same numbers up to rounding. Dropout of sparse and of dense cells
+    draws other numbers.
 
     Examples
     --------
@@ -136,8 +139,13 @@ class TabNet(nn.Module):
         embedding_dropout: float = 0.0,
         input_eps: float = 1e-5,
         mask_scale: float = 1.0,
+        implementation: Literal["auto", "dense"] = "auto",
     ) -> None:
         super().__init__()
+        if implementation not in ("auto", "dense"):
+            msg = f'implementation is {implementation!r}; expected "auto" or "dense".'
+            raise ValueError(msg)
+        self.implementation = implementation
         check_sizes(n_features, n_classes, n_d, n_a, n_steps, n_shared, n_independent)
         if mask not in ("entmax15", "sparsemax"):
             msg = f'mask is {mask!r}; expected "entmax15" or "sparsemax".'
@@ -213,7 +221,7 @@ class TabNet(nn.Module):
 
     def forward(
         self,
-        x: torch.Tensor,
+        x: torch.Tensor | CSRParts,
         *,
         prior: torch.Tensor | None = None,
         return_masks: bool = False,
@@ -223,7 +231,7 @@ class TabNet(nn.Module):
         Parameters
         ----------
         x
-            Expression, (B, n_features), dtype of the weights.
+            Expression, (B, n_features), dtype of the weights; dense, or the non-zero entries.
         prior
             Starting factor of the mask scores, (B, n_groups); by default one.
         return_masks
@@ -243,28 +251,34 @@ class TabNet(nn.Module):
             tuple(decisions),
         )
 
-    def run_steps(self, x: torch.Tensor, *, prior: torch.Tensor | None = None) -> Steps:
+    def run_steps(self, x: torch.Tensor | CSRParts, *, prior: torch.Tensor | None = None) -> Steps:
         """Decision vectors (B, n_d), group masks (dense or CSR) and entropies of all steps."""
+        if isinstance(x, CSRParts):
+            if self.dropout.training and self.dropout.p > 0:
+                x = x.thinned(self.dropout.p)
+            if self._takes_sparse_path(x.values, prior) and x.n_rows:
+                return self._steps_sparse(SparseInput.from_csr(x, self.n_features), prior)
+            return self._steps_dense(x.to_dense(self.n_features), prior)
         if x.ndim != 2 or x.shape[1] != self.n_features:
             msg = (
                 f"Input has shape {tuple(x.shape)}; expected (cells, {self.n_features}). "
                 "Align the genes to the model's first."
             )
             raise ValueError(msg)
-        x = self.dropout(x)
-        if self._takes_sparse_path(x, prior):
-            return self._steps_sparse(x.contiguous(), prior)
-        return self._steps_dense(x, prior)
+        dense: torch.Tensor = self.dropout(x)
+        if self._takes_sparse_path(dense, prior) and len(dense):
+            return self._steps_sparse(SparseInput.from_dense(dense.contiguous()), prior)
+        return self._steps_dense(dense, prior)
 
     def _takes_sparse_path(self, x: torch.Tensor, prior: torch.Tensor | None) -> bool:
         first = self.first[0]
         return (
-            not torch.compiler.is_compiling()
+            self.implementation != "dense"
+            and not torch.compiler.is_compiling()
             and numba_enabled()
             and x.device.type == first.device.type == "cpu"
             and x.dtype == first.dtype
             and x.dtype in (torch.float32, torch.float64)
-            and len(x) > 0
             and not x.requires_grad
             and (prior is None or (prior.dtype == x.dtype and not prior.requires_grad))
             and not autocast_on_cpu()
@@ -287,21 +301,20 @@ class TabNet(nn.Module):
             masks.append(mask)
         return decisions, masks, entropies
 
-    def _steps_sparse(self, x: torch.Tensor, prior: torch.Tensor | None) -> Steps:
-        cells = SparseInput.from_dense(x)
+    def _steps_sparse(self, cells: SparseInput, prior: torch.Tensor | None) -> Steps:
         scale, shift = self._input_affine(cells)
         h = self.transformer(0)(
             folded_first(cells, self.first_weight(0), scale, shift), self.shared, fused=True
         )
         decisions, entropies = [], []
         masks: list[CSRParts] = []
-        prior = None if prior is None else prior.expand(len(x), -1).contiguous()
+        prior = None if prior is None else prior.expand(cells.n_rows, -1).contiguous()
         for t in range(self.n_steps):
             attention = self.attention(t)
             step = AttentionStep(self.mask == "entmax15", self.gamma, prior, list(masks))
             mask = attend(h[:, self.n_d :], attention.weight, attention.norm, step)
             v = mask.values
-            entropies.append(-(v * torch.log(v + self.epsilon)).sum() / len(x))
+            entropies.append(-(v * torch.log(v + self.epsilon)).sum() / cells.n_rows)
             genes = mask if self.groups is None else self.groups.expand(mask)
             cols = genes.indices
             normed = cells.values_at(genes) * scale[cols] + shift[cols]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 class TabNetCore(TorchCore):
     """A TabNet over all genes or chosen ones, with the entropy of its masks as a penalty.
 
-    Training reads dense batches, prediction sparse ones. Subclasses set ``config``, which has
-    ``n_features``, ``n_top_genes`` and ``mask_scale`` at least; they may scale what enters the
-    network (:meth:`scaled`, :meth:`scaled_rows`, :meth:`network_of_plain_values`).
+    Training and prediction read sparse batches; dense ones may be given too. Subclasses set
+    ``config``, which has ``n_features``, ``n_top_genes`` and ``mask_scale`` at least; they may
+    scale what enters the network (:meth:`scaled`, :meth:`scaled_rows`,
+    :meth:`network_of_plain_values`).
 
     Parameters
     ----------
@@ -40,6 +41,7 @@ class TabNetCore(TorchCore):
         Of :class:`TabNet`.
     """
 
+    input_format: ClassVar[str] = "csr"
     inference_format: ClassVar[str] = "csr"
     attributions_hold_values: ClassVar[bool] = False
     genes: torch.Tensor
@@ -84,6 +86,11 @@ class TabNetCore(TorchCore):
         """Return what enters the network for a dense batch (B, G)."""
         return self.scaled(x if self.config["n_top_genes"] is None else x[:, self.genes])
 
+    def input_rows(self, cells: CSRParts) -> CSRParts | torch.Tensor:
+        """Return what enters the network for a sparse batch."""
+        positions = self._positions()
+        return self.scaled_rows(cells if positions is None else cells.select(positions))
+
     def scaled(self, x: torch.Tensor) -> torch.Tensor:
         """Scale the chosen genes of a dense batch; as they are unless a subclass does."""
         return x
@@ -98,9 +105,10 @@ class TabNetCore(TorchCore):
 
     # --- what it gives ----------------------------------------------------------------------
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return ``logits`` (B, C), ``latent`` (B, n_d) and the ``penalty`` of the loss."""
-        out = self.net(self.inputs(batch["X"]))
+        x: torch.Tensor | CSRParts = batch["X"]
+        out = self.net(self.input_rows(x) if isinstance(x, CSRParts) else self.inputs(x))
         return {
             "logits": out.logits,
             "latent": out.embedding,

@@ -43,6 +43,13 @@ class SparseInput:
         csr = csr_from_dense(x, max_density=_MAX_INPUT_DENSITY)
         return cls(x, csr)
 
+    @classmethod
+    def from_csr(cls, cells: CSRParts, n_columns: int) -> SparseInput:
+        """Take the non-zero entries of a batch on the CPU; dense where they are many."""
+        if len(cells.values) > _MAX_INPUT_DENSITY * cells.n_rows * n_columns:
+            return cls(cells.to_dense(n_columns))
+        return cls(csr=cells)
+
     @property
     def n_rows(self) -> int:
         """Number of cells."""

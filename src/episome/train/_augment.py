@@ -13,7 +13,11 @@ from episome.errors import UsageError
 from episome.nn import CSRParts, shift_expression
 
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     from episome.data import DonorShifts
+
+    Cells = TypeVar("Cells", torch.Tensor, CSRParts)
 
 #: Upper bound of augmented values where counts are scaled to 10,000 (scTab's code).
 HIGH = 9.0
@@ -57,7 +61,8 @@ class DonorAugmentation(nn.Module):
             raise UsageError(
                 "E-U22", f"augment_strength={strength!r}", fix="pass a number above 0, such as 0.5"
             )
-        table = shifts.vectors
+        table = shifts.vectors.sorted_indices()
+        self.n_features = int(table.shape[1])
         self.register_buffer("indptr", torch.as_tensor(table.indptr).long(), persistent=False)
         self.register_buffer("indices", torch.as_tensor(table.indices).int(), persistent=False)
         self.register_buffer("values", torch.as_tensor(table.data * strength), persistent=False)
@@ -72,8 +77,11 @@ class DonorAugmentation(nn.Module):
         sign = 2 * torch.randint(2, (n_cells,), generator=self.generator) - 1
         return index, sign
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the augmented batch (B, G), between 0 and the upper bound."""
-        index, sign = (d.to(x.device) for d in self.draw(len(x)))
+    def forward(self, x: Cells) -> Cells:
+        """Return the augmented batch (B, G), between 0 and the upper bound; CSR stays CSR."""
+        n_cells, device = (
+            (x.n_rows, x.values.device) if isinstance(x, CSRParts) else (len(x), x.device)
+        )
+        index, sign = (d.to(device) for d in self.draw(n_cells))
         table = CSRParts(self.indptr, self.indices, self.values)
-        return shift_expression(x, table, index, sign, high=self.high)
+        return shift_expression(x, table, index, sign, n_columns=self.n_features, high=self.high)

@@ -76,9 +76,17 @@ class SharedMomentAdamW(torch.optim.Optimizer):
 
 
 def adamw(
-    core: TorchCore, *, lr: float, weight_decay: float, share_moment: bool
+    core: TorchCore,
+    *,
+    lr: float,
+    weight_decay: float,
+    share_moment: bool,
+    mixed_precision: bool = False,
 ) -> torch.optim.Optimizer:
-    """Return AdamW over a core's parameters; see :class:`SharedMomentAdamW` for the last.
+    """Return AdamW over a core's parameters; see :class:`SharedMomentAdamW` for the second moment.
+
+    On the CPU one pass over every weight updates it, instead of ten; not in mixed precision, where
+    Lightning would refuse to clip its gradients.
 
     Raises
     ------
@@ -86,7 +94,8 @@ def adamw(
         A moment is to be shared, and the core names no weight of genes (E-U15).
     """
     if not share_moment:
-        return torch.optim.AdamW(core.parameters(), lr=lr, weight_decay=weight_decay)
+        fused = (core.device.type == "cpu" and not mixed_precision) or None
+        return torch.optim.AdamW(core.parameters(), lr=lr, weight_decay=weight_decay, fused=fused)
     axes, named = core.gene_axes(), {name for name, _ in core.named_parameters()}
     if not axes or not named.issuperset(axes):
         raise UsageError(

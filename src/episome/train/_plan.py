@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torchmetrics.classification import MulticlassF1Score
 
 from episome.errors import TrainingError, UsageError
-from episome.nn import CSRParts, DenseBuffers, normalized_batch, with_format
+from episome.nn import DenseBuffers, normalized_batch, with_format
 from episome.train._optimizer import adamw
 
 if TYPE_CHECKING:
@@ -171,6 +171,7 @@ class CorePlan(pl.LightningModule):
             lr=self.lr,
             weight_decay=self.weight_decay,
             share_moment=self.share_moment,
+            mixed_precision="mixed" in str(getattr(self._trainer, "precision", "")),
         )
         schedule = self._schedule(optimizer)
         if schedule is None:
@@ -300,19 +301,10 @@ class ClassifierPlan(CorePlan):
     def on_after_batch_transfer(
         self, batch: dict[str, object], dataloader_idx: int
     ) -> dict[str, object]:
-        """Normalise, densify and, in training, augment on the device."""
-        augmentation = self.augmentation if self.training else None
-        wanted = self.core.input_format
-        ready = normalized_batch(
-            batch,
-            target_sum=self.target_sum,
-            n_features=self.n_features,
-            input_format=wanted if augmentation is None else "dense",
-            buffers=self._dense,
-        )
-        if augmentation is not None:
-            x = augmentation(ready["X"])
-            ready["X"] = x if wanted == "dense" else CSRParts.from_dense(x)
+        """Normalise and, in training, augment on the device, in the form that the core reads."""
+        ready = super().on_after_batch_transfer(batch, dataloader_idx)
+        if self.augmentation is not None and self.training:
+            ready["X"] = self.augmentation(ready["X"])
         return ready
 
     def batch_loss(self, batch: dict[str, Any]) -> torch.Tensor:

@@ -56,7 +56,7 @@ def episome_register_models() -> tuple[ModelSpec, ...]:
             "linear",
             "LinearClassifier",
             "one linear layer, trained batch by batch",
-            tags=(),
+            tags=("student",),
             capabilities=("annotation", "explanation"),
             cores="neural_cores",
             reference=SCTAB,

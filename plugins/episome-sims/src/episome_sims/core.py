@@ -99,6 +99,12 @@ class SIMSCore(TabNetCore):
             return (x - self.mean) / self.deviation
         return x
 
+    def input_rows(self, cells: CSRParts) -> CSRParts | torch.Tensor:
+        """Return what enters the network for a sparse batch; z-scores have no zeros to spare."""
+        if self.input_scaling == "zscore_train":
+            return self.inputs(cells.to_dense(int(self.config["n_features"])))
+        return super().input_rows(cells)
+
     def scaled_rows(self, cells: CSRParts) -> CSRParts:
         """Scale sparse cells to unit length where that is the scaling; zeros stay zero."""
         return unit_rows(cells) if self.input_scaling == "l2" else cells
