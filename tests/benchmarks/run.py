@@ -114,9 +114,12 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str, float, float, float, flo
 def table(found: dict[str, Any]) -> str:
     """One table in Markdown for every result."""
     lines, last = [], ""
+    same = {r["title"]: r["same"] for r in found["results"] if "same" in r}
     for title, name, least, wall, cpu, need in rows(found):
         if title != last:
             lines += ["", f"## {title[0].upper()}{title[1:]}", ""]
+            if title in same:
+                lines += [_wrapped(f"Distance from the textbook in float64: {same[title]}."), ""]
             lines += ["| | ms | times faster, clock | times faster, CPU | wanted |"]
             lines += ["|---|---|---|---|---|"]
             last = title
