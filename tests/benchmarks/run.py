@@ -115,6 +115,8 @@ def table(found: dict[str, Any]) -> str:
     """One table in Markdown for every result."""
     lines, last = [], ""
     same = {r["title"]: r["same"] for r in found["results"] if "same" in r}
+    works = {(r["title"], n): w for r in found["results"] for n, w in r.get("gflop", {}).items()}
+    fastest = found["machine"]["limits"]["gflops"]
     for title, name, least, wall, cpu, need in rows(found):
         if title != last:
             lines += ["", f"## {title[0].upper()}{title[1:]}", ""]
@@ -124,6 +126,9 @@ def table(found: dict[str, Any]) -> str:
             lines += ["|---|---|---|---|---|"]
             last = title
         wanted = "" if need is None else f"{need:g}{'' if wall >= need else ' (missed)'}"
+        if (title, name) in works:
+            share = works[title, name] / fastest / (least / 1e3)
+            name = f"{name} ({share:.0%} of the limit of products)"
         lines.append(f"| {name} | {least:,.1f} | {wall:.2f} | {cpu:.2f} | {wanted} |")
     return "\n".join(lines)
 

@@ -137,6 +137,20 @@ def build(n_genes: int, n_steps: int = 1) -> tuple[TextbookTabNet, TabNet]:
     return reference, ours
 
 
+def gflop(net: TabNet, stored: int, n_cells: int) -> float:
+    """Count the products that no form of the step can do without, in 10**9 operations.
+
+    Of stored inputs and the first layer, twice; of attention vectors and all genes, once; of the
+    gated layers, three times (forward, and both gradients).
+    """
+    hidden = net.n_d + net.n_a
+    layers = net.n_shared + net.n_independent - 1
+    gated = 3 * n_cells * (net.n_steps + 1) * layers * 2 * hidden * 2 * hidden
+    return (
+        2 * stored * 2 * hidden * 2 + net.n_steps * 2 * n_cells * net.n_a * net.n_features + gated
+    ) / 1e9
+
+
 def main() -> None:
     """Run the comparison."""
     args = parser(__doc__, batch=[2048]).parse_args()
@@ -162,7 +176,8 @@ def main() -> None:
             title += ", donor augmentation" if augment is not None else ""
             required = {"episome step": need}
             found = report(title, times, base="textbook step", required=required)
-            results.append({**found, "same": text})
+            work = gflop(ours, len(parts.values), n)
+            results.append({**found, "same": text, "gflop": {"episome step": work}})
         results.append(predict(*build(args.genes), x[:1024], args.rounds))
     write_json(args.json, results)
 

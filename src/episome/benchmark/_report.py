@@ -168,7 +168,7 @@ def _compared(found: list[Comparison], caption: str) -> Table:
             "condition": c.condition,
             "difference": c.difference,
             "95 %": f"{c.low:.3f} to {c.high:.3f}" if np.isfinite(c.low) else "",
-            "p": c.p_value,
+            "p": c.p_value if np.isfinite(c.low) else np.nan,
             "over": f"{c.n_units} {c.units if c.n_units != 1 else c.units[:-1]}",
         }
         for c in found

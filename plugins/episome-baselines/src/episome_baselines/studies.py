@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from episome.benchmark import DataEntry, ModelEntry, SplitEntry, Study
+from episome.benchmark import Contrast, DataEntry, ModelEntry, SplitEntry, Study
 from episome.errors import UsageError
 
 #: Types that the two sets of blood share, by names of the Cell Ontology.
@@ -86,6 +86,19 @@ SETS = (
 )
 
 
+#: What papers on annotators say of each other.
+CLAIMS = (
+    Contrast("sctab", "logreg", "scTab is better than logistic regression"),
+    Contrast("sims", "logreg", "SIMS is better than logistic regression"),
+    Contrast("mlp", "logreg", "a plain network is better than logistic regression"),
+    Contrast("sctab", "mlp", "scTab is better than a plain network"),
+    Contrast("sctab", "xgboost", "scTab is better than boosted trees"),
+    Contrast("sctab", "celltypist", "scTab is better than CellTypist"),
+    Contrast("sims", "scanvi", "SIMS is better than scANVI"),
+    Contrast("logreg", "celltypist", "our logistic regression is better than CellTypist's"),
+)
+
+
 def annotators(scale: str = "small") -> Study:
     """Return the study of all installed annotators.
 
@@ -135,4 +148,5 @@ def annotators(scale: str = "small") -> Study:
         seeds=(0,),
         timeout=1800.0,
         summary=summary,
+        contrasts=CLAIMS,
     )
