@@ -15,6 +15,7 @@ from episome.benchmark import (
     class_scores,
     compare,
     report,
+    summary,
     threshold_curve,
 )
 from episome.errors import UsageError
@@ -123,6 +124,20 @@ def test_one_run_gives_no_interval_and_that_is_said(tmp_path):
 def test_a_contrast_has_two_conditions_or_none():
     with pytest.raises(UsageError, match=r"1 conditions.*E-B07"):
         Contrast("a", "b", conditions=("x",))
+
+
+def test_cells_of_unseen_types_are_in_no_interval(tmp_path):
+    table = said("1 member", 1.0, 0).assign(new=False)
+    table.loc[:99, ["truth", "new"]] = ["unseen", True]
+    base = result("x", task="ensemble", condition="")
+    scores = {("1 member", "f1_macro"): 1.0, ("1 member", "accuracy"): 1.0}
+    store = ResultStore(tmp_path)
+    store.add(RunResult("x", base.key, "ok", "", scores, base.facts, table))
+
+    found = summary(store).set_index("metric")
+
+    assert found.loc["accuracy", ["low", "high"]].tolist() == [1.0, 1.0]
+    assert set(class_scores(store)["class"]) == {"a", "b", "c"}
 
 
 def test_contrasts_come_back_from_plain_data():

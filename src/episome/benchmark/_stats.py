@@ -290,7 +290,7 @@ def class_differences(
     for _, pair in both.iterrows():
         tables = []
         for side in ("first", "second"):
-            said = store.predictions(str(pair[f"run_{side}"]))
+            said = _calls(store, str(pair[f"run_{side}"]))
             if said is None:
                 break
             tables.append(class_table(said["truth"], said["call"]))
@@ -346,8 +346,8 @@ def class_scores(store: ResultStore, *, study: str | None = None) -> pd.DataFram
     table = _good(store, study).drop_duplicates("run")
     rows = []
     for run in table.itertuples(index=False):
-        said = store.predictions(str(run.run))
-        if said is None or not set(said.columns) >= _CALLED:
+        said = _calls(store, str(run.run))
+        if said is None:
             continue
         for condition, part in said.groupby("condition", sort=True):
             found = class_table(part["truth"], part["call"])
@@ -402,6 +402,14 @@ def threshold_curve(
     return frame.groupby(["model", "threshold"], sort=True).mean().reset_index()
 
 
+def _calls(store: ResultStore, run: str) -> pd.DataFrame | None:
+    """Return the calls of a run, without cells whose type nobody could call; or ``None``."""
+    said = store.predictions(run)
+    if said is None or not set(said.columns) >= _CALLED:
+        return None
+    return said[~said["new"].to_numpy(dtype=bool)] if "new" in said else said
+
+
 def _good(store: ResultStore, study: str | None) -> pd.DataFrame:
     table = store.table()
     table = table[(table["status"] == "ok") & (table["metric"] != "")]
@@ -415,8 +423,8 @@ def _intervals(
     low: dict[str, list[float]] = {}
     over = "donors"
     for run in runs:
-        said = store.predictions(run)
-        if said is None or not set(said.columns) >= _CALLED:
+        said = _calls(store, run)
+        if said is None:
             return {}
         said = said[said["condition"] == condition]
         if said.empty:
@@ -451,8 +459,8 @@ def _over_donors(
     """Differences by test donor, mean over runs; ``None`` for fewer than five donors."""
     found: dict[str, list[float]] = {}
     for _, pair in pairs.iterrows():
-        sides = [store.predictions(str(pair[f"run_{s}"])) for s in ("first", "second")]
-        if any(s is None or not set(s.columns) >= _CALLED for s in sides):
+        sides = [_calls(store, str(pair[f"run_{s}"])) for s in ("first", "second")]
+        if any(s is None for s in sides):
             return None
         one, two = (
             s[s["condition"] == pair[f"at_{side}"]]
