@@ -53,7 +53,8 @@ def test_page_on_sctab_as_written_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "cli-ensemble" / "members" / "1" / "manifest.json").is_file()
 
 
-def test_page_on_choosing_as_written_runs() -> None:
+def test_page_on_choosing_as_written_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
 
     for kind, text in blocks("user_guide/choosing.md"):

@@ -232,8 +232,8 @@ class LabelEfficiencyTask(AnnotationTask):
         order = case.rng("subset").permutation(len(labels))
         amount = float(next(w for w in case.condition.split() if w[0].isdigit()))
         if case.condition.endswith(_OF_DONORS):
-            donors = case.train.obs[DONOR].astype(str).to_numpy()
-            names = case.rng("donors").permutation(np.unique(donors))
+            donors = case.train.obs[DONOR].astype("object").to_numpy()
+            names = case.rng("donors").permutation(sorted(set(donors[pd.notna(donors)])))
             kept = names[: max(round(amount / 100 * len(names)), 1)]
             rows = np.flatnonzero(np.isin(donors, kept))
             if case.condition.startswith("as many"):
