@@ -672,6 +672,7 @@ CODES: dict[str, str] = {
         "Clusters are groups of many cells. A column with about as many values as cells is often "
         "that of the names of the cells, or of a number that was measured."
     ),
+    "E-L41": "A teacher calls all cells alike, so that a student has nothing to learn.",
     "E-R05": (
         "Two programs would write the same files. The lock is let go when the other program "
         "ends, however it ends."
