@@ -140,6 +140,23 @@ def test_cells_of_unseen_types_are_in_no_interval(tmp_path):
     assert set(class_scores(store)["class"]) == {"a", "b", "c"}
 
 
+def test_every_condition_of_a_run_has_its_interval(tmp_path):
+    tables = [said(c, right, 0) for c, right in (("one", 0.9), ("two", 0.6))]
+    scores = {
+        (t["condition"].iloc[0], "accuracy"): float((t["truth"] == t["call"]).mean())
+        for t in tables
+    }
+    base = result("x", task="ensemble")
+    store = ResultStore(tmp_path)
+    store.add(RunResult("x", base.key, "ok", "", scores, base.facts, pd.concat(tables)))
+
+    found = summary(store).set_index("condition")
+
+    assert (found["low"] < found["value"]).all()
+    assert (found["value"] < found["high"]).all()
+    assert set(found["over"]) == {"donors"}
+
+
 def test_contrasts_come_back_from_plain_data():
     asked = study(contrasts=(Contrast("a", "b", conditions=("x", "y")),))
 

@@ -53,7 +53,8 @@ def summary(store: ResultStore, study: str | None = None, *, n_draws: int = 300)
     found = table.groupby(by, sort=True, dropna=False)["value"].agg(["mean", "std", "size"])
     found = found.rename(columns={"mean": "value", "std": "spread", "size": "n_runs"})
     out = found.reset_index()
-    runs = table.drop_duplicates("run").groupby(["study", *CELL, "model"])["run"].apply(list)
+    each = table.drop_duplicates(["run", "condition"])
+    runs = each.groupby(["study", *CELL, "model"])["run"].apply(list)
     intervals = {
         key: _intervals(store, names, str(key[4]), n_draws) for key, names in runs.items()
     }
