@@ -75,12 +75,18 @@ def report(
     )
     for name in names:
         part = table[table["study"] == name]
-        _add_study(page, store, name, part, asked.get(name, {}))
+        command = f"{title} --parts {name}" if title not in ("", name) else name
+        _add_study(page, store, name, part, asked.get(name, {}), command)
     return page
 
 
 def _add_study(
-    page: Page, store: ResultStore, name: str, table: pd.DataFrame, asked: dict[str, Any]
+    page: Page,
+    store: ResultStore,
+    name: str,
+    table: pd.DataFrame,
+    asked: dict[str, Any],
+    command: str,
 ) -> None:
     head = f"{name}: " if len(page.data["studies"]) > 1 else ""
     if asked.get("summary"):
@@ -114,7 +120,7 @@ def _add_study(
             ),
             Table(pd.DataFrame(asked["published"])),
         )
-    page.add(f"{head}How it was made", *_made(store, name, table, asked))
+    page.add(f"{head}How it was made", *_made(store, command, table))
 
 
 def _claims(
@@ -368,9 +374,7 @@ def _failures(table: pd.DataFrame, asked: dict[str, Any]) -> list[Text | Table]:
     return parts or [Text("Every run ended well.", badge="good")]
 
 
-def _made(
-    store: ResultStore, name: str, table: pd.DataFrame, asked: dict[str, Any]
-) -> list[Text | Table]:
+def _made(store: ResultStore, command: str, table: pd.DataFrame) -> list[Text | Table]:
     runs = table.drop_duplicates("run")
     when = runs["started"][runs["started"].astype(str) != ""]
     first, last = (when.min(), when.max()) if len(when) else ("", "")
@@ -384,7 +388,7 @@ def _made(
             "Version and digest of the code of every model.",
         ),
         Text(
-            f"Again: episome benchmark run {name} -o {store.path.name}; results that are there "
+            f"Again: episome benchmark run {command} -o {store.path.name}; results that are there "
             "are not repeated."
         ),
     ]
