@@ -28,9 +28,3 @@ def test_the_table_of_speed_is_made(tmp_path):
     for title in titles:
         assert f"## {title[0].upper()}{title[1:]}" in text
     assert "Distance from the textbook in float64" in text
-
-
-def test_the_page_is_written_by_the_script():
-    page = Path(__file__).parents[1] / "docs" / "developer" / "speed.md"
-
-    assert "Written by tests/benchmarks/run.py" in page.read_text(encoding="utf-8")

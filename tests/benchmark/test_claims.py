@@ -12,6 +12,7 @@ from episome.benchmark import (
     ResultStore,
     RunResult,
     Study,
+    class_differences,
     class_scores,
     compare,
     report,
@@ -19,6 +20,7 @@ from episome.benchmark import (
     threshold_curve,
 )
 from episome.errors import UsageError
+from episome.metrics import class_table
 
 SMALL, LARGE = "10 % of the training cells", "100 % of the training cells"
 
@@ -190,3 +192,19 @@ def test_cells_above_a_threshold_are_counted(tmp_path):
     assert sure.iloc[-1][["found", "lost"]].tolist() == [0.0, 0.5]
     assert "Thresholds of novelty" in report(store).markdown()
     assert threshold_curve(store, study="other").empty
+
+
+def test_classes_are_compared_condition_by_condition(tmp_path):
+    store = ResultStore(tmp_path)
+    for model, right in (("good", 1.0), ("bad", 0.5)):
+        tables = [said("one", right, 0), said("two", 0.5, 1)]
+        scores = {(c, "f1_macro"): 0.5 for c in ("one", "two")}
+        base = result("x", model=model)
+        store.add(RunResult(model, base.key, "ok", "", scores, base.facts, pd.concat(tables)))
+
+    found = class_differences(store, "good", "bad").set_index("class")
+
+    # In one of the two conditions they are the same.
+    (one,) = [class_table(t["truth"], t["call"])["f1"] for t in [said("one", 0.5, 0)]]
+    assert found.loc["b", "difference"] == pytest.approx((1 - one["b"]) / 2)
+    assert found.loc["a", "n_cells"] < 300

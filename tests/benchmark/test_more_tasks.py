@@ -9,6 +9,10 @@ import pandas as pd
 import pytest
 from _studies import entry, study
 from _toy import ToyTranslator, pairs
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse
+from sklearn.metrics import r2_score
 
 from episome import plugins
 from episome.benchmark import (
@@ -21,7 +25,7 @@ from episome.benchmark import (
     plan,
     task_named,
 )
-from episome.benchmark._reconstruction import modality_scores, reconstruction_scores
+from episome.benchmark._reconstruction import Moments, modality_scores
 from episome.benchmark._scores import coarse_scores, separation
 from episome.data import simulate_cells
 from episome.errors import InputDataError, UsageError
@@ -190,6 +194,14 @@ def test_genes_of_an_explanation_beat_genes_at_random(folder):
 # --- reconstruction ---------------------------------------------------------------------------
 
 
+def reconstruction_scores(expected, measured, mean, where, block=2):
+    found = Moments(mean)
+    for start in range(0, len(measured), block):
+        rows = slice(start, start + block)
+        found.add(expected[rows], measured[rows], where[rows])
+    return found.scores
+
+
 def test_reconstruction_scores_by_hand():
     measured = np.array([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]])
     mean = np.array([2.0, 1.0])
@@ -202,6 +214,28 @@ def test_reconstruction_scores_by_hand():
     assert perfect["r_genes"] == pytest.approx(1.0)
     assert (nothing["r2"], nothing["r_genes"], nothing["mse"]) == (0.0, 0.0, pytest.approx(8 / 6))
     assert np.isnan(reconstruction_scores(measured, measured, mean, ~where)["r2"])
+
+
+@given(seed=st.integers(0, 200), block=st.integers(1, 9))
+def test_reconstruction_scores_of_blocks_are_those_of_every_gene(seed, block):
+    rng = np.random.default_rng(seed)
+    measured = rng.normal(3, 1, (9, 4))
+    measured[:, 0] = 2.5  # never varies
+    expected = measured + rng.normal(0, 0.5, (9, 4))
+    expected[:, 1] = 3.0  # the same for all
+    where = rng.random((9, 4)) < 0.8
+
+    found = reconstruction_scores(expected, measured, np.full(4, 2.0), where, block)
+
+    r2, r = [], []
+    for j in range(4):
+        true, said = measured[where[:, j], j], expected[where[:, j], j]
+        if len(true) >= 3 and np.ptp(true) > 0:
+            r2.append(r2_score(true, said))
+            r.append(np.corrcoef(true, said)[0, 1] if np.ptp(said) > 0 else 0.0)
+    assert found["r2_genes"] == pytest.approx(np.mean(r2))
+    assert found["r_genes"] == pytest.approx(np.mean(r), abs=1e-7)
+    assert found["mse"] == pytest.approx(((expected - measured)[where] ** 2).mean())
 
 
 def test_components_reconstruct_better_than_the_mean(folder):
@@ -271,8 +305,8 @@ def test_a_missing_target_is_said(translator, tmp_path):
 def test_modality_scores_know_what_follows():
     measured = np.array([[0.0, 5.0, 1.0], [3.0, 5.0, 0.0], [9.0, 5.0, 0.0]])
 
-    same = modality_scores(np.log1p(measured), measured)
-    flat = modality_scores(np.zeros((3, 3)), measured)
+    same = modality_scores(np.log1p(measured), sparse.csc_matrix(measured))
+    flat = modality_scores(np.zeros((3, 3)), sparse.csc_matrix(measured))
 
     assert same["spearman"] == same["auroc"] == 1.0
     assert same["pearson"] == pytest.approx(1.0)
@@ -335,3 +369,19 @@ def test_two_files_must_hold_the_same_target(tmp_path):
 
     with pytest.raises(InputDataError, match=r"do not hold the same features.*6 and 5"):
         load_data(data, tmp_path, labels=False)
+
+
+# --- donors that nobody knows -----------------------------------------------------------------
+
+
+def test_cells_without_a_donor_are_of_no_donor(cells, tmp_path):
+    some = cells.copy()
+    some.obs["donor_id"] = some.obs["donor_id"].astype(object)
+    some.obs.loc[some.obs_names[:60], "donor_id"] = np.nan
+    some.write_h5ad(tmp_path / "cells.h5ad")
+
+    found, _ = results(tmp_path, "annotation", splits=(SplitEntry("random", allow=("donor",)),))
+
+    donors = set(found[0].predictions["donor"])
+    assert "" in donors
+    assert donors - {""} <= set(cells.obs["donor_id"].astype(str))

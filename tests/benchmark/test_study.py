@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from _studies import entry, study
 
 from episome.benchmark import DataEntry, ModelEntry, SplitEntry, Study, plan, task_named
 from episome.errors import InputFileError, UsageError
+from episome.jobs import BenchmarkRequest, benchmark_plan
 
 TOML = """
 task = "annotation"
@@ -178,3 +181,16 @@ def test_a_data_set_may_have_splits_of_its_own(folder):
     plain["data"][0]["splits"] = [{"bye": "x"}]
     with pytest.raises(UsageError, match=r"data\.splits knows no 'bye'.*did you mean `by`"):
         Study.from_dict(plain)
+
+
+@pytest.mark.parametrize("name", ["sctab", "sims"])
+def test_parts_and_sets_that_a_study_lacks_are_named(name, tmp_path):
+    ask = BenchmarkRequest(name, tmp_path, scale="tiny")
+
+    with pytest.raises(UsageError, match=rf"{name} has no part typo.*{name}-.*E-B14"):
+        benchmark_plan(dataclasses.replace(ask, parts=("typo",)))
+    # One that is known does not hide one that is not.
+    with pytest.raises(UsageError, match=r"has no data set typo.*E-B07"):
+        benchmark_plan(dataclasses.replace(ask, data_sets=("simulated", "typo")))
+    found, _, _ = benchmark_plan(dataclasses.replace(ask, data_sets=("simulated",)))
+    assert all([d.name for d in s.data] == ["simulated"] for s in found)

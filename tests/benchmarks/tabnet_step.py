@@ -101,7 +101,9 @@ def gaps(reference: TextbookTabNet, ours: TabNet, x: torch.Tensor, y: torch.Tens
     for dtype in (torch.float64, torch.float32):
         for name, net in (("textbook", reference), ("episome", ours)):
             net = copy.deepcopy(net).to(dtype).train()
-            F.cross_entropy(net(x.to(dtype))[0], y).backward()
+            values = x.to(dtype)
+            given = values if name == "textbook" else CSRParts.from_dense(values)
+            F.cross_entropy(net(given)[0], y).backward()
             grads = {k: p.grad for k, p in net.named_parameters(remove_duplicate=False)}
             state = net.state_dict()
             if name == "textbook":

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
         SplitEntry,
         TaskData,
         content_digest,
-        load_data,
         parts_of,
     )
     from episome.benchmark._guard import Leak, find_leaks, require_no_leaks
+    from episome.benchmark._load import load_data
     from episome.benchmark._local import LocalExecutor
     from episome.benchmark._perform import TASKS, perform, task_named
     from episome.benchmark._ray import RayExecutor, ray_cluster, require_ray
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         threshold_curve,
     )
     from episome.benchmark._store import ResultStore, RunResult
-    from episome.benchmark._study import Contrast, ModelEntry, Study, lineup
+    from episome.benchmark._study import Contrast, ModelEntry, Study, lineup, scale_of
     from episome.benchmark._tasks import Task
 
 _HOME = {
@@ -72,7 +72,7 @@ _HOME = {
     "find_leaks": "_guard",
     "kept_share": "_scores",
     "lineup": "_study",
-    "load_data": "_data",
+    "load_data": "_load",
     "parts_of": "_data",
     "perform": "_perform",
     "plan": "_runs",
@@ -82,6 +82,7 @@ _HOME = {
     "require_no_leaks": "_guard",
     "require_ray": "_ray",
     "run_study": "_run_study",
+    "scale_of": "_study",
     "sign_flip_test": "_stats",
     "strict_accuracy": "_scores",
     "summary": "_stats",

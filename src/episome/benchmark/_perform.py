@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from episome import plugins, settings
 from episome.benchmark._case import Case, for_training, only
-from episome.benchmark._data import COARSE, DONOR, LABEL, TARGET, TERM, load_data, parts_of
+from episome.benchmark._data import COARSE, DONOR, LABEL, TARGET, TERM, parts_of
 from episome.benchmark._guard import find_leaks, require_no_leaks
+from episome.benchmark._load import load_data
 from episome.benchmark._store import RunResult
 from episome.errors import EpisomeError, InputDataError, UsageError
 from episome.models import provenance

@@ -16,8 +16,12 @@ from episome.models import normalized_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy import sparse
+
+    from episome.data import Query
 
 _SIZE = 1e4
+_BLOCK = 1024
 
 
 class ReconstructionTask(Task):
@@ -48,26 +52,26 @@ class ReconstructionTask(Task):
         """Train, and compare what is expected with what was measured."""
         labels = bool(case.options["labels"])
         model = case.fitted(labels=labels)
-        query = model.prepare(case.test)
-        rows = np.arange(query.source.n_obs)
-        seen = _log(normalized_rows(query, rows), model)
-        trained = model.prepare(case.train)
-        mean = _log(normalized_rows(trained, np.arange(trained.source.n_obs)), model).mean(axis=0)
-        measured = seen > 0
-        hidden = measured & (case.rng("hidden").random(seen.shape) < float(case.options["hidden"]))
-        everything = np.ones_like(measured)
+        mean = _mean_of(model, model.prepare(case.train))
+        query, rng = model.prepare(case.test), case.rng("hidden")
+        sums = {n: Moments(mean) for n in ("seen", "hidden")}
+        plain = {n: Moments(mean) for n in sums}
+        # In blocks: what is expected is dense, and so is what is compared with it.
+        for start in range(0, query.source.n_obs, _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, query.source.n_obs))
+            values = _log(normalized_rows(query, rows), model).toarray()
+            hidden = (rng.random(values.shape) < float(case.options["hidden"])) & (values > 0)
+            masks = {"seen": (None, np.ones_like(hidden)), "hidden": (hidden, hidden)}
+            for name, (mask, where) in masks.items():
+                with case.timed("predict"):
+                    expected = model.get_normalized_expression(
+                        case.test, indices=rows, library_size=_SIZE, mask=mask, return_numpy=True
+                    )
+                sums[name].add(np.log1p(expected), values, where)
+                plain[name].add(np.broadcast_to(mean, values.shape), values, where)
         told = {"saw_labels": float(labels or needs_labels(class_of(case)))}
-        scores = {}
-        for condition, mask, where in (("seen", None, everything), ("hidden", hidden, hidden)):
-            with case.timed("predict"):
-                expected = model.get_normalized_expression(
-                    case.test, library_size=_SIZE, mask=mask, return_numpy=True
-                )
-            scores[condition] = reconstruction_scores(np.log1p(expected), seen, mean, where) | told
-            level = np.broadcast_to(mean, seen.shape)
-            scores[f"mean of training, {condition}"] = reconstruction_scores(
-                level, seen, mean, where
-            )
+        scores = {name: found.scores | told for name, found in sums.items()}
+        scores |= {f"mean of training, {name}": found.scores for name, found in plain.items()}
         return Outcome(scores)
 
 
@@ -99,12 +103,12 @@ class CrossModalityTask(Task):
         place = pd.Index(found.var_names).get_indexer(pd.Index(case.train.uns[TARGET].astype(str)))
         known = np.flatnonzero(place >= 0)
         expected = np.asarray(found.X, dtype=np.float64)[:, place[known]]
-        measured = np.asarray(case.measured[:, known].todense(), dtype=np.float64)
-        return Outcome({case.condition: modality_scores(expected, measured)})
+        scores = modality_scores(expected, case.measured[:, known].tocsc())
+        return Outcome({case.condition: scores})
 
 
 def modality_scores(
-    expected: NDArray[np.float64], measured: NDArray[np.float64]
+    expected: NDArray[np.float64], measured: sparse.csc_matrix
 ) -> dict[str, float]:
     """Return how well predicted features follow measured ones, means over those that vary.
 
@@ -115,7 +119,7 @@ def modality_scores(
     """
     ranks, lines, areas = [], [], []
     for j in range(measured.shape[1]):
-        true, said = measured[:, j], expected[:, j]
+        true, said = measured[:, [j]].toarray().ravel().astype(np.float64), expected[:, j]
         if np.ptp(true) == 0:
             continue
         told = np.ptp(said) > 0  # one value for all cells follows nothing
@@ -130,52 +134,74 @@ def modality_scores(
     }
 
 
-def reconstruction_scores(
-    expected: NDArray[np.floating],
-    measured: NDArray[np.floating],
-    mean: NDArray[np.floating],
-    where: NDArray[np.bool_],
-) -> dict[str, float]:
-    """Return how well expected values fit measured ones.
+class Moments:
+    """What says how well expected values fit measured ones, added up over blocks of cells.
 
     Parameters
     ----------
-    expected, measured
-        (n_cells, n_genes), on one scale.
     mean
         Of every gene in training, what nothing but the gene tells, (n_genes,).
-    where
-        Entries that are scored, (n_cells, n_genes).
-
-    Returns
-    -------
-    ``r2``: one less the squared error over that of the mean of training, over all entries;
-    ``mse``; ``r2_genes`` and ``r_genes``: means over the genes that have three scored entries that
-    differ, around the mean of the scored entries.
     """
-    error = np.where(where, expected - measured, 0.0).astype(np.float64)
-    spread = np.where(where, measured - mean, 0.0).astype(np.float64)
-    n = where.sum()
-    total = (spread**2).sum()
-    per_gene, correlated = [], []
-    for j in range(measured.shape[1]):
-        of = where[:, j]
-        true, said = measured[of, j].astype(np.float64), expected[of, j].astype(np.float64)
-        if len(true) < 3 or np.ptp(true) == 0:
-            continue
-        per_gene.append(1 - ((said - true) ** 2).sum() / ((true - true.mean()) ** 2).sum())
-        # A value that is the same for all cells says nothing about the gene.
-        correlated.append(np.corrcoef(true, said)[0, 1] if np.ptp(said) > 0 else 0.0)
-    return {
-        "r2": float(1 - (error**2).sum() / total) if total > 0 else float("nan"),
-        "r2_genes": float(np.mean(per_gene)) if per_gene else float("nan"),
-        "r_genes": float(np.mean(correlated)) if correlated else float("nan"),
-        "mse": float((error**2).sum() / n) if n else float("nan"),
-    }
+
+    def __init__(self, mean: NDArray[np.floating]) -> None:
+        self.mean = np.asarray(mean, dtype=np.float64)
+        # By gene: entries, and sums of measured, its square, expected, its square, their product.
+        self.sums = np.zeros((6, len(self.mean)))
+
+    def add(
+        self,
+        expected: NDArray[np.floating],
+        measured: NDArray[np.floating],
+        where: NDArray[np.bool_],
+    ) -> None:
+        """Add cells; all arrays are (n_cells, n_genes), ``where`` says what is scored."""
+        # Around the mean of training, or squares of large numbers would swallow their differences.
+        true = np.where(where, measured - self.mean, 0.0)
+        said = np.where(where, expected - self.mean, 0.0)
+        parts = (where, true, true**2, said, said**2, true * said)
+        self.sums += np.stack([p.sum(axis=0, dtype=np.float64) for p in parts])
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The scores.
+
+        ``r2``: one less the squared error over that of the mean of training, over all entries;
+        ``mse``; ``r2_genes`` and ``r_genes``: means over the genes that have three scored entries
+        that differ, around the mean of the scored entries.
+        """
+        n, true, true2, said, said2, both = self.sums
+        error = true2 - 2 * both + said2
+        total, entries = true2.sum(), n.sum()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            spread = true2 - true**2 / n
+            spread_said = said2 - said**2 / n
+            shared = both - true * said / n
+            # What rounding leaves of no difference is none.
+            varies = (n >= 3) & (spread > 1e-9 * true2)
+            r2 = 1 - error / spread
+            # A value that is the same for all cells says nothing about the gene.
+            told = spread_said > 1e-9 * said2
+            r = np.where(told, shared / np.sqrt(spread * spread_said), 0.0)
+        nothing = float("nan")
+        return {
+            "r2": float(1 - error.sum() / total) if total > 0 else nothing,
+            "r2_genes": float(r2[varies].mean()) if varies.any() else nothing,
+            "r_genes": float(r[varies].mean()) if varies.any() else nothing,
+            "mse": float(error.sum() / entries) if entries else nothing,
+        }
 
 
-def _log(values: Any, model: Any) -> NDArray[np.float64]:
-    """Dense log1p of ``_SIZE`` molecules, of values that are scaled as the model wants them."""
-    dense = np.asarray(values.todense(), dtype=np.float64)
-    target = float(model.input_rule.target_sum)
-    return np.log1p(np.expm1(dense) * (_SIZE / target))
+def _mean_of(model: Any, query: Query) -> NDArray[np.float64]:
+    """Mean log1p of ``_SIZE`` molecules of every gene, (n_genes,), in blocks of cells."""
+    total = np.zeros(len(model.features))
+    for start in range(0, query.source.n_obs, _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, query.source.n_obs))
+        total += np.asarray(_log(normalized_rows(query, rows), model).sum(axis=0)).ravel()
+    return total / query.source.n_obs
+
+
+def _log(values: sparse.csr_matrix, model: Any) -> sparse.csr_matrix:
+    """Log1p of ``_SIZE`` molecules, of values that are scaled as the model wants them."""
+    found = values.astype(np.float64)
+    found.data = np.log1p(np.expm1(found.data) * (_SIZE / float(model.input_rule.target_sum)))
+    return found

@@ -127,11 +127,12 @@ def _claims(
     store: ResultStore, name: str, contrasts: Sequence[Mapping[str, Any]], scores: pd.DataFrame
 ) -> list[Text | Table]:
     """Say what every claim came to: how often the first is shown better, worse, or neither."""
+    if scores.empty:
+        return [Text("No run left a score.")]
+    main, directions = _metrics_of(str(scores["task"].iloc[0]), scores)
     parts: list[Text | Table] = []
     for contrast in contrasts:
         first, second = str(contrast["first"]), str(contrast["second"])
-        task = str(scores["task"].iloc[0]) if len(scores) else ""
-        main, directions = _metrics_of(task, scores) if task else ("", {})
         metric = str(contrast.get("metric") or main)
         given = contrast.get("conditions") or ()
         claim = str(contrast.get("claim") or f"{first} is better than {second}")

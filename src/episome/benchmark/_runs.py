@@ -17,9 +17,9 @@ from episome.benchmark._data import (
     SplitEntry,
     TaskData,
     content_digest,
-    load_data,
     parts_of,
 )
+from episome.benchmark._load import load_data
 from episome.benchmark._study import ModelEntry, Study, lineup
 from episome.errors import EpisomeError, UsageError
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from episome.benchmark._tasks import Task
 
 #: Changes of it repeat every run: what a task computes has changed.
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -282,7 +282,7 @@ def class_differences(
     UsageError
         They share no run (E-B12).
     """
-    table = _good(store, study).drop_duplicates("run")
+    table = _good(store, study).drop_duplicates(["run", "condition"])
     keys = ["study", *CELL, "fold", "seed"]
     both = table[table["model"] == first].merge(
         table[table["model"] == second], on=keys, suffixes=("_first", "_second")
@@ -293,6 +293,9 @@ def class_differences(
         for side in ("first", "second"):
             said = _calls(store, str(pair[f"run_{side}"]))
             if said is None:
+                break
+            said = said[said["condition"] == pair["condition"]]
+            if said.empty:
                 break
             tables.append(class_table(said["truth"], said["call"]))
         if len(tables) < 2:
@@ -376,7 +379,7 @@ def threshold_curve(
     score
         ``"novelty"``, or ``"confidence"``, of which one less is taken.
     n
-        Thresholds: quantiles of the score of all test cells.
+        Number of thresholds, evenly from 0 to 1.
 
     Returns
     -------
@@ -468,7 +471,7 @@ def _over_donors(
             for s, side in zip(sides, ("first", "second"), strict=True)
             if s is not None
         )
-        for donor in sorted(set(one["donor"]) & set(two["donor"]) - {"", "None", "nan"}):
+        for donor in sorted(set(one["donor"]) & set(two["donor"]) - {""}):
             values = [_score(s[s["donor"] == donor], metric) for s in (one, two)]
             found.setdefault(donor, []).append(values[0] - values[1])
     if len(found) < MIN_DONORS:

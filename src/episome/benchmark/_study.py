@@ -7,12 +7,13 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from episome import plugins
 from episome.benchmark._data import DataEntry, SplitEntry
 from episome.errors import InputFileError, UsageError, did_you_mean
 
+Scale = TypeVar("Scale")
 #: Stands for every installed model that can do the task.
 INSTALLED = "installed"
 #: Tag of the models that are in every benchmark of their capability.
@@ -251,6 +252,33 @@ class Study:
                 )
             study = dataclasses.replace(study, data=tuple(sets[n] for n in data))
         return study
+
+
+def scale_of(scales: Mapping[str, Scale], scale: str, *, why: str | None = None) -> Scale:
+    """Return what a registered study runs on at a scale.
+
+    Parameters
+    ----------
+    scales
+        By name.
+    scale
+        The one that is asked for.
+    why
+        Why there are no others.
+
+    Raises
+    ------
+    UsageError
+        There is no such scale (E-B07).
+    """
+    if scale not in scales:
+        raise UsageError(
+            "E-B07",
+            f"the study has no scale {scale!r}",
+            why=why,
+            fix=f"use {', '.join(scales)}, or write a TOML file for sets of your own",
+        )
+    return scales[scale]
 
 
 @dataclass(frozen=True, slots=True)

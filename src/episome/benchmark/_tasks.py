@@ -116,7 +116,10 @@ def predictions_of(
         Further columns.
     """
     truth = case.truth if rows is None else case.truth.iloc[rows]
-    donors = truth[DONOR].astype(str).to_numpy() if DONOR in truth else ""
+    donors: Any = ""
+    if DONOR in truth:
+        given = truth[DONOR].astype("object")
+        donors = given.where(given.notna(), "").astype(str).to_numpy()
     return pd.DataFrame(
         {
             "cell": truth.index.astype(str),

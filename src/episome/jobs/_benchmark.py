@@ -155,25 +155,22 @@ def _chosen(found: tuple[Study, ...], request: BenchmarkRequest) -> tuple[Study,
             fix=did_you_mean(unknown[0], names) or "leave --parts out",
         )
     chosen = tuple(s for s in found if not request.parts or s.name in request.parts)
-    wanted = set(request.data_sets)
-    if len(chosen) == 1 or not wanted:
-        return chosen
-    have = tuple(s for s in chosen if wanted & {d.name for d in s.data})
-    if not have:
-        sets = sorted({d.name for s in chosen for d in s.data})
+    sets = {d.name for s in chosen for d in s.data}
+    if unknown := [d for d in request.data_sets if d not in sets]:
         raise UsageError(
             "E-B07",
-            f"{request.study} has no data set {', '.join(sorted(wanted))}",
-            why=f"it has {', '.join(sets)}",
-            fix="name some of them",
+            f"{request.study} has no data set {', '.join(unknown)}",
+            why=f"it has {', '.join(sorted(sets))}",
+            fix=did_you_mean(unknown[0], sorted(sets)) or "name some of them",
         )
-    return have
+    wanted = set(request.data_sets) or sets
+    return tuple(s for s in chosen if wanted & {d.name for d in s.data})
 
 
 def _changed(study: Study, request: BenchmarkRequest) -> Study:
     """Return a study with what the request says."""
     own = {d.name for d in study.data}
-    sets = [d for d in request.data_sets if d in own] or list(request.data_sets)
+    sets = [d for d in request.data_sets if d in own]
     study = study.only(models=request.models or None, data=sets or None)
     given: dict[str, Any] = {
         "timeout": request.timeout,
@@ -224,10 +221,7 @@ def benchmark_run(
                 progress=progress,
             )
         except UsageError as error:
-            # One question that cannot be asked here does not keep the others from being asked.
-            if len(studies) == 1 or error.problems[0].code != "E-B10":
-                raise
-            missing[study.name] = str(error)
+            missing[study.name] = _left_out(error, studies)
             continue
         done.append(study.name)
         for status, n in found.counts.items():
@@ -249,6 +243,13 @@ def benchmark_run(
     return BenchmarkResult(request.output, title, counts, missing, tuple(written))
 
 
+def _left_out(error: UsageError, studies: Sequence[Study]) -> str:
+    """Return why one question of several cannot be asked here; the others still are."""
+    if len(studies) == 1 or error.problems[0].code != "E-B10":
+        raise error
+    return str(error)
+
+
 def benchmark_plan(
     request: BenchmarkRequest,
 ) -> tuple[tuple[Study, ...], list[Run], dict[str, str]]:
@@ -261,9 +262,7 @@ def benchmark_plan(
         try:
             planned = plan(study, task_named(study.task), base)
         except UsageError as error:
-            if len(studies) == 1 or error.problems[0].code != "E-B10":
-                raise
-            missing[study.name] = str(error)
+            missing[study.name] = _left_out(error, studies)
             continue
         todo += [r for r in planned.runs if not store.has(r.digest)]
         missing |= planned.missing

@@ -175,7 +175,6 @@ def distil(
         model = _trained(
             spec,
             _own_cells(adata, parts.train, called, donors, where),
-            donors is not None,
             dict(model_kwargs or {}),
             dict(train_kwargs or {}),
         )
@@ -234,12 +233,12 @@ def _own_cells(
 def _trained(
     spec: plugins.ModelSpec,
     cells: AnnData,
-    has_donors: bool,  # noqa: FBT001 - a fact of the cells, not a switch
     model_kwargs: dict[str, Any],
     train_kwargs: dict[str, Any],
 ) -> Any:
     cls = plugins.load_class(spec)
-    cls.setup_anndata(cells, labels_key=_LABEL, donor_key=_DONOR if has_donors else None)
+    donor_key = _DONOR if _DONOR in cells.obs else None
+    cls.setup_anndata(cells, labels_key=_LABEL, donor_key=donor_key)
     model = cls(cells, **model_kwargs)
     model.train(**train_kwargs)
     return model

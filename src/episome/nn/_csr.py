@@ -105,12 +105,9 @@ class CSRParts(NamedTuple):
 
     def to_dense(self, n_columns: int) -> torch.Tensor:
         """Return the dense matrix (n, n_columns); differentiable in the values."""
+        # Stored entries are unique, so a plain scatter does; accumulating would be slower.
         out = self.values.new_zeros((self.n_rows, n_columns))
-        if not self.values.requires_grad:
-            # Entries are unique: nothing is to be accumulated.
-            out[self.rows(), self.indices.long()] = self.values
-            return out
-        return out.index_put((self.rows(), self.indices.long()), self.values, accumulate=True)
+        return out.index_put((self.rows(), self.indices.long()), self.values)
 
     def numpy(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.floating]]:
         """Return the three parts as numpy arrays on the CPU."""

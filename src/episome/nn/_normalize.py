@@ -152,7 +152,7 @@ def with_format(
     if wanted != "dense":
         return _scipy(cells, n_features)
     if not _compiled(cells) or cells.values.dtype != torch.float32:
-        return _dense(cells, n_features)
+        return cells.to_dense(n_features)
     # numpy asks for large pages, which torch does not: ten times fewer of them are touched.
     out = (
         torch.from_numpy(np.empty((cells.n_rows, n_features), dtype=np.float32))
@@ -161,13 +161,6 @@ def with_format(
     )
     run_rows(kernels.scatter_rows, cells.n_rows, *cells.numpy(), out.numpy(), work=out.numel())
     return out
-
-
-def _dense(cells: CSRParts, n_features: int) -> torch.Tensor:
-    # Stored entries are unique, so a plain scatter does; accumulating would be slower.
-    out = cells.values.new_zeros(cells.n_rows * n_features)
-    out[cells.rows() * n_features + cells.indices] = cells.values
-    return out.view(cells.n_rows, n_features)
 
 
 def _scipy(cells: CSRParts, n_features: int) -> sparse.csr_matrix:

@@ -22,7 +22,6 @@ def shift_expression(
     index: torch.Tensor,
     sign: torch.Tensor,
     *,
-    n_columns: int | None = None,
     high: float = 9.0,
 ) -> Cells:
     """Return ``clamp(x + sign * vectors[index], 0, high)``, in the form of ``x``.
@@ -40,8 +39,6 @@ def shift_expression(
         Row of every cell, (B,) int64.
     sign
         Its factor, (B,), 1 or -1.
-    n_columns
-        Genes; needed for sparse cells off the CPU.
     high
         Upper bound; 9 is just below log1p of the usual library size of 10,000.
 
@@ -52,7 +49,7 @@ def shift_expression(
     if isinstance(x, CSRParts):
         if x.values.device.type == "cpu" and numba_enabled():
             return _shifted(x, vectors, index, sign, high)
-        width = int(x.indices.max()) + 1 if n_columns is None else n_columns
+        width = int(torch.cat([x.indices, vectors.indices]).max()) + 1
         return CSRParts.from_dense(
             shift_expression(x.to_dense(width), vectors, index, sign, high=high)
         )
@@ -81,11 +78,6 @@ def _shifted(
         torch.empty(int(indptr[-1]), dtype=torch.int32),
         torch.empty(int(indptr[-1]), dtype=dtype),
     )
-    bound = dtype_number(dtype, high)
+    bound = out.values.new_tensor(high).numpy()[()]  # of this type, so that sums are too
     run_rows(kernels.shift_rows, x.n_rows, *args, bound, *out.numpy(), work=work)
     return out
-
-
-def dtype_number(dtype: torch.dtype, value: float) -> object:
-    """Return a number of numpy of this type, so that a kernel computes in it."""
-    return torch.tensor(value, dtype=dtype).numpy()[()]

@@ -62,7 +62,6 @@ class DonorAugmentation(nn.Module):
                 "E-U22", f"augment_strength={strength!r}", fix="pass a number above 0, such as 0.5"
             )
         table = shifts.vectors.sorted_indices()
-        self.n_features = int(table.shape[1])
         self.register_buffer("indptr", torch.as_tensor(table.indptr).long(), persistent=False)
         self.register_buffer("indices", torch.as_tensor(table.indices).int(), persistent=False)
         self.register_buffer("values", torch.as_tensor(table.data * strength), persistent=False)
@@ -84,4 +83,4 @@ class DonorAugmentation(nn.Module):
         )
         index, sign = (d.to(device) for d in self.draw(n_cells))
         table = CSRParts(self.indptr, self.indices, self.values)
-        return shift_expression(x, table, index, sign, n_columns=self.n_features, high=self.high)
+        return shift_expression(x, table, index, sign, high=self.high)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from episome.benchmark import Contrast, DataEntry, ModelEntry, SplitEntry, Study
-from episome.errors import UsageError
+from typing import Any
+
+from episome.benchmark import Contrast, DataEntry, ModelEntry, SplitEntry, Study, scale_of
 
 #: Types that the two sets of blood share, by names of the Cell Ontology.
 BLOOD = {
@@ -99,6 +100,29 @@ CLAIMS = (
 )
 
 
+_SCALES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "data": (
+            DataEntry(
+                "simulated",
+                "simulated-types",
+                labels_key="cell_type",
+                donor_key="donor_id",
+                splits=(SplitEntry("group"),),
+            ),
+        ),
+        "models": (ModelEntry("installed"),),
+        "timeout": 300.0,
+    },
+    "small": {
+        "data": SETS,
+        "models": (ModelEntry("scanvi", data=("pbmc3k to Kang",)), ModelEntry("installed")),
+        "timeout": 1800.0,
+        "contrasts": CLAIMS,
+    },
+}
+
+
 def annotators(scale: str = "small") -> Study:
     """Return the study of all installed annotators.
 
@@ -114,39 +138,11 @@ def annotators(scale: str = "small") -> Study:
     UsageError
         Another scale (E-B07).
     """
-    summary = "Which annotator finds the types of cells of other donors, studies and species?"
-    if scale == "tiny":
-        return Study(
-            "annotators",
-            "annotation",
-            data=(
-                DataEntry(
-                    "simulated",
-                    "simulated-types",
-                    labels_key="cell_type",
-                    donor_key="donor_id",
-                    splits=(SplitEntry("group"),),
-                ),
-            ),
-            models=(ModelEntry("installed"),),
-            seeds=(0,),
-            timeout=300.0,
-            summary=summary,
-        )
-    if scale != "small":
-        raise UsageError(
-            "E-B07",
-            f"the study has no scale {scale!r}",
-            why="its cells are public sets of a few thousand cells",
-            fix="use tiny or small, or write a TOML file for sets of your own",
-        )
+    at = scale_of(_SCALES, scale, why="its cells are public sets of a few thousand cells")
     return Study(
         "annotators",
         "annotation",
-        data=SETS,
-        models=(ModelEntry("scanvi", data=("pbmc3k to Kang",)), ModelEntry("installed")),
         seeds=(0,),
-        timeout=1800.0,
-        summary=summary,
-        contrasts=CLAIMS,
+        summary="Which annotator finds the types of cells of other donors, studies and species?",
+        **at,
     )

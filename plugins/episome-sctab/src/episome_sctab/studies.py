@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from episome.benchmark import Contrast, DataEntry, ModelEntry, SplitEntry, Study
-from episome.errors import UsageError
+from episome.benchmark import Contrast, DataEntry, ModelEntry, SplitEntry, Study, scale_of
 
 PAPER = "10.1038/s41467-024-51059-5"
 _AUGMENTED = "sctab, augmented"
@@ -200,11 +199,7 @@ def sctab(scale: str = "small") -> tuple[Study, ...]:
     UsageError
         Another scale (E-B07).
     """
-    if scale not in _SCALES:
-        raise UsageError(
-            "E-B07", f"the study has no scale {scale!r}", fix=f"use {', '.join(_SCALES)}"
-        )
-    at = _SCALES[scale]
+    at = scale_of(_SCALES, scale)
     shared: dict[str, Any] = {
         "seeds": at.seeds,
         "reference": PAPER,

@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
+from scipy import sparse
 
 from episome.benchmark import DONOR, LABEL, Case, Outcome, Task
 from episome.data import donor_shifts
 from episome.errors import UsageError
 from episome.models import normalized_rows
+from episome.nn import host_batch
 from episome.train import DonorAugmentation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_BLOCK = 4096
 
 
 class DonorVarianceTask(Task):
@@ -55,47 +58,70 @@ class DonorVarianceTask(Task):
             donors,
             seed=case.seed,
         )
-        before = normalized_rows(query, rows[known]).toarray()
         augment = DonorAugmentation(shifts, seed=case.seed)
-        after = augment(torch.as_tensor(before)).numpy()
-        of = codes[known], pd.factorize(donors[known].astype(str))[0]
-        return Outcome(
-            {
-                "before augmentation": explained(before, *of),
-                "after augmentation": explained(after, *of),
-            }
-        )
+        types, of = codes[known], pd.factorize(donors[known].astype(str))[0]
+        before, after = Explained(types, of), Explained(types, of)
+        for start in range(0, int(known.sum()), _BLOCK):
+            block = normalized_rows(query, rows[known][start : start + _BLOCK])
+            before.add(start, block)
+            parts = host_batch({"X": block})["X"]
+            indptr, indices, values = augment(parts).numpy()
+            after.add(start, sparse.csr_matrix((values, indices, indptr), shape=block.shape))
+        return Outcome({"before augmentation": before.shares, "after augmentation": after.shares})
 
 
-def explained(
-    values: NDArray[np.floating], types: NDArray[np.integer], donors: NDArray[np.integer]
-) -> dict[str, float]:
-    """Return the shares of variance that a linear model of type and donor explains.
+class Explained:
+    """Shares of variance that a linear model of type and donor explains, from blocks of cells.
 
     Parameters
     ----------
-    values
-        (n_cells, n_genes).
     types, donors
         Codes of every cell.
     """
-    values = np.asarray(values, dtype=np.float64)
-    total = float(((values - values.mean(axis=0)) ** 2).sum())
-    of_type = _design(types)
-    both = np.hstack([of_type, _design(donors)])
-    left = [_residual(values, design) for design in (of_type, both)]
-    r2_type, r2 = (1 - r / total if total > 0 else float("nan") for r in left)
-    return {"r2": r2, "r2_type": r2_type, "r2_donor": r2 - r2_type}
+
+    def __init__(self, types: NDArray[np.integer], donors: NDArray[np.integer]) -> None:
+        self.of_type = _design(types)
+        self.both = sparse.hstack([self.of_type, _design(donors)], format="csr")
+        self._sums: NDArray[np.float64] | None = None
+        self._squares = 0.0
+
+    def add(self, start: int, block: sparse.csr_matrix) -> None:
+        """Add the values of cells from number ``start``, CSR (n, n_genes)."""
+        values = block.astype(np.float64)
+        sums = (self.both[start : start + block.shape[0]].T @ values).toarray()
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._squares += float(values.multiply(values).sum())
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """``r2`` of both, ``r2_type`` of the type, ``r2_donor`` what the donor adds to it."""
+        if self._sums is None:
+            return dict.fromkeys(("r2", "r2_type", "r2_donor"), float("nan"))
+        n_types, n_cells = self.of_type.shape[1], self.of_type.shape[0]
+        # Every cell has one type, so that the sums by type add up to those of all cells.
+        whole = self._sums[:n_types].sum(axis=0)
+        level = float((whole**2).sum()) / n_cells
+        total = self._squares - level
+        inside = [
+            _inside(d, s)
+            for d, s in ((self.of_type, self._sums[:n_types]), (self.both, self._sums))
+        ]
+        r2_type, r2 = (
+            (i - level) / total if total > 1e-9 * self._squares else float("nan") for i in inside
+        )
+        return {"r2": r2, "r2_type": r2_type, "r2_donor": r2 - r2_type}
 
 
-def _design(codes: NDArray[np.integer]) -> NDArray[np.float64]:
-    return np.eye(int(codes.max()) + 1)[codes]
+def _design(codes: NDArray[np.integer]) -> sparse.csr_matrix:
+    n = len(codes)
+    shape = (n, int(codes.max()) + 1)
+    return sparse.csr_matrix((np.ones(n), (np.arange(n), codes)), shape=shape)
 
 
-def _residual(values: NDArray[np.float64], design: NDArray[np.float64]) -> float:
-    """Sum of squares that a design leaves; ranks may be short, as types and donors overlap."""
-    # An orthonormal basis of the design: no G x G matrix, and one pass over the values.
-    left, size, _ = np.linalg.svd(design, full_matrices=False)
-    basis = left[:, size > size[0] * 1e-9]
-    inside = basis.T @ values
-    return float((values**2).sum() - (inside**2).sum())
+def _inside(design: sparse.csr_matrix, sums: NDArray[np.float64]) -> float:
+    """Sum of squares of what a design fits, from its products with the values, (k, n_genes).
+
+    Ranks may be short, as types and donors overlap.
+    """
+    gram = (design.T @ design).toarray()
+    return float((sums * (np.linalg.pinv(gram, hermitian=True) @ sums)).sum())

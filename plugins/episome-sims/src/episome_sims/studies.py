@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from episome.benchmark import Contrast, DataEntry, ModelEntry, SplitEntry, Study
-from episome.errors import UsageError
+from episome.benchmark import Contrast, DataEntry, ModelEntry, SplitEntry, Study, scale_of
 
 PAPER = "10.1016/j.xgen.2024.100581"
 _RIVALS = (ModelEntry("mlp"), ModelEntry("celltypist"))
@@ -162,8 +161,8 @@ def sims(scale: str = "small") -> tuple[Study, ...]:
     ----------
     scale
         ``"tiny"``: simulated cells and ten epochs, a minute: whether everything runs.
-        ``"small"``: public sets of 350 to 4,000 cells in
-        the folder that is passed (``--data``). ``"full"``: the sets of the paper as h5ad files
+        ``"small"``: public sets of 350 to 4,000 cells in the folder that is passed (``--data``).
+        ``"full"``: the sets of the paper as h5ad files
         with counts in ``X`` and types in ``cell_type_label``: ``allen_mouse.h5ad`` (73,347 cells)
         and ``allen_human.h5ad`` (49,495 nuclei, ``donor_id``) of the Allen Brain Map,
         ``zheng68k.h5ad``, ``SCP1290.h5ad`` (``age``) and ``SCP282.h5ad`` (``line``) of the Single
@@ -174,11 +173,7 @@ def sims(scale: str = "small") -> tuple[Study, ...]:
     UsageError
         Another scale (E-B07).
     """
-    if scale not in _SCALES:
-        raise UsageError(
-            "E-B07", f"the study has no scale {scale!r}", fix=f"use {', '.join(_SCALES)}"
-        )
-    at = _SCALES[scale]
+    at = scale_of(_SCALES, scale)
     shared: dict[str, Any] = {
         "seeds": at.seeds,
         "reference": PAPER,
