@@ -294,7 +294,7 @@ def test_linear_model_is_trained_without_a_dense_batch(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(CSRParts, "to_dense", refuse)
-        patch.setattr("episome.nn._normalize._dense", refuse)
+        patch.setattr("episome.nn._csr_kernels.scatter_rows", refuse)
         model = fitted(LinearClassifier, train)
 
     assert model.predict_proba(query).shape == (60, 3)
