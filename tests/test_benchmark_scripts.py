@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parent / "benchmarks" / "run.py"
+GPU_SCRIPT = SCRIPT.with_name("gpu.py")
 
 
 @pytest.mark.slow
@@ -21,10 +22,26 @@ def test_the_table_of_speed_is_made(tmp_path):
 
     results = json.loads(found.read_text())
     titles = [r["title"] for r in results["results"]]
-    for word in ("training step", "prediction", "entmax forward", "negative binomial"):
+    for word in ("training step", "prediction", "entmax forward", "negative binomial", "masked"):
         assert any(word in title for title in titles)
     assert results["machine"]["limits"]["gflops"] > 0
     text = page.read_text()
     for title in titles:
         assert f"## {title[0].upper()}{title[1:]}" in text
     assert "Distance from the textbook in float64" in text
+
+
+@pytest.mark.slow
+def test_the_list_for_a_gpu_runs_on_any_device(tmp_path):
+    found, page = tmp_path / "gpu.json", tmp_path / "gpu.md"
+
+    command = [sys.executable, str(GPU_SCRIPT), "--small", "--device", "cpu"]
+    command += ["--json", str(found), "--page", str(page)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    rows = json.loads(found.read_text())["rows"]
+    parts = ("limits", "tabnet", "entmax", "feeding", "counts", "masked", "predict", "determinism")
+    assert tuple(dict.fromkeys(r["part"] for r in rows)) == parts
+    assert max(r["gradients_differ"] for r in rows if "gradients_differ" in r) < 1e-3
+    assert all(r["largest_difference"] == 0 for r in rows if r["part"] == "determinism")
+    assert all(f"## {part.capitalize()}" in page.read_text() for part in parts)

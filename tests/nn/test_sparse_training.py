@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -144,3 +146,40 @@ def test_augmented_sparse_cells_are_the_augmented_dense_ones(n, seed, share, com
     assert (found.values > 0).all()
     for start, stop in zip(found.indptr[:-1], found.indptr[1:], strict=True):
         assert (found.indices[start:stop].diff() > 0).all()
+
+
+def test_the_choice_of_path_is_logged_once_and_with_its_reason(caplog):
+    caplog.set_level(logging.DEBUG, logger="episome.nn")
+    x = torch.rand(8, 20)
+    net = TabNet(20, 3, n_d=4, n_a=4, virtual_batch_size=8)
+
+    net(x), net(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        net(x)
+    TabNet(20, 3, n_d=4, n_a=4, implementation="dense")(x)
+
+    chosen = [m for m in caplog.messages if m.startswith("gene-wide work")]
+    assert chosen == [
+        "gene-wide work is done on non-zero values only",
+        "gene-wide work is done in full, under autocast",
+        "gene-wide work is done in full, as implementation='dense' asks for",
+    ]
+
+
+def test_broad_masks_are_said_and_give_the_same_numbers(caplog):
+    caplog.set_level(logging.INFO, logger="episome.nn")
+    torch.manual_seed(0)
+    x = (torch.rand(12, 40, dtype=torch.float64) * 4) * (torch.rand(12, 40) < 0.2)
+    found = []
+    for implementation in ("auto", "dense"):
+        torch.manual_seed(1)
+        net = TabNet(
+            40, 3, n_d=4, n_a=4, n_steps=2, virtual_batch_size=6, mask_scale=1e-3,
+            implementation=implementation,
+        ).double()  # fmt: skip
+        out = net(x)
+        (out.logits.square().sum() + out.sparsity).backward()
+        found.append(torch.cat([p.grad.reshape(-1) for p in net.parameters()]))
+
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-9)
+    assert caplog.messages == ["masks hold 100% of 40 genes: products over them are taken in full"]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from episome.nn._entmax import entmax15, entmax15_sort, sparsemax, sparsemax_sort
     from episome.nn._folded import FoldedTabNet
     from episome.nn._mask_csr import explanation_csr, gene_mask_csr
+    from episome.nn._masked import MaskedAutoencoder, masked_error
+    from episome.nn._masks import GeneMask, RandomMask, TableMask
     from episome.nn._norm import GhostBatchNorm, reestimate_batch_norm
     from episome.nn._normalize import (
         DenseBuffers,
@@ -39,11 +41,15 @@ __all__ = [
     "CSRParts",
     "DenseBuffers",
     "FoldedTabNet",
+    "GeneMask",
     "GhostBatchNorm",
+    "MaskedAutoencoder",
+    "RandomMask",
     "TabNet",
     "TabNetCore",
     "TabNetDecoder",
     "TabNetOutput",
+    "TableMask",
     "TorchCore",
     "entmax15",
     "entmax15_sort",
@@ -55,6 +61,7 @@ __all__ = [
     "host_batch",
     "input_gradients",
     "log_normalize",
+    "masked_error",
     "negative_binomial_log_likelihood",
     "normalized_batch",
     "rename_reference_state",
@@ -75,6 +82,11 @@ _HOME = {
     "CSRParts": "_csr",
     "DenseBuffers": "_normalize",
     "FoldedTabNet": "_folded",
+    "GeneMask": "_masks",
+    "MaskedAutoencoder": "_masked",
+    "RandomMask": "_masks",
+    "TableMask": "_masks",
+    "masked_error": "_masked",
     "GhostBatchNorm": "_norm",
     "TabNet": "_tabnet",
     "TabNetCore": "_tabnet_core",

@@ -142,10 +142,17 @@ def csr_from_dense(x: torch.Tensor, *, max_density: float = 1.0) -> CSRParts | N
     return CSRParts(indptr, indices, values)
 
 
+def _filled(a: CSRParts, n_columns: int) -> torch.Tensor:
+    """Dense form of a matrix on the CPU that nobody differentiates."""
+    out = a.values.new_empty((a.n_rows, n_columns))
+    run_rows(kernels.scatter_rows, a.n_rows, *a.numpy(), out.numpy(), work=out.numel())
+    return out
+
+
 def csr_times(a: CSRParts, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Compute ``a @ w + bias`` for sparse `a` (n, G) and dense `w` (G, H); result (n, H)."""
     if a.is_dense(len(w)):
-        out = a.to_dense(len(w)) @ w
+        out = _filled(a, len(w)) @ w
         return out if bias is None else out + bias
     out = w.new_zeros((a.n_rows, w.shape[1]))
     if bias is not None:
@@ -160,7 +167,7 @@ def csr_times(a: CSRParts, w: torch.Tensor, bias: torch.Tensor | None = None) ->
 def csr_transpose_times(a: CSRParts, g: torch.Tensor, n_columns: int) -> torch.Tensor:
     """Compute ``a.T @ g`` for sparse `a` (n, G) and dense `g` (n, H); result (G, H)."""
     if a.is_dense(n_columns):
-        return a.to_dense(n_columns).T @ g
+        return _filled(a, n_columns).T @ g
     out = g.new_zeros((n_columns, g.shape[1]))
     block = _block(g.shape[1], g.itemsize)
     run_rows(

@@ -16,6 +16,7 @@ from episome.nn._numba import SAFE_MATH, njit
 __all__ = [
     "column_moments",
     "count_nonzero",
+    "first_at_least",
     "fold_gradients",
     "gather_dense",
     "lookup_sorted",
@@ -76,7 +77,8 @@ def rows_times(start, stop, ptr, idx, val, w, block, out):
 
 
 @njit()
-def _first_at_least(idx, low, high, column):
+def first_at_least(idx, low, high, column):
+    """Return the first place from ``low`` to ``high`` whose column is not below `column`."""
     while low < high:
         mid = (low + high) // 2
         if idx[mid] < column:
@@ -92,7 +94,7 @@ def transpose_times(start, stop, ptr, idx, val, g, block, out):
     n = ptr.shape[0] - 1
     at = np.empty(n, np.int64)
     for i in range(n):
-        at[i] = _first_at_least(idx, ptr[i], ptr[i + 1], start)
+        at[i] = first_at_least(idx, ptr[i], ptr[i + 1], start)
     for first in range(start, stop, block):
         last = min(first + block, stop)
         for i in range(n):
@@ -197,7 +199,7 @@ def lookup_sorted(start, stop, xptr, xidx, xval, ptr, idx, out):
     for i in range(start, stop):
         end = xptr[i + 1]
         for k in range(ptr[i], ptr[i + 1]):
-            at = _first_at_least(xidx, xptr[i], end, idx[k])
+            at = first_at_least(xidx, xptr[i], end, idx[k])
             out[k] = xval[at] if at < end and xidx[at] == idx[k] else 0
 
 
@@ -287,7 +289,7 @@ def prior_product(
             product = first[i, idx[k]] if first.shape[0] else out.dtype.type(1)
             for s in range(steps_ptr.shape[0]):
                 end = steps_ptr[s, i + 1]
-                at = _first_at_least(steps_idx, steps_ptr[s, i], end, idx[k])
+                at = first_at_least(steps_idx, steps_ptr[s, i], end, idx[k])
                 if at < end and steps_idx[at] == idx[k]:
                     where[s, k] = at
                     product *= gamma - steps_val[at]
@@ -306,7 +308,7 @@ def column_moments(start, stop, ptr, idx, val, mean, var):
         mean[j] = 0.0
         var[j] = 0.0
     for i in range(n):
-        k = _first_at_least(idx, ptr[i], ptr[i + 1], start)
+        k = first_at_least(idx, ptr[i], ptr[i + 1], start)
         while k < ptr[i + 1] and idx[k] < stop:
             mean[idx[k]] += val[k]
             seen[idx[k] - start] += 1
@@ -314,7 +316,7 @@ def column_moments(start, stop, ptr, idx, val, mean, var):
     for j in range(start, stop):
         mean[j] /= n
     for i in range(n):
-        k = _first_at_least(idx, ptr[i], ptr[i + 1], start)
+        k = first_at_least(idx, ptr[i], ptr[i + 1], start)
         while k < ptr[i + 1] and idx[k] < stop:
             r = val[k] - mean[idx[k]]
             var[idx[k]] += r * r

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from episome.log import get_logger
 from episome.nn._autograd import autocast_on_cpu
 from episome.nn._csr import CSRParts
 from episome.nn._entmax import entmax15, sparsemax
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from episome.nn._folded import FoldedTabNet
 
 __all__ = ["TabNet", "TabNetOutput"]
+
+_LOG = get_logger("nn")
 
 Masks: TypeAlias = "list[torch.Tensor] | list[CSRParts]"
 Steps: TypeAlias = "tuple[list[torch.Tensor], Masks, list[torch.Tensor]]"
@@ -106,8 +109,9 @@ class TabNet(nn.Module):
     On the CPU the gene-wide work runs on the non-zero inputs and on the support of the masks,
     with the norms folded into the linear maps; on other devices, under ``torch.compile``, under
     autocast, for inputs that need a gradient, and with ``EPISOME_NUMBA=0`` it runs as plain torch
-    operations. Both give the same numbers up to rounding. Dropout of sparse and of dense cells
-    draws other numbers.
+    operations. Which it is, and why, is logged (level debug). Where masks hold more than a
+    quarter of the genes, products over them are taken in full, and the log says so. Both give
+    the same numbers up to rounding. Dropout of sparse and of dense cells draws other numbers.
 
     Examples
     --------
@@ -146,6 +150,8 @@ class TabNet(nn.Module):
             msg = f'implementation is {implementation!r}; expected "auto" or "dense".'
             raise ValueError(msg)
         self.implementation = implementation
+        self._last_reason: str | None = None
+        self._said_broad = False
         check_sizes(n_features, n_classes, n_d, n_a, n_steps, n_shared, n_independent)
         if mask not in ("entmax15", "sparsemax"):
             msg = f'mask is {mask!r}; expected "entmax15" or "sparsemax".'
@@ -271,18 +277,39 @@ class TabNet(nn.Module):
         return self._steps_dense(dense, prior)
 
     def _takes_sparse_path(self, x: torch.Tensor, prior: torch.Tensor | None) -> bool:
+        if torch.compiler.is_compiling():
+            return False
+        reason = self._against_sparse(x, prior)
+        if reason != self._last_reason:
+            self._last_reason = reason
+            _LOG.debug("gene-wide work is done %s", reason or "on non-zero values only")
+        return reason == ""
+
+    def _against_sparse(self, x: torch.Tensor, prior: torch.Tensor | None) -> str:
+        """Say why plain torch operations are needed; empty if they are not."""
         first = self.first[0]
-        return (
-            self.implementation != "dense"
-            and not torch.compiler.is_compiling()
-            and numba_enabled()
-            and x.device.type == first.device.type == "cpu"
-            and x.dtype == first.dtype
-            and x.dtype in (torch.float32, torch.float64)
-            and not x.requires_grad
-            and (prior is None or (prior.dtype == x.dtype and not prior.requires_grad))
-            and not autocast_on_cpu()
-        )
+        kinds = (torch.float32, torch.float64)
+        reasons = {
+            "in full, as implementation='dense' asks for": self.implementation == "dense",
+            "in full: there are no compiled kernels": not numba_enabled(),
+            f"in full, on {x.device}": not x.device.type == first.device.type == "cpu",
+            f"in full, in {x.dtype}": x.dtype != first.dtype or x.dtype not in kinds,
+            "in full: the input needs a gradient": x.requires_grad
+            or (prior is not None and (prior.dtype != x.dtype or prior.requires_grad)),
+            "in full, under autocast": autocast_on_cpu(),
+        }
+        return next((text for text, holds in reasons.items() if holds), "")
+
+    def _watch_support(self, masks: list[CSRParts], n_columns: int) -> None:
+        """Say once that masks hold so many genes that products are taken in full."""
+        if not self._said_broad and any(m.is_dense(n_columns) for m in masks):
+            self._said_broad = True
+            share = sum(len(m.values) for m in masks) / (len(masks) * masks[0].n_rows * n_columns)
+            _LOG.info(
+                "masks hold %.0f%% of %d genes: products over them are taken in full",
+                100 * share,
+                n_columns,
+            )
 
     def _steps_dense(self, x: torch.Tensor, prior: torch.Tensor | None) -> Steps:
         mask_of = entmax15 if self.mask == "entmax15" else sparsemax
@@ -322,6 +349,7 @@ class TabNet(nn.Module):
             h = self.transformer(t + 1)(z, self.shared, fused=True)
             decisions.append(F.relu(h[:, : self.n_d]))
             masks.append(mask)
+        self._watch_support(masks, len(self.attention(0).weight))
         return decisions, masks, entropies
 
     def _input_affine(self, cells: SparseInput) -> tuple[torch.Tensor, torch.Tensor]:

@@ -256,6 +256,13 @@ def _prior_gradients(
     return du * prior, out
 
 
+def _used(indices: torch.Tensor, n_columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Columns that occur, ascending, and the place of every index among them."""
+    present = indices.new_zeros(n_columns)
+    present[indices] = 1
+    return present.nonzero()[:, 0], (present.cumsum(0) - 1)[indices]
+
+
 def _piece_gradients(
     p: _Piece,
     dn: CSRParts,
@@ -267,8 +274,7 @@ def _piece_gradients(
 ) -> None:
     """Add the gradients of one ghost batch; only genes of its masks are touched."""
     dw, dgain, dbias = sums
-    genes, local = torch.unique(dn.indices, return_inverse=True)
-    genes = genes.long()
+    genes, local = _used(dn.indices.long(), len(w))
     dn = dn._replace(indices=local.to(torch.int32))
     w_g, gain_g, inv, mean = w[genes], gain[genes], p.inv[genes], p.mean[genes]
     scale = gain_g * inv
