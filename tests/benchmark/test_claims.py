@@ -35,10 +35,10 @@ def said(condition: str, right: float, seed: int) -> pd.DataFrame:
 
 @pytest.fixture
 def store(tmp_path) -> ResultStore:
-    """One model with few and with all training cells, three seeds."""
+    """One model with few and with all training cells, six seeds."""
     found = ResultStore(tmp_path)
     for condition, right in ((SMALL, 0.6), (LARGE, 0.9)):
-        for seed in range(3):
+        for seed in range(6):
             table = said(condition, right, seed)
             accuracy = float((table["truth"] == table["call"]).mean())
             base = result("x", seed=seed, condition=condition, task="label-efficiency")
@@ -62,7 +62,7 @@ def test_a_model_is_compared_with_itself_in_another_condition(store):
                 (t["truth"] == t["call"]).groupby(t["donor"]).mean()
                 for t in (said(c, r, seed) for c, r in ((LARGE, 0.9), (SMALL, 0.6)))
             ]
-            for seed in range(3)
+            for seed in range(6)
         ],
         axis=(0, 2),
     )
@@ -72,7 +72,7 @@ def test_a_model_is_compared_with_itself_in_another_condition(store):
 def test_metrics_without_calls_are_compared_over_runs(store):
     (found,) = compare(store, "m", "m", metric="nll", conditions=(LARGE, SMALL))
 
-    assert (found.units, found.n_units) == ("runs", 3)
+    assert (found.units, found.n_units) == ("runs", 6)
 
 
 def test_conditions_that_nobody_ran_are_refused(store):

@@ -216,6 +216,22 @@ def test_reconstruction_scores_by_hand():
     assert np.isnan(reconstruction_scores(measured, measured, mean, ~where)["r2"])
 
 
+def test_genes_that_a_model_says_nothing_of_are_left_out():
+    rng = np.random.default_rng(0)
+    measured = rng.random((30, 4))
+    expected = measured + 0.1 * rng.random((30, 4))
+    told = np.array([True, False, True, True])
+    holes = np.where(told, expected, np.nan)
+    everywhere = np.ones_like(measured, dtype=bool)
+
+    found, whole = Moments(np.zeros(4)), Moments(np.zeros(3))
+    found.add(holes, measured, everywhere)
+    found.keep(told)
+    whole.add(expected[:, told], measured[:, told], everywhere[:, told])
+
+    assert found.scores == pytest.approx(whole.scores)
+
+
 @given(seed=st.integers(0, 200), block=st.integers(1, 9))
 def test_reconstruction_scores_of_blocks_are_those_of_every_gene(seed, block):
     rng = np.random.default_rng(seed)

@@ -80,6 +80,62 @@ def test_what_decides_a_run_is_in_its_name(folder):
     assert digest(splits=(SplitEntry("group", test_size=0.5),)) != same
 
 
+def test_one_seed_may_stand_without_a_list(written):
+    plain = Study.from_toml(written).to_dict()
+
+    assert Study.from_dict({**plain, "seeds": 3}).seeds == (3,)
+
+
+def test_splits_of_other_sizes_have_other_names():
+    shares = [SplitEntry("random", test_size=s).name for s in (0.3, 0.2, 0.8)]
+
+    assert shares == ["random cells", "random cells, 20 % of the cells"] + [
+        "random cells, 80 % of the cells"
+    ]
+    assert SplitEntry("kfold", column="site").name == "5 folds by site"
+
+
+def test_integration_has_floors_of_its_own(folder):
+    data = (entry(batch_key="site"),)
+    asked = study("integration", ("knn",), data=data, floor=True)
+
+    runs = plan(asked, task_named("integration"), folder).runs
+
+    assert {"pca", "scvi"} <= {r.model.shown for r in runs}
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "match"),
+    [
+        ("novelty", {"types": ["alfa"]}, "alfa.*which no cell is"),
+        ("ensemble", {"unseen": ["B cells"]}, "B cells.*which no cell is"),
+        ("label-efficiency", {"fractions": ["x"]}, "fractions holds"),
+        ("label-efficiency", {"fractions": [0.5, 2.0]}, "above 0 and up to 1"),
+        ("robustness", {"n_draws": "three"}, "n_draws holds 'three'"),
+        ("groups", {"alone": "yes"}, "alone holds 'yes'"),
+        ("groups", {"column": 3}, "column holds 3"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(task, options, match, folder):
+    with pytest.raises(UsageError, match=match):
+        plan(study(task, options=options), task_named(task), folder)
+
+
+def test_one_value_may_stand_for_a_list_of_it(folder):
+    asked = study("label-efficiency", options={"fractions": 0.5, "cells_per_class": []})
+
+    runs = plan(asked, task_named("label-efficiency"), folder).runs
+
+    assert {r.condition for r in runs} == {"50 % of the training cells"}
+
+
+def test_a_study_that_no_installed_model_can_do_says_so(folder, monkeypatch):
+    asked = study("cross-modality", ("installed",), data=(entry(target="obsm:X_p"),))
+
+    with pytest.raises(UsageError, match=r"no installed model can do 'translation'|X_p"):
+        plan(asked, task_named("cross-modality"), folder)
+
+
 def test_models_that_are_not_there_take_no_part_and_are_named(folder):
     found = plan(study(models=("centroid", "nothing", "pca")), task_named("annotation"), folder)
 
@@ -118,6 +174,14 @@ def test_a_study_of_which_nothing_is_left_is_refused(folder):
         ({"splits": ["random"]}, "E-B07"),
         ({"data": [{"name": "a"}]}, "source.*E-B07"),
         ({"timeout": 0}, "E-B07"),
+        ({"timeout": "1h"}, "E-B07"),
+        ({"max_memory": "8GB"}, "pass bytes.*E-B07"),
+        ({"seeds": ["a"]}, "E-B07"),
+        ({"seeds": [0, 0]}, "each once.*E-B07"),
+        ({"accelerator": "gpux"}, "did you mean `gpu`.*E-B07"),
+        ({"published": 0.8}, "E-B07"),
+        ({"models": [{"model": "pca", "data": ["nope"]}]}, "which is no data set here.*E-B07"),
+        ({"splits": [{"by": "random", "column": "site"}]}, "with a column.*E-B04"),
         ({"name": "a/b"}, "E-B07"),
     ],
 )

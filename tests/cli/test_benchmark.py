@@ -94,3 +94,43 @@ def test_a_report_has_an_ending_that_is_known(folder, tmp_path):
     found = asked("report", tmp_path, "-o", tmp_path / "r.docx", code=2)
 
     assert found["error"]["code"] == "E-U08"
+
+
+def test_when_nothing_ends_well_the_reasons_are_said(folder, tmp_path):
+    text = TOML.replace('"centroid"', '{model = "centroid", train = {max_epochs = 1}}')
+    (folder / "bad.toml").write_text(text)
+
+    found = asked("run", folder / "bad.toml", "-o", tmp_path / "o", code=1)
+
+    assert found["counts"] == {"failed": 1}
+    assert any("max_epochs" in r for r in found["reasons"])
+    assert "Again: episome benchmark run" in (tmp_path / "o" / "bad.md").read_text()
+
+
+def test_the_memory_that_a_file_allows_counts(folder, tmp_path):
+    (folder / "tight.toml").write_text("max_memory = 1000\n" + TOML)
+
+    found = asked("run", folder / "tight.toml", "-o", tmp_path / "o", code=1)
+
+    assert found["counts"] == {"out of memory": 1}
+
+
+def test_the_table_is_of_the_study_that_is_named(folder, tmp_path):
+    out = tmp_path / "o"
+    asked("run", folder / "mine.toml", "-o", out)
+
+    asked("report", out, "--study", "mine", "-o", tmp_path / "r.csv")
+    found = asked("report", out, "--study", "zzz", "-o", tmp_path / "q.csv", code=2)
+
+    assert found["error"]["code"] == "E-B13"
+    assert (tmp_path / "r.csv").read_text().count("mine") > 1
+
+
+def test_why_nothing_can_be_run_is_said_in_full(folder, tmp_path):
+    text = TOML.replace('"cell_type"', '"cell_tipe"')
+    (folder / "typo.toml").write_text(text)
+
+    found = asked("run", folder / "typo.toml", "-o", tmp_path / "o", code=2)
+
+    assert "did you mean" in found["error"]["message"]
+    assert "E-U04" in found["error"]["message"]

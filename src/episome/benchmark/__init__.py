@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from episome.benchmark._ray import RayExecutor, ray_cluster, require_ray
     from episome.benchmark._report import report
     from episome.benchmark._run_study import Executor, StudyResult, run_study
-    from episome.benchmark._runs import Run, plan
+    from episome.benchmark._runs import Run, nothing_left, plan
     from episome.benchmark._scores import call_scores, kept_share, strict_accuracy
     from episome.benchmark._stats import (
         Comparison,
@@ -73,6 +73,7 @@ _HOME = {
     "kept_share": "_scores",
     "lineup": "_study",
     "load_data": "_load",
+    "nothing_left": "_runs",
     "parts_of": "_data",
     "perform": "_perform",
     "plan": "_runs",

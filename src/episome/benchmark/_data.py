@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -44,7 +44,7 @@ class SplitEntry:
         every cell once, by whole donors where that loses no class; ``"where"``: the cells that
         conditions hold for; ``"query"``: another file.
     column
-        Of ``"group"``, default the donor.
+        Of ``"group"`` and ``"kfold"``, default the donor.
     where
         Of ``"where"``: conditions ``COLUMN=VALUE``, ``COLUMN=VALUE|VALUE`` or ``COLUMN!=VALUE``,
         all of which hold for a test cell, as of ``episome corpus build --where``.
@@ -71,6 +71,12 @@ class SplitEntry:
             raise UsageError("E-B04", f"test_size={self.test_size!r}", fix="pass a share like 0.3")
         if self.n_folds < 2:
             raise UsageError("E-B04", f"n_folds={self.n_folds!r}", fix="pass 2 or more")
+        if self.column is not None and self.by not in ("group", "kfold"):
+            raise UsageError(
+                "E-B04",
+                f"split by {self.by!r} with a column",
+                fix='column belongs to by = "group" and by = "kfold"',
+            )
         if (self.by == "where") != bool(self.where):
             raise UsageError(
                 "E-B04",
@@ -81,13 +87,16 @@ class SplitEntry:
     @property
     def name(self) -> str:
         """Short name for reports."""
+        # Two splits that differ have two names: results are joined by them.
+        default = SplitEntry.__dataclass_fields__["test_size"].default
+        share = "" if self.test_size == default else f", {100 * self.test_size:g} % of the cells"
         if self.by == "group":
-            return f"unseen {self.column or 'donors'}"
+            return f"unseen {self.column or 'donors'}{share}"
         if self.by == "where":
             return f"where {', '.join(self.where)}"
-        return {"random": "random cells", "kfold": f"{self.n_folds} folds", "query": "other file"}[
-            self.by
-        ]
+        if self.by == "kfold":
+            return f"{self.n_folds} folds{f' by {self.column}' if self.column else ''}"
+        return "other file" if self.by == "query" else f"random cells{share}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +167,14 @@ class TaskData:
     ``X`` holds the values of the slot that the entry names. ``obs`` holds ``LABEL`` and, where
     there are donors, ``DONOR``, with ``coarse_key`` ``COARSE``; other columns stay. With
     ``target`` its values are in ``obsm[TARGET]``, the names of its features in ``uns[TARGET]``.
-    ``query`` holds the test cells of another file, with the same genes.
+    ``query`` holds the test cells of another file, with the same genes; ``n_unseen`` further ones
+    have a type that the first file lacks, and take no part.
     """
 
     entry: DataEntry
     cells: AnnData
     query: AnnData | None = None
+    n_unseen: int = 0
 
     @property
     def donor_key(self) -> str | None:
@@ -203,19 +214,27 @@ def parts_of(
         yield fold, train, test
 
 
-def content_digest(data: TaskData) -> str:
-    """SHA-256 of the values, genes, cell names and labels that take part.
+def content_digest(data: TaskData, columns: Collection[str] = ()) -> str:
+    """SHA-256 of the values, genes, cell names and columns that take part.
 
     The same for the same cells in CSR, CSC or dense form; not for cells in another order.
+
+    Parameters
+    ----------
+    data
+        Of :func:`load_data`.
+    columns
+        Columns of ``obs`` that a task looks at, beside labels, terms, donors and batches.
     """
     found = hashlib.sha256()
     for part in (data.cells, data.query):
         if part is None:
             continue
         source = AnnDataSource(part)
-        columns = [part.obs[c] for c in (LABEL, COARSE) if c in part.obs]
+        asked = (LABEL, COARSE, DONOR, TERM, str(data.entry.batch_key), *columns)
+        read = [part.obs[c] for c in dict.fromkeys(asked) if c in part.obs]
         targets = [part.uns[TARGET]] if TARGET in part.uns else []
-        for names in (part.obs_names, source.var.index, *columns, *targets):
+        for names in (part.obs_names, source.var.index, *read, *targets):
             found.update("\n".join(map(str, names)).encode())
         if targets:
             values = part.obsm[TARGET]
@@ -227,6 +246,16 @@ def content_digest(data: TaskData) -> str:
             for array in (np.diff(block.indptr), block.indices, block.data):
                 found.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
     return found.hexdigest()
+
+
+def inputs_digest(*arrays: object) -> str:
+    """Short SHA-256 of arrays, such as the rows of both parts or a given embedding."""
+    found = hashlib.sha256()
+    for array in arrays:
+        dense = np.ascontiguousarray(array)
+        found.update(f"{dense.dtype} {dense.shape}".encode())
+        found.update(dense.tobytes())
+    return found.hexdigest()[:16]
 
 
 def cells_where(source: CellSource, conditions: tuple[str, ...]) -> NDArray[np.bool_]:
@@ -264,7 +293,8 @@ def _parts(
     codes = np.unique(labels, return_inverse=True)[1].astype(np.int64)
     stream = settings.stream_seed("split", seed)
     if split.by == "kfold":
-        donors = None if data.donor_key is None else _groups(data, split)
+        known = data.donor_key is not None or split.column is not None
+        donors = _groups(data, split) if known else None
         yield from folds(codes, donors, seed=stream, n_folds=split.n_folds)
         return
     if split.by == "where":

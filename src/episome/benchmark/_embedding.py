@@ -134,7 +134,10 @@ class IntegrationTask(Task):
         k = int(case.options["n_neighbors"])
         scores = {
             "": integration_scores(space, labels, batches, before=before, n_neighbors=k),
-            "unintegrated": integration_scores(before, labels, batches, n_neighbors=k),
+            # Against itself, or its means would be of fewer scores than those of the models.
+            "unintegrated": integration_scores(
+                before, labels, batches, before=before, n_neighbors=k
+            ),
         }
         return Outcome(scores)
 

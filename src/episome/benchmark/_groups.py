@@ -12,7 +12,7 @@ from episome import settings
 from episome.benchmark._case import Case, Outcome
 from episome.benchmark._data import LABEL
 from episome.benchmark._scores import call_scores, separation
-from episome.benchmark._tasks import AnnotationTask, Task, called, predictions_of
+from episome.benchmark._tasks import AnnotationTask, Task, called, predictions_of, require_types
 from episome.errors import UsageError
 from episome.metrics import classification_scores
 
@@ -114,6 +114,11 @@ class EnsembleTask(Task):
     }
     main = "f1_macro"
     defaults: ClassVar[dict[str, Any]] = {"sizes": (1, 2, 3, 4, 5), "unseen": ()}
+
+    def conditions(self, data: TaskData, options: dict[str, Any]) -> Sequence[str]:
+        """One; refused where no cell is of an unseen type."""
+        require_types(data, options["unseen"], "unseen")
+        return ("",)
 
     def run(self, case: Case) -> Outcome:
         """Train the largest ensemble, and score the first members of it."""

@@ -91,11 +91,13 @@ def load_data(entry: DataEntry, base: Path | None = None, *, labels: bool = True
             where=entry.name,
             fix="name a column of var that both have: genes =",
         )
-    other = other[other.obs[LABEL].isin(set(cells.obs[LABEL])).to_numpy()].copy()
+    known = other.obs[LABEL].isin(set(cells.obs[LABEL])).to_numpy()
+    other = other[known].copy()
     if COARSE in cells.obs:
         of = dict(zip(cells.obs[LABEL], cells.obs[COARSE], strict=True))
         other.obs[COARSE] = other.obs[LABEL].map(of)
-    return TaskData(entry, cells[:, shared].copy(), other[:, shared].copy())
+    n_unseen = int((~known).sum())
+    return TaskData(entry, cells[:, shared].copy(), other[:, shared].copy(), n_unseen)
 
 
 def _opened(entry: DataEntry, source: str, base: Path | None) -> tuple[AnnData | None, CellSource]:

@@ -205,7 +205,7 @@ def _work(run: Run, pipe: Connection, gpu: str | None) -> None:
     warnings.simplefilter("ignore")
     resources.set_threads(1)
     found = perform(run)
-    device, device_peak = _device(gpu)
+    device, device_peak = device_used(gpu)
     peak = resources.peak_memory() / 2**20
     pipe.send(found.with_facts(peak_mib=peak, device=device, device_peak_mib=device_peak))
 
@@ -218,7 +218,8 @@ def _end_with(pipe: Connection) -> None:
         os._exit(1)
 
 
-def _device(gpu: str | None) -> tuple[str, float | None]:
+def device_used(gpu: str | None = None) -> tuple[str, float | None]:
+    """Return what this process computed on, and the peak of its memory there in MiB."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return ("cpu" if gpu is None else f"gpu {gpu}"), None

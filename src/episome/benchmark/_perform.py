@@ -17,6 +17,9 @@ from episome.errors import EpisomeError, InputDataError, UsageError
 from episome.models import provenance
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from episome.benchmark._data import TaskData
     from episome.benchmark._runs import Run
     from episome.benchmark._tasks import Task
 
@@ -81,9 +84,9 @@ def perform(run: Run) -> RunResult:
 
     try:
         with settings.using_seed(run.seed):
-            case, leaks = case_of(run)
+            case, leaks, unknowns = case_of(run)
             facts |= {"n_train": case.train.n_obs, "n_test": case.test.n_obs, "leaks": leaks}
-            facts["donors"] = "known" if DONOR in case.truth else "unknown"
+            facts |= unknowns
             outcome = task_named(run.task).run(case)
     except EpisomeError as error:
         refused = error.problems[0].code == "E-L20"
@@ -98,8 +101,11 @@ def perform(run: Run) -> RunResult:
     return ended("ok", scores=scores, predictions=outcome.predictions)
 
 
-def case_of(run: Run) -> tuple[Case, str]:
-    """Return what the task of a run works on, and the leaks that are allowed, in words.
+def case_of(run: Run) -> tuple[Case, str, dict[str, Any]]:
+    """Return what the task of a run works on, the leaks that are allowed, and what is not known.
+
+    The last are the facts ``donors``, ``n_no_donor`` (cells of both parts without one) and
+    ``n_unseen`` (test cells left out, as training lacks their type).
 
     Raises
     ------
@@ -135,7 +141,19 @@ def case_of(run: Run) -> tuple[Case, str]:
         run.compute,
         measured=test.obsm.get(TARGET),
     )
-    return case, "; ".join(leak.text for leak in leaks)
+    unknowns = {"donors": "unknown", "n_unseen": _unseen(data, train, test)}
+    if data.donor_key is not None:
+        nobody = [int(part.obs[DONOR].isna().sum()) for part in (train, test) if DONOR in part.obs]
+        unknowns |= {"donors": "known", "n_no_donor": sum(nobody)}
+    return case, "; ".join(leak.text for leak in leaks), unknowns
+
+
+def _unseen(data: TaskData, train: AnnData, test: AnnData) -> int:
+    """Return how many test cells the split left out, as training lacks their type."""
+    if data.query is not None:
+        return data.n_unseen
+    # The two parts of every split, a fold's too, hold all other cells.
+    return data.cells.n_obs - train.n_obs - test.n_obs
 
 
 def _cost(facts: dict[str, Any], case: Case | None, started: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from episome import resources
+from episome.benchmark._local import device_used
 from episome.benchmark._perform import perform
 from episome.benchmark._store import ResultStore, RunResult
 from episome.errors import MissingDependencyError
@@ -138,4 +139,6 @@ def _perform(run: Run) -> RunResult:
         return RunResult.of(run, "timeout", f"took more than {run.timeout:g} s")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    return found.with_facts(peak_mib=resources.peak_memory() / 2**20, device="ray")
+    device, device_peak = device_used()
+    peak = resources.peak_memory() / 2**20
+    return found.with_facts(peak_mib=peak, device=device, device_peak_mib=device_peak)

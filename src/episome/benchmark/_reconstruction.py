@@ -32,7 +32,8 @@ class ReconstructionTask(Task):
     of the training cells, which a model has to beat: ``mean of training, seen`` and ``mean of
     training, hidden``. All on log1p of 10,000 molecules a cell. ``r2`` is over all entries that
     are scored, around the mean of every gene in training; ``r2_genes`` and ``r_genes`` (Pearson)
-    are means over the genes that vary.
+    are means over the genes that vary. Genes that a model gives no value for are left out, of the
+    mean of training too; ``genes`` is the share of the others.
     """
 
     name = "reconstruction"
@@ -42,6 +43,7 @@ class ReconstructionTask(Task):
         "r2_genes": True,
         "r_genes": True,
         "mse": False,
+        "genes": True,
         "saw_labels": False,
     }
     main = "r2"
@@ -56,6 +58,7 @@ class ReconstructionTask(Task):
         query, rng = model.prepare(case.test), case.rng("hidden")
         sums = {n: Moments(mean) for n in ("seen", "hidden")}
         plain = {n: Moments(mean) for n in sums}
+        told_genes = np.ones(len(mean), dtype=bool)
         # In blocks: what is expected is dense, and so is what is compared with it.
         for start in range(0, query.source.n_obs, _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, query.source.n_obs))
@@ -67,9 +70,14 @@ class ReconstructionTask(Task):
                     expected = model.get_normalized_expression(
                         case.test, indices=rows, library_size=_SIZE, mask=mask, return_numpy=True
                     )
-                sums[name].add(np.log1p(expected), values, where)
+                expected = np.log1p(expected)
+                told_genes &= np.isfinite(expected).all(axis=0)
+                sums[name].add(expected, values, where)
                 plain[name].add(np.broadcast_to(mean, values.shape), values, where)
+        for found in (*sums.values(), *plain.values()):
+            found.keep(told_genes)
         told = {"saw_labels": float(labels or needs_labels(class_of(case)))}
+        told["genes"] = float(told_genes.mean())
         scores = {name: found.scores | told for name, found in sums.items()}
         scores |= {f"mean of training, {name}": found.scores for name, found in plain.items()}
         return Outcome(scores)
@@ -160,6 +168,10 @@ class Moments:
         said = np.where(where, expected - self.mean, 0.0)
         parts = (where, true, true**2, said, said**2, true * said)
         self.sums += np.stack([p.sum(axis=0, dtype=np.float64) for p in parts])
+
+    def keep(self, genes: NDArray[np.bool_]) -> None:
+        """Forget the genes that are not among these, bool (n_genes,)."""
+        self.sums[:, ~genes] = 0.0
 
     @property
     def scores(self) -> dict[str, float]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _FEWEST_TYPES = 6
 #: Models in that picture.
 _SHOWN = 5
+#: Largest p-value of a difference that is shown.
+_LEVEL = 0.05
 COSTS = ("train_seconds", "predict_seconds", "peak_mib", "device_peak_mib")
 
 
@@ -56,18 +58,10 @@ def report(
     UsageError
         The store has no such results (E-B13).
     """
-    table = store.table()
+    table = store.current()
     known = sorted(set(table["study"]))
     names = known if study is None else [study] if isinstance(study, str) else list(study)
-    if not known or not set(names) <= set(known):
-        lacking = ", ".join(n for n in names if n not in known)
-        raise UsageError(
-            "E-B13",
-            "there are no results" if not known else f"there are no results of {lacking!r}",
-            where=str(store.path),
-            why=f"the studies are {', '.join(known)}" if known else None,
-            fix="run one: episome benchmark run STUDY -o FOLDER",
-        )
+    store.require(names, table)
     asked = store.studies()
     page = Page(
         f"Benchmark: {title or ', '.join(names)}",
@@ -75,8 +69,7 @@ def report(
     )
     for name in names:
         part = table[table["study"] == name]
-        command = f"{title} --parts {name}" if title not in ("", name) else name
-        _add_study(page, store, name, part, asked.get(name, {}), command)
+        _add_study(page, store, name, part, asked.get(name, {}))
     return page
 
 
@@ -86,7 +79,6 @@ def _add_study(
     name: str,
     table: pd.DataFrame,
     asked: dict[str, Any],
-    command: str,
 ) -> None:
     head = f"{name}: " if len(page.data["studies"]) > 1 else ""
     if asked.get("summary"):
@@ -95,6 +87,7 @@ def _add_study(
     if asked.get("contrasts"):
         page.add(f"{head}What is claimed", *_claims(store, name, asked["contrasts"], scores))
     page.add(f"{head}Leaks", *_leaks(table))
+    page.add(f"{head}Cells", *_cells(table))
     for task in sorted(set(scores["task"])):
         of = scores[scores["task"] == task]
         main, directions = _metrics_of(task, of)
@@ -120,7 +113,7 @@ def _add_study(
             ),
             Table(pd.DataFrame(asked["published"])),
         )
-    page.add(f"{head}How it was made", *_made(store, command, table))
+    page.add(f"{head}How it was made", *_made(store, name, asked, table))
 
 
 def _claims(
@@ -149,13 +142,19 @@ def _claims(
 
 
 def _verdict(claim: str, found: list[Comparison], metric: str, *, higher: bool) -> Text:
-    """Say on how many comparisons an interval lies on one side of zero, and what all say."""
-    better = sum((c.low > 0) if higher else (c.high < 0) for c in found)
-    worse = sum((c.high < 0) if higher else (c.low > 0) for c in found)
+    """Say how many comparisons show a difference, and what all say together.
+
+    A difference is shown where its interval lies on one side of zero and the test of signs says
+    so too: an interval of a few units that agree by chance is narrow.
+    """
+    sure = [c for c in found if c.p_value <= _LEVEL]
+    better = sum((c.low > 0) if higher else (c.high < 0) for c in sure)
+    worse = sum((c.high < 0) if higher else (c.low > 0) for c in sure)
     without = sum(not np.isfinite(c.low) for c in found)
     said = (
         f"{claim}: shown better on {better} of {len(found)} comparisons, worse on {worse}, not "
-        f"told apart on {len(found) - better - worse - without} ({metric}, 95 % intervals)"
+        f"told apart on {len(found) - better - worse - without} ({metric}; 95 % interval and p up "
+        f"to {_LEVEL})"
     )
     if without:
         said += f"; {without} had fewer than three donors or runs, which give no interval"
@@ -247,15 +246,22 @@ def _curve(curve: pd.DataFrame) -> Figure:
 
 
 def _leaks(table: pd.DataFrame) -> list[Text]:
+    runs = table.drop_duplicates("run")
     refused = table[table["status"] == "refused"]
     allowed = table[(table["leaks"].astype(str) != "") & (table["status"] == "ok")]
     parts = []
     unknown = sorted(set(table["data"][table["donors"] == "unknown"]))
+    partly = runs.groupby("data")["n_no_donor"].max().dropna()
+    partly = partly[partly > 0]
     if refused.empty and allowed.empty:
-        what = "cell name or cell" if unknown else "donor, cell name or cell"
+        sure = not unknown and partly.empty
+        what = "donor, cell name or cell" if sure else "cell name or cell"
         parts.append(Text(f"No {what} is in both parts of any split.", badge="good"))
     if unknown:
         said = f"No donors are named for {', '.join(unknown)}: they may be in both parts."
+        parts.append(Text(said, badge="bad"))
+    for data, n in partly.items():
+        said = f"{n:,} cells of {data} have no donor: their donors may be in both parts."
         parts.append(Text(said, badge="bad"))
     for text in sorted(set(refused["reason"])):
         parts.append(Text(f"Refused: {text}", badge="bad"))
@@ -266,6 +272,22 @@ def _leaks(table: pd.DataFrame) -> list[Text]:
         Text("Models were given training cells only; whatever they fit, they fit on those.")
     )
     return parts
+
+
+def _cells(table: pd.DataFrame) -> list[Table | Text]:
+    """How many cells each split has, and how many it leaves out."""
+    runs = table[table["status"] == "ok"].drop_duplicates("run")
+    if runs.empty:
+        return [Text("No run ended well.", badge="bad")]
+    columns = ["n_train", "n_test", "n_unseen"]
+    found = runs.groupby(["data", "split"])[columns].mean().astype("float64").round()
+    shown = found.dropna(axis=1, how="all").rename(
+        columns={"n_train": "training", "n_test": "test", "n_unseen": "test, left out"}
+    )
+    caption = "Cells, means over runs."
+    if "test, left out" in shown:
+        caption += " Left out: test cells of types that training lacks."
+    return [Table(shown.reset_index(), caption, digits=0)]
 
 
 def _metrics_of(task: str, scores: pd.DataFrame) -> tuple[str, dict[str, bool]]:
@@ -290,7 +312,9 @@ def _wide(scores: pd.DataFrame, directions: dict[str, bool]) -> pd.DataFrame:
             value = by.loc[metric]
             row[metric] = value["value"]
             if np.isfinite(value["low"]):
-                row[f"{metric}, 95 %"] = f"{value['low']:.3f} to {value['high']:.3f}"
+                row[f"{metric}, 95 %"] = (
+                    f"{value['low']:.3f} to {value['high']:.3f} ({value['over']})"
+                )
         row["runs"] = int(part["n_runs"].max())
         rows.append(row)
     return pd.DataFrame(rows)
@@ -318,7 +342,8 @@ def _overview(scores: pd.DataFrame, main: str, *, higher: bool) -> list[Text | T
     parts.append(
         Table(
             ranked.table,
-            f"Mean rank by {main} (1 is best). Ranks that differ by less than "
+            f"Mean rank by {main} (1 is best), of means over the splits and conditions of "
+            f"{ranked.table['n_data'].iloc[0]} data sets. Ranks that differ by less than "
             f"{ranked.critical_difference:.2f} are not told apart (Nemenyi, 5 %); all models "
             f"alike: p = {ranked.p_value:.2g} (Friedman).",
             digits=2,
@@ -375,21 +400,28 @@ def _failures(table: pd.DataFrame, asked: dict[str, Any]) -> list[Text | Table]:
     return parts or [Text("Every run ended well.", badge="good")]
 
 
-def _made(store: ResultStore, command: str, table: pd.DataFrame) -> list[Text | Table]:
+def _made(
+    store: ResultStore, name: str, asked: Mapping[str, Any], table: pd.DataFrame
+) -> list[Text | Table]:
     runs = table.drop_duplicates("run")
     when = runs["started"][runs["started"].astype(str) != ""]
     first, last = (when.min(), when.max()) if len(when) else ("", "")
     data = runs[["data", "data_sha256"]].drop_duplicates().sort_values("data")
+    everything = store.table()
+    old = everything.loc[everything["study"] == name, "run"].nunique() - len(runs)
+    earlier = f" {old} runs of earlier settings, cells or code are left out." if old else ""
+    again = (
+        f"Again: {asked['command']}; results that are there are not repeated."
+        if asked.get("command")
+        else "Made in Python, by episome.benchmark.run_study."
+    )
     return [
-        Text(f"{len(runs)} runs, the first begun {first}, the last {last}."),
+        Text(f"{len(runs)} runs, the first begun {first}, the last {last}.{earlier}"),
         Text("Versions: " + " / ".join(sorted(set(runs["versions"].astype(str)) - {""}))),
         Table(data, "Digest of the cells that took part."),
         Table(
             runs[["model", "model_version"]].drop_duplicates().sort_values("model"),
             "Version and digest of the code of every model.",
         ),
-        Text(
-            f"Again: episome benchmark run {command} -o {store.path.name}; results that are there "
-            "are not repeated."
-        ),
+        Text(again),
     ]

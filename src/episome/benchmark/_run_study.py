@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from episome.benchmark._local import LocalExecutor
 from episome.benchmark._perform import task_named
 from episome.benchmark._runs import Planned, Run, plan
 from episome.benchmark._store import ResultStore
+from episome.errors import InputFileError
+from episome.io import ensure_free
 from episome.log import get_logger
 
 if TYPE_CHECKING:
@@ -64,6 +67,8 @@ def run_study(
     executor: Executor | None = None,
     retry_failed: bool = False,
     progress: Report | None = None,
+    command: str = "",
+    partial: bool = False,
 ) -> StudyResult:
     """Run what is missing of a study.
 
@@ -84,6 +89,11 @@ def run_study(
         Repeat runs that did not end well.
     progress
         Called after every run with the number done, their total, the run and its result.
+    command
+        For the report: what runs the study again.
+    partial
+        Whether ``study`` is a part of a larger one of the same name, whose other results stay in
+        the report.
 
     Returns
     -------
@@ -93,15 +103,27 @@ def run_study(
     ------
     UsageError
         The study asks for what is none, or nothing of it can be run (E-B10).
+    InputFileError
+        The folder of results cannot be written (E-F27).
     """
     store = ResultStore(output)
+    ensure_free(store.path / "runs", overwrite=True)
     planned = plan(study, task_named(study.task), None if base is None else Path(base))
     for name, reason in planned.missing.items():
         logger.warning("%s takes no part: %s", name, reason)
-    store.remember_study(study.name, {**study.to_dict(), "missing": dict(planned.missing)})
+    asked = {**study.to_dict(), "missing": dict(planned.missing), "command": command}
+    runs = {r.digest: json.dumps(list(r.key.values())) for r in planned.runs}
+    store.remember_study(study.name, asked, runs, partial=partial)
 
     def is_done(run: Run) -> bool:
-        return store.has(run.digest) and not (retry_failed and store.status(run.digest) != "ok")
+        if not store.has(run.digest):
+            return False
+        try:
+            status = store.status(run.digest)
+        except InputFileError as error:
+            logger.warning("%s is damaged: its run is repeated", error.problems[0].where)
+            return False
+        return not (retry_failed and status != "ok")
 
     todo = [r for r in planned.runs if not is_done(r)]
     total, done = len(planned.runs), len(planned.runs) - len(todo)

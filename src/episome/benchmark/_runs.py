@@ -11,12 +11,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from episome import plugins
 from episome.benchmark._data import (
     DataEntry,
     SplitEntry,
     TaskData,
     content_digest,
+    inputs_digest,
     parts_of,
 )
 from episome.benchmark._load import load_data
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from episome.benchmark._tasks import Task
 
 #: Changes of it repeat every run: what a task computes has changed.
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class Run:
         Folder that paths of data are relative to.
     data_sha256
         Digest of the cells that take part.
+    inputs
+        Digest of the rows of both parts, and of an embedding that the model takes.
     model_version
         Version and digest of the code of the model's package.
     timeout
@@ -62,6 +67,7 @@ class Run:
     compute: Mapping[str, Any]
     base: str | None
     data_sha256: str
+    inputs: str
     model_version: str
     timeout: float
 
@@ -72,7 +78,7 @@ class Run:
             "protocol": PROTOCOL,
             "study": self.study,
             "task": self.task,
-            "data": [self.entry.name, self.data_sha256, self.entry.batch_key],
+            "data": [self.entry.name, self.data_sha256, self.entry.batch_key, self.inputs],
             "split": [
                 self.split.by,
                 self.split.column,
@@ -155,14 +161,14 @@ def plan(study: Study, task: Task, base: Path | None = None) -> Planned:
             data = load_data(entry, base, labels=task.needs_labels)
             conditions = task.conditions(data, options)
             pairs = list(_splits_of(study, data))
-            digest = content_digest(data)
+            digest = content_digest(data, task.columns(options))
         except EpisomeError as error:
             missing[f"data set {entry.name}"] = str(error)
             continue
         for model in who.entries:
             if model.data and entry.name not in model.data:
                 continue
-            version = version_of(model.model)
+            version, given = version_of(model.model), _given(data, model.model)
             runs += [
                 Run(
                     study.name,
@@ -181,31 +187,56 @@ def plan(study: Study, task: Task, base: Path | None = None) -> Planned:
                     },
                     None if base is None else str(base),
                     digest,
+                    inputs + given,
                     version,
                     study.timeout,
                 )
-                for split, seed, fold in pairs
+                for split, seed, fold, inputs in pairs
                 for condition in conditions
             ]
+    if not who.entries and not who.missing:
+        missing["models"] = f"no installed model can do {task.capability!r}"
     if not runs:
-        raise UsageError(
-            "E-B10",
-            "nothing of the study can be run",
-            where=study.name,
-            examples=[f"{k}: {v}" for k, v in missing.items()][:3],
-            fix="install the models, and pass the folder of the data (--data)",
-        )
+        raise nothing_left(study.name, missing)
     return Planned(tuple(runs), missing)
 
 
-def _splits_of(study: Study, data: TaskData) -> Iterator[tuple[SplitEntry, int, int]]:
+def nothing_left(where: str, missing: Mapping[str, str]) -> UsageError:
+    """Return the error of a study of which nothing can be run, with the reasons in full.
+
+    Parameters
+    ----------
+    where
+        Name of the study.
+    missing
+        Reason by what takes no part.
+    """
+    said = [f"{name}: {why}" for name, why in missing.items()]
+    more = f"; and {len(said) - 3} more" if len(said) > 3 else ""
+    return UsageError(
+        "E-B10",
+        "nothing of the study can be run",
+        where=where,
+        why="; ".join(said[:3]) + more if said else "no split fits the data",
+        fix="put that right; paths of data are relative to the file of the study, or to --data",
+    )
+
+
+def _given(data: TaskData, model: str) -> str:
+    """Digest of the embedding that a model takes from the cells; empty for the others."""
+    key = plugins.get_spec(model).obsm_key
+    parts = [p for p in (data.cells, data.query) if p is not None and key in p.obsm]
+    return inputs_digest(*(np.asarray(p.obsm[key]) for p in parts)) if parts else ""
+
+
+def _splits_of(study: Study, data: TaskData) -> Iterator[tuple[SplitEntry, int, int, str]]:
     """Yield splits, seeds and folds of one data set, each of which can be made."""
     for split in data.entry.splits or study.splits:
         if not data.entry.splits and (split.by == "query") != (data.query is not None):
             continue
         for seed in study.seeds:
-            for fold, _, _ in parts_of(data, split, seed):
-                yield split, seed, fold
+            for fold, train, test in parts_of(data, split, seed):
+                yield split, seed, fold, inputs_digest(train, test)
 
 
 @lru_cache(maxsize=64)

@@ -246,7 +246,8 @@ def ranks(
     """
     part = scores[scores["metric"] == metric]
     wide = part.pivot_table(index=list(CELL), columns="model", values="value", aggfunc="mean")
-    wide = wide.dropna(axis=1)
+    # Splits and conditions of one data set are of the same cells: only data sets are independent.
+    wide = wide.dropna(axis=1).groupby(level="data").mean()
     n, k = wide.shape
     if n < 3 or k < 3:
         return None
@@ -415,7 +416,7 @@ def _calls(store: ResultStore, run: str) -> pd.DataFrame | None:
 
 
 def _good(store: ResultStore, study: str | None) -> pd.DataFrame:
-    table = store.table()
+    table = store.current()
     table = table[(table["status"] == "ok") & (table["metric"] != "")]
     return table if study is None else table[table["study"] == study]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,10 @@ FACTS = (
     "device_peak_mib",
     "n_train",
     "n_test",
+    "n_unseen",
     "leaks",
     "donors",
+    "n_no_donor",
     "data_sha256",
     "model_version",
     "versions",
@@ -40,6 +42,8 @@ FACTS = (
     "run",
 )
 COLUMNS = (*KEYS, *FACTS)
+#: Key of a remembered study under which its runs are.
+_RUNS = "runs"
 #: What differs between two runs that computed the same.
 VOLATILE = (
     "train_seconds",
@@ -138,10 +142,14 @@ class ResultStore:
         return self._place("runs", run).exists()
 
     def status(self, run: str) -> str:
-        """Return how a run ended."""
-        import pandas as pd
+        """Return how a run ended.
 
-        return str(pd.read_parquet(self._place("runs", run), columns=["status"])["status"].iloc[0])
+        Raises
+        ------
+        InputFileError
+            Its file is damaged (E-B02).
+        """
+        return str(_read(self._place("runs", run), columns=["status"])["status"].iloc[0])
 
     def add(self, result: RunResult) -> None:
         """Write a run in the place of an earlier one; its predictions first.
@@ -159,32 +167,81 @@ class ResultStore:
         self._write(self._place("runs", result.run), _typed(frame))
 
     def table(self) -> pd.DataFrame:
-        """Return all rows, in the order of their keys."""
+        """Return all rows, in the order of their keys, those of earlier settings included."""
         import pandas as pd
 
         files = [self._place("runs", run) for run in self.runs()]
         if not files:
             return _typed(pd.DataFrame(columns=list(COLUMNS)))
         parts = [_read(file) for file in files]
-        found = pd.concat(parts, ignore_index=True)
+        found = pd.concat(parts, ignore_index=True).reindex(columns=list(COLUMNS))
         return found.sort_values(list(KEYS), kind="stable").reset_index(drop=True)
+
+    def current(self) -> pd.DataFrame:
+        """Return the rows of the runs that the studies ask for now.
+
+        Runs of settings, cells or code that a study had earlier stay in the folder and are not
+        among them. All rows of studies that nobody remembered.
+        """
+        table = self.table()
+        asked = {n: s[_RUNS] for n, s in self.studies().items() if _RUNS in s}
+        known = {run for runs in asked.values() for run in runs}
+        keep = ~table["study"].isin(set(asked)) | table["run"].isin(known)
+        return table[keep].reset_index(drop=True)
 
     def predictions(self, run: str) -> pd.DataFrame | None:
         """Return the predictions of a run, if it left some."""
         place = self._place("predictions", run)
         return _read(place) if place.exists() else None
 
-    def remember_study(self, name: str, plain: Mapping[str, Any]) -> None:
-        """Keep what a study asked for, for its report."""
-        text = json.dumps(dict(plain), indent=2, sort_keys=True)
+    def remember_study(
+        self,
+        name: str,
+        plain: Mapping[str, Any],
+        runs: Mapping[str, str] | None = None,
+        *,
+        partial: bool = False,
+    ) -> None:
+        """Keep what a study asked for, for its report.
+
+        Parameters
+        ----------
+        name
+            Of the study.
+        plain
+            What it asked for.
+        runs
+            What each of its runs is of, by digest; see :meth:`current`.
+        partial
+            Whether only a part of the study was asked for: what was remembered stays, and runs of
+            the same model, data, split and seed take the place of earlier ones.
+        """
+        kept = dict(plain)
+        before = self.studies().get(name, {}) if partial else {}
+        if runs is not None:
+            new = set(runs.values())
+            old = {d: of for d, of in before.get(_RUNS, {}).items() if of not in new}
+            kept = {**kept, **before, _RUNS: {**old, **runs}}
+        text = json.dumps(kept, indent=2, sort_keys=True)
         place = self.path / "studies" / f"{name}.json"
         place.parent.mkdir(parents=True, exist_ok=True)
         write_file(place, text.encode(), overwrite=True)
 
     def studies(self) -> dict[str, dict[str, Any]]:
         """Return what the studies of the store asked for, by name."""
-        files = sorted((self.path / "studies").glob("*.json"))
-        return {f.stem: json.loads(f.read_text(encoding="utf-8")) for f in files}
+        found = {}
+        for file in sorted((self.path / "studies").glob("*.json")):
+            try:
+                found[file.stem] = dict(json.loads(file.read_text(encoding="utf-8")))
+            except (ValueError, OSError, TypeError) as error:
+                raise InputFileError(
+                    "E-B02",
+                    "what a study asked for cannot be read",
+                    where=str(file),
+                    why=str(error),
+                    fix="delete the file and run the study again: no run is repeated",
+                ) from error
+        return found
 
     def merge(self, others: Iterable[ResultStore]) -> int:
         """Add the runs of other stores; a run that is here stays, unless it failed and theirs not.
@@ -224,26 +281,60 @@ class ResultStore:
             for name, plain in other.studies().items():
                 if not (self.path / "studies" / f"{name}.json").exists():
                     self.remember_study(name, plain)
+                elif _RUNS in plain:
+                    self.remember_study(name, plain, plain[_RUNS], partial=True)
         return added
 
-    def export(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the whole table as one file: ``.parquet`` or ``.csv``.
+    def export(
+        self, path: str | Path, *, study: str | None = None, overwrite: bool = False
+    ) -> Path:
+        """Write the table of :meth:`current` as one file: ``.parquet`` or ``.csv``.
 
         Parameters
         ----------
         path
             The file.
+        study
+            Only this one.
         overwrite
             Replace an existing file.
+
+        Raises
+        ------
+        UsageError
+            There are no results of the study (E-B13).
         """
         place = Path(path)
         ensure_free(place, overwrite=overwrite)
-        table = self.table()
+        table = self.current()
+        if study is not None:
+            self.require([study], table)
+            table = table[table["study"] == study]
         if place.suffix == ".csv":
             write_file(place, lambda p: table.to_csv(p, index=False), overwrite=True)
         else:
             self._write(place, table)
         return place
+
+    def require(self, names: Collection[str], table: pd.DataFrame) -> None:
+        """Refuse names of studies that a table has no results of.
+
+        Raises
+        ------
+        UsageError
+            There are none (E-B13).
+        """
+        known = sorted(set(table["study"]))
+        if known and set(names) <= set(known):
+            return
+        lacking = ", ".join(n for n in names if n not in known)
+        raise UsageError(
+            "E-B13",
+            "there are no results" if not known else f"there are no results of {lacking!r}",
+            where=str(self.path),
+            why=f"the studies are {', '.join(known)}" if known else None,
+            fix="run one: episome benchmark run STUDY -o FOLDER",
+        )
 
     def _place(self, kind: str, run: str) -> Path:
         return self.path / kind / f"{run}.parquet"
@@ -254,12 +345,12 @@ class ResultStore:
         write_file(place, lambda p: frame.to_parquet(p, index=False), overwrite=True)
 
 
-def _read(place: Path) -> pd.DataFrame:
+def _read(place: Path, columns: list[str] | None = None) -> pd.DataFrame:
     import pandas as pd
     import pyarrow as pa
 
     try:
-        return pd.read_parquet(place)
+        return pd.read_parquet(place, columns=columns)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputFileError(
             "E-B02",
@@ -274,7 +365,7 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     """Give every column one type, so that files of all runs fit together."""
     numbers = {"value", "train_seconds", "predict_seconds", "seconds", "peak_mib"}
     numbers |= {"device_peak_mib"}
-    whole = {"seed", "fold", "n_train", "n_test"}
+    whole = {"seed", "fold", "n_train", "n_test", "n_unseen", "n_no_donor"}
     out = frame.copy()
     for name in frame.columns:
         if name in numbers:

@@ -18,6 +18,8 @@ Scale = TypeVar("Scale")
 INSTALLED = "installed"
 #: Tag of the models that are in every benchmark of their capability.
 FLOOR = "floor"
+#: What ``accelerator`` may be, as Lightning names them.
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu", "hpu", "xpu")
 #: Keys of conditions: one may stand without a list.
 _CONDITIONS = {"where", "keep", "keep_query"}
 
@@ -108,7 +110,7 @@ class Study:
     options
         Of the task.
     floor
-        Whether every installed model tagged ``floor`` takes part as well.
+        Whether every installed model tagged ``floor``, or ``floor-TASK``, takes part as well.
     accelerator, devices, precision
         Handed to every training that has epochs.
     timeout
@@ -159,8 +161,31 @@ class Study:
                     where=self.name,
                     fix="give each a name of its own: name =",
                 )
-        if not self.timeout > 0:
-            raise UsageError("E-B07", f"timeout={self.timeout!r}", fix="pass seconds")
+        for name, fix in (
+            ("timeout", "pass seconds"),
+            ("max_memory", "pass bytes, such as 8_589_934_592 for 8 GiB"),
+        ):
+            value = getattr(self, name)
+            if value is None and name == "max_memory":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise UsageError("E-B07", f"{name}={value!r}", where=self.name, fix=fix)
+        whole = all(isinstance(s, int) and not isinstance(s, bool) for s in self.seeds)
+        if not whole or len(set(self.seeds)) < len(self.seeds):
+            raise UsageError(
+                "E-B07",
+                f"seeds={list(self.seeds)!r}",
+                where=self.name,
+                fix="pass whole numbers, each once",
+            )
+        if self.accelerator not in ACCELERATORS:
+            raise UsageError(
+                "E-B07",
+                f"accelerator={self.accelerator!r}",
+                where=self.name,
+                fix=did_you_mean(str(self.accelerator), ACCELERATORS)
+                or f"use one of {', '.join(ACCELERATORS)}",
+            )
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Study:
@@ -182,7 +207,21 @@ class Study:
             given["contrasts"] = tuple(found)
         for name in ("seeds", "published"):
             if name in given:
-                given[name] = tuple(given[name])
+                given[name] = tuple(_listed(given[name]))
+        for row in given.get("published", ()):
+            if not isinstance(row, Mapping):
+                raise UsageError(
+                    "E-B07", f"published holds {row!r}, not a table", fix="write [[published]]"
+                )
+        sets = {d.name for d in data}
+        for model in models:
+            if unknown := sorted(set(model.data) - sets):
+                raise UsageError(
+                    "E-B07",
+                    f"{model.shown} is for {', '.join(unknown)}, which is no data set here",
+                    why=f"the study has {', '.join(sorted(sets))}",
+                    fix=did_you_mean(unknown[0], sorted(sets)) or "name some of them",
+                )
         if splits:
             given["splits"] = splits
         study: Study = _entry(cls, {**given, "data": data, "models": models}, "study")
@@ -311,7 +350,8 @@ def lineup(study: Study, capability: str) -> Lineup:
         else:
             asked.append(entry)
     if study.floor:
-        asked += [ModelEntry(n) for n, s in sorted(able.items()) if FLOOR in s.tags]
+        tags = {FLOOR, f"{FLOOR}-{study.task}"}
+        asked += [ModelEntry(n) for n, s in sorted(able.items()) if tags & set(s.tags)]
     entries: dict[str, ModelEntry] = {}
     missing: dict[str, str] = {}
     for entry in asked:

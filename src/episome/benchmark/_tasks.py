@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from episome.benchmark._case import Case, Outcome
 from episome.benchmark._data import DONOR, LABEL
 from episome.benchmark._scores import call_scores, separation, strict_accuracy
 from episome.data import AnnDataSource, ThinnedSource
-from episome.errors import UsageError
+from episome.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -57,7 +57,10 @@ class Task:
                 why=f"its options: {known}",
                 fix="correct the name, or leave it out",
             )
-        return {**cls.defaults, **given}
+        found = {**cls.defaults, **given}
+        for name, default in cls.defaults.items():
+            found[name] = _like(default, found[name], f"{cls.name}: {name}")
+        return found
 
     def conditions(self, data: TaskData, options: dict[str, Any]) -> Sequence[str]:
         """Return what each model is trained for separately; by default once."""
@@ -208,6 +211,14 @@ class LabelEfficiencyTask(AnnotationTask):
         UsageError
             Shares of donors are asked for, and no donors are known (E-B05).
         """
+        for name in ("fractions", "donor_fractions"):
+            if wrong := [f for f in options[name] if not 0 < _number(f) <= 1]:
+                raise UsageError(
+                    "E-B09",
+                    f"{name} holds {wrong[0]!r}",
+                    where=self.name,
+                    fix="pass shares above 0 and up to 1",
+                )
         shares = [f"{100 * f:g} {_OF_CELLS}" for f in options["fractions"]]
         by_donor = [f"{100 * f:g} {_OF_DONORS}" for f in options["donor_fractions"]]
         if by_donor and data.donor_key is None:
@@ -263,6 +274,7 @@ class ImbalanceTask(AnnotationTask):
     """
 
     name = "imbalance"
+    metrics: ClassVar[dict[str, bool]] = {**AnnotationTask.metrics, "recall_rare": True}
     defaults: ClassVar[dict[str, Any]] = {"ratios": (1, 10, 100)}
 
     def conditions(self, data: TaskData, options: dict[str, Any]) -> Sequence[str]:
@@ -349,6 +361,7 @@ class NoveltyTask(Task):
         """One per type that is left out."""
         counts = data.cells.obs[LABEL].value_counts()
         known = sorted(counts.index[counts >= options["min_cells"]].astype(str))
+        require_types(data, options["types"], "types")
         return tuple(f"without {t}" for t in options["types"] or known)
 
     def run(self, case: Case) -> Outcome:
@@ -374,6 +387,59 @@ class NoveltyTask(Task):
             {case.condition: {k: float(v) for k, v in scores.items()}},
             _kept(case, calls, case.condition),
         )
+
+
+def require_types(data: TaskData, types: Collection[object], option: str) -> None:
+    """Refuse names of types that a data set lacks.
+
+    Raises
+    ------
+    UsageError
+        There are no such types (E-B09).
+    """
+    known = sorted(set(data.cells.obs[LABEL].astype(str)))
+    if wrong := [str(t) for t in types if str(t) not in known]:
+        raise UsageError(
+            "E-B09",
+            f"{option} holds {wrong[0]!r}, which no cell is",
+            where=data.entry.name,
+            why=f"the types are {', '.join(known[:12])}",
+            fix=did_you_mean(wrong[0], known) or "name some of them",
+        )
+
+
+def _number(value: object) -> float:
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if numeric else np.nan  # type: ignore[arg-type]  # it is a number here
+
+
+def _like(default: Any, value: Any, name: str) -> Any:
+    """Return an option of the kind of its default; one value may stand for a list of it.
+
+    Raises
+    ------
+    UsageError
+        It is of another kind (E-B09).
+    """
+    if isinstance(default, tuple):
+        listed = tuple(value) if isinstance(value, list | tuple) else (value,)
+        kinds = {float if isinstance(d, int | float) else type(d) for d in default}
+        right = all(not np.isnan(_number(v)) for v in listed) if kinds == {float} else True
+        found: Any = listed
+    elif isinstance(default, bool):
+        right, found = isinstance(value, bool), value
+    elif isinstance(default, int | float):
+        right, found = not np.isnan(_number(value)), value
+    else:
+        right, found = isinstance(value, type(default)), value
+    if not right:
+        raise UsageError(
+            "E-B09",
+            f"{name} holds {value!r}",
+            why=f"its default is {list(default) if isinstance(default, tuple) else default!r}",
+            fix="pass a value of that kind",
+        )
+    return found
 
 
 def _mean(found: list[dict[str, float]]) -> dict[str, float]:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+#: Reasons of failures that are printed; all are in the report.
+_REASONS = 5
+
 
 @click.group(
     "benchmark",
@@ -118,10 +121,15 @@ def _run(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     lines = [str(p) for p in found.reports]
     lines.append(f"  {sum(found.counts.values()):,} runs: {ended}")
     lines += [f"  {name} took no part: {why}" for name, why in found.missing.items()]
+    lines += [f"  {why}" for why in found.reasons[:_REASONS]]
+    if (more := len(found.reasons) - _REASONS) > 0:
+        lines.append(f"  and {more:,} more reasons: see the report")
+    facts = {"counts": found.counts, "missing": found.missing, "reasons": list(found.reasons)}
     return Outcome(
         text="\n".join(lines),
         outputs=[str(p) for p in found.reports],
-        data={"study": found.study, "counts": found.counts, "missing": found.missing},
+        data={"study": found.study, **facts},
+        exit_code=0 if found.counts.get("ok") else 1,
     )
 
 

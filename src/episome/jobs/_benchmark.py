@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from episome.benchmark import (
     Study,
     class_differences,
     compare,
+    nothing_left,
     plan,
     report,
     run_study,
@@ -96,6 +98,8 @@ class BenchmarkResult:
         What took no part, with its reason.
     reports
         Files that were written.
+    reasons
+        Why runs did not end well, each reason once.
     """
 
     output: Path
@@ -103,6 +107,7 @@ class BenchmarkResult:
     counts: dict[str, int]
     missing: dict[str, str]
     reports: tuple[Path, ...]
+    reasons: tuple[str, ...] = ()
 
 
 def studies_of(request: BenchmarkRequest) -> tuple[tuple[Study, ...], Path | None]:
@@ -203,9 +208,6 @@ def benchmark_run(
         See :func:`studies_of` and :func:`episome.benchmark.run_study`.
     """
     studies, base = studies_of(request)
-    executor: Executor = LocalExecutor(request.jobs, max_memory=request.max_memory)
-    if request.ray:
-        executor = RayExecutor()
     counts: dict[str, int] = {}
     missing: dict[str, str] = {}
     done: list[str] = []
@@ -216,9 +218,11 @@ def benchmark_run(
                 study,
                 request.output,
                 base=base,
-                executor=executor,
+                executor=_executor(request, study),
                 retry_failed=request.retry_failed,
                 progress=progress,
+                command=_command(request),
+                partial=bool(request.models or request.data_sets or request.seeds),
             )
         except UsageError as error:
             missing[study.name] = _left_out(error, studies)
@@ -228,19 +232,34 @@ def benchmark_run(
             counts[status] = counts.get(status, 0) + n
         missing |= found.planned.missing
     if not done:
-        raise UsageError(
-            "E-B10",
-            "nothing of the study can be run",
-            where=request.study,
-            examples=[f"{k}: {v}" for k, v in missing.items()][:3],
-            fix="install the models, and pass the folder of the data (--data)",
-        )
+        raise nothing_left(request.study, missing)
     title = done[0] if len(studies) == 1 else request.study
     page = report(store, done, title=title)
     names = [request.output / f"{title}{end}" for end in (".html", ".md")]
     written = [page.write(name, overwrite=True) for name in names]
     written.append(store.export(request.output / "results.csv", overwrite=True))
-    return BenchmarkResult(request.output, title, counts, missing, tuple(written))
+    table = store.current()
+    bad = table[(table["status"] != "ok") & table["study"].isin(done)]
+    reasons = tuple(dict.fromkeys(bad["reason"].astype(str)))
+    return BenchmarkResult(request.output, title, counts, missing, tuple(written), reasons)
+
+
+def _executor(request: BenchmarkRequest, study: Study) -> Executor:
+    if request.ray:
+        return RayExecutor()
+    return LocalExecutor(request.jobs, max_memory=study.max_memory)
+
+
+def _command(request: BenchmarkRequest) -> str:
+    """Return the command that runs the whole of the study again."""
+    found = ["episome", "benchmark", "run", request.study]
+    if Path(request.study).suffix != ".toml":
+        found += ["--scale", request.scale]
+    if request.parts:
+        found += ["--parts", ",".join(request.parts)]
+    if request.data is not None:
+        found += ["--data", str(request.data)]
+    return shlex.join([*found, "-o", str(request.output)])
 
 
 def _left_out(error: UsageError, studies: Sequence[Study]) -> str:
@@ -305,7 +324,7 @@ def benchmark_report(
         )
     ensure_free(output, overwrite=overwrite)
     if output.suffix in {".csv", ".parquet"}:
-        return store.export(output, overwrite=overwrite)
+        return store.export(output, study=study, overwrite=overwrite)
     return report(store, study).write(output, overwrite=overwrite)
 
 

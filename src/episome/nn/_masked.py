@@ -40,7 +40,7 @@ class _Block(NamedTuple):
 
     derivative: torch.Tensor
     error: torch.Tensor
-    count: torch.Tensor
+    n_scored: torch.Tensor
 
 
 def _activated(raw: torch.Tensor, activation: str) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -102,7 +102,7 @@ class _MaskedError(torch.autograd.Function):
             scored = mask.scored(len(hidden), numbers)
             block = _errors(expected, cells, first, scored)
             error += block.error.sum(dtype=torch.float64)
-            count += block.count
+            count += block.n_scored
             if wanted:
                 derivative = block.derivative if slope is None else block.derivative.mul_(slope)
                 small = derivative.to(dtype)
