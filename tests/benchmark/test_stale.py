@@ -157,7 +157,7 @@ def test_a_damaged_result_is_run_again(folder, tmp_path, caplog):
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(folder, tmp_path):
-    place = tmp_path / "afile"
+    place = tmp_path / "file"
     place.write_text("")
 
     with pytest.raises(InputFileError, match="E-F27"):

@@ -153,7 +153,7 @@ def _unseen(data: TaskData, train: AnnData, test: AnnData) -> int:
     if data.query is not None:
         return data.n_unseen
     # The two parts of every split, a fold's too, hold all other cells.
-    return data.cells.n_obs - train.n_obs - test.n_obs
+    return int(data.cells.n_obs - train.n_obs - test.n_obs)
 
 
 def _cost(facts: dict[str, Any], case: Case | None, started: float) -> dict[str, Any]:
