@@ -672,6 +672,12 @@ CODES: dict[str, str] = {
         "Clusters are groups of many cells. A column with about as many values as cells is often "
         "that of the names of the cells, or of a number that was measured."
     ),
+    "E-L42": (
+        "Calls are rolled up along the Cell Ontology, and no class of the model has a term of it: "
+        "train with a column of terms, or with names that the ontology knows."
+    ),
+    "E-L43": "The cells are restricted to a type that no class of the model is a kind of.",
+    "E-L44": "Classes without a term of the Cell Ontology have nothing above them to roll up to.",
     "E-L41": "A teacher calls all cells alike, so that a student has nothing to learn.",
     "E-R05": (
         "Two programs would write the same files. The lock is let go when the other program "

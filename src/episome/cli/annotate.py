@@ -35,6 +35,7 @@ __all__ = ["command"]
         "episome annotate query.h5ad -m my-model -o calls.csv",
         "episome annotate query.h5ad -m my-model -o annotated.h5ad",
         "episome annotate query.h5ad -m my-model -o calls.csv --cluster-key leiden",
+        "episome annotate query.h5ad -m my-model -o calls.csv --roll-up 0.9",
         "episome annotate atlas.corpus -m my-model -o calls.csv --split split.json --part test",
     ),
 )
@@ -70,6 +71,19 @@ __all__ = ["command"]
     type=click.FloatRange(0, 1),
     metavar="P",
     help="Leave out the labels of cells that the model is less sure of.",
+)
+@click.option(
+    "--roll-up",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="P",
+    help="Give every cell the deepest term of the Cell Ontology that is at least this probable.",
+)
+@click.option(
+    "--restrict-to",
+    multiple=True,
+    metavar="TERM",
+    help="The cells are of this type or kinds of it: a term (CL:0000084) or a name; may be "
+    "repeated.",
 )
 @click.option(
     "--cluster-key",

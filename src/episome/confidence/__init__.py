@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from episome.confidence._conformal import ConformalScores, coverage
     from episome.confidence._maps import CalibrationMap, Fitted, fit_map
     from episome.confidence._novelty import MAX_CELLS, Novelty, TypeSpace
+    from episome.confidence._rollup import RollUp, classes_within, restricted
     from episome.confidence._shift import (
         DEPTHS,
         REMOVED,
@@ -38,16 +39,19 @@ _HOME = {
     "MAX_CELLS": "_novelty",
     "Novelty": "_novelty",
     "REMOVED": "_shift",
+    "RollUp": "_rollup",
     "ShiftGrid": "_shift",
     "ShiftPoint": "_shift",
     "TypeSpace": "_novelty",
     "as_logits": "_temperature",
+    "classes_within": "_rollup",
     "fit_confidence": "_confidence",
     "fit_map": "_maps",
     "fit_temperature": "_temperature",
     "logits_of": "_temperature",
     "mean_grid": "_shift",
     "reliability": "_confidence",
+    "restricted": "_rollup",
     "scaled": "_temperature",
     "shift_point": "_shift",
     "softened": "_shift",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -44,12 +44,15 @@ class Labels:
         The category of cells without a label; it is no class.
     ontology_release
         Release of the Cell Ontology that the identifiers were looked up in.
+    own_terms
+        Terms of the user below it, see ``CellOntology.with_terms``.
     """
 
     names: tuple[str, ...]
     term_ids: tuple[str, ...]
     unlabeled: str = UNLABELED
     ontology_release: str = ""
+    own_terms: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -335,7 +338,8 @@ def labels_with_terms(
     ontology = cell_ontology().with_terms(own_terms or {})
     found = ontology.resolve(classes, term_ids=given)
     logger.info("%s", found.text)
-    return Labels(tuple(classes), tuple(found.term_ids), unlabeled, ontology.release)
+    own = dict(own_terms or {})
+    return Labels(tuple(classes), tuple(found.term_ids), unlabeled, ontology.release, own)
 
 
 def definite_donors(column: pd.Series) -> NDArray[np.object_]:

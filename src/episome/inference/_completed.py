@@ -43,8 +43,13 @@ def completed_calls(
     """
     parts = [calls]
     if clusters is not None:
+        # Rolled-up calls are no classes, and vote as they are.
+        others = sorted(set(calls["label"]) - {*labels.names, labels.unlabeled})
         votes = cluster_votes(
-            calls["label"], clusters, classes=labels.names, unlabeled=labels.unlabeled
+            calls["label"],
+            clusters,
+            classes=[*labels.names, *others],
+            unlabeled=labels.unlabeled,
         )
         parts.append(votes.set_axis(calls.index))
     if cellxgene:

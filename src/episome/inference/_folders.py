@@ -10,6 +10,7 @@ import numpy as np
 from episome.confidence import Confidence
 from episome.data import FeatureSpace, GeneImportance, InputRule, Labels
 from episome.errors import ModelFileError, PluginError
+from episome.io import decode
 
 if TYPE_CHECKING:
     from episome.inference._cores import Core
@@ -181,4 +182,5 @@ def folder_labels(folder: ModelFolder) -> Labels | None:
         tuple(folder.labels["ontology_term_id"]),
         str(folder.manifest["unlabeled"]),
         str(ontology.get("release", "")),
+        decode(ontology.get("own_terms") or {}),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episome.confidence import Confidence, as_logits, softened
+from episome.confidence import (
+    Confidence,
+    RollUp,
+    as_logits,
+    classes_within,
+    restricted,
+    softened,
+)
 from episome.data import FeatureSpace, GeneImportance, InputRule, Labels, Query, prepare_query
-from episome.errors import UsageError
+from episome.errors import Problem, UsageError, warn
 from episome.inference._calls import CallLimits, calls_frame
 from episome.inference._device import pick_device
 from episome.inference._ensemble import EnsembleCore
@@ -35,6 +42,7 @@ from episome.inference._outputs import (
 from episome.io import is_ensemble, read_ensemble_folder, read_manifest, read_model_folder
 from episome.log import get_logger
 from episome.nn import DenseBuffers, host_batch, normalized_batch
+from episome.ontology import nearest_ontology
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,6 +51,7 @@ if TYPE_CHECKING:
 
     from episome.data import CellSource
     from episome.inference._cores import BatchSource, Core, RunningCore
+    from episome.ontology import CellOntology
 
 logger = get_logger(__name__)
 
@@ -88,6 +97,8 @@ class Predictor:
         self._device = torch.device(core.device if device is None else device)
         self._run = core.inference()
         self._dense = DenseBuffers()
+        self._rollup: RollUp | None = None
+        self._possible: dict[tuple[str, ...], NDArray[np.bool_]] = {}
 
     @classmethod
     def from_folder(
@@ -266,13 +277,15 @@ class Predictor:
         rows: NDArray[np.int64] | None = None,
         batch_size: int | None = None,
         calibrated: bool = True,
+        restrict_to: Sequence[str] = (),
     ) -> pd.DataFrame:
         """Return class probabilities; rows are cells, columns classes in the model's order."""
         labels = self.require_labels()
         key = "probabilities" if calibrated else "raw_probabilities"
         out = self.collect(query, [key], rows=rows, batch_size=batch_size)
         names = query.source.obs_names if rows is None else query.source.obs_names[rows]
-        return pd.DataFrame(out[key], index=names, columns=list(labels.names))
+        found = restricted(out[key], self.possible(restrict_to)) if restrict_to else out[key]
+        return pd.DataFrame(found, index=names, columns=list(labels.names))
 
     def annotate(
         self,
@@ -316,7 +329,56 @@ class Predictor:
             novelty=out.get("novelty"),
             confidence=self.confidence,
             limits=limits,
+            roll=self.rollup if limits is not None and limits.roll_up is not None else None,
+            possible=self.possible(limits.restrict_to) if limits and limits.restrict_to else None,
         )
+
+    @property
+    def rollup(self) -> RollUp:
+        """Terms above the classes.
+
+        Raises
+        ------
+        UsageError
+            The model has no classes (E-U13), or none with a term (E-L42).
+        """
+        if self._rollup is None:
+            labels = self.require_labels()
+            self._rollup = RollUp.of(labels.names, labels.term_ids, self._ontology())
+            terms = self._rollup.term_ids
+            if alone := [n for n, t in zip(labels.names, terms, strict=False) if not t]:
+                warn(
+                    Problem(
+                        "E-L44",
+                        "classes without a term of the Cell Ontology",
+                        where="the model",
+                        count=len(alone),
+                        total=len(labels),
+                        examples=alone[:3],
+                        why="their calls stay as they are: sure enough, or ambiguous",
+                        fix="train with ontology_term_key= or own_terms=",
+                    )
+                )
+        return self._rollup
+
+    def possible(self, types: Sequence[str]) -> NDArray[np.bool_]:
+        """Return which classes are of some types, bool (n_classes,); see ``classes_within``.
+
+        Raises
+        ------
+        UsageError
+            The model has no classes (E-U13), or none of a type (E-L43).
+        """
+        labels, asked = self.require_labels(), tuple(types)
+        if asked not in self._possible:
+            self._possible[asked] = classes_within(
+                labels.names, labels.term_ids, asked, self._ontology()
+            )
+        return self._possible[asked]
+
+    def _ontology(self) -> CellOntology:
+        labels = self.require_labels()
+        return nearest_ontology(labels.ontology_release, labels.own_terms)
 
     def require_labels(self) -> Labels:
         """Return the classes.

@@ -86,7 +86,7 @@ class AnnotateRequest:
         Where to run.
     overwrite
         Replace an existing file.
-    error_rate, false_alarms, min_confidence
+    error_rate, false_alarms, min_confidence, roll_up, restrict_to
         Which calls are kept, see ``episome.inference.CallLimits``.
     cluster_key
         Column of clusters that vote, see ``episome.inference.cluster_votes``.
@@ -111,6 +111,8 @@ class AnnotateRequest:
     error_rate: float | None = None
     false_alarms: float | None = None
     min_confidence: float | None = None
+    roll_up: float | None = None
+    restrict_to: tuple[str, ...] = ()
     cluster_key: str | None = None
     cellxgene: bool = False
     prefix: str | None = None
@@ -186,7 +188,13 @@ def annotate(
     key = _key(request)
     with _opened(request, whole=whole, in_blocks=in_blocks) as (found, adata):
         source = _chosen(request, found, predictor.rule.obsm_key)
-        limits = CallLimits(request.error_rate, request.false_alarms, request.min_confidence)
+        limits = CallLimits(
+            request.error_rate,
+            request.false_alarms,
+            request.min_confidence,
+            request.roll_up,
+            request.restrict_to,
+        )
         complete = _completion(request, predictor, source)
         nothing = complete(predictor.no_calls(limits=limits), slice(0))
         if whole and adata is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -43,7 +44,7 @@ from episome.models._setup import (
 )
 from episome.models._shift import N_CELLS, N_DRAWS, ShiftedCells, shifted_cells
 from episome.models._training import normalized_rows
-from episome.ontology import CellOntology, ClassHierarchy, cell_ontology, releases
+from episome.ontology import ClassHierarchy, nearest_ontology
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -72,7 +73,9 @@ class AnnotationMixin(CallsMixin, _Base):
     @property
     def labels(self) -> Labels:
         """Classes in the order of the outputs."""
-        return labels_from_state(self._state_registry("labels"))
+        own = self.setup_args.get("own_terms") or {}
+        found = labels_from_state(self._state_registry("labels"))
+        return dataclasses.replace(found, own_terms=own)
 
     @classmethod
     def _labels_of_schema(cls, choice: SchemaChoice) -> dict[str, Any]:
@@ -239,8 +242,7 @@ class AnnotationMixin(CallsMixin, _Base):
             looked up by name. The model's own classes keep their terms.
         """
         labels = self.labels
-        own = self.setup_args.get("own_terms") or {}
-        ontology = _ontology_of(labels.ontology_release).with_terms(own)
+        ontology = nearest_ontology(labels.ontology_release, labels.own_terms)
         more = [t for t in dict.fromkeys(map(str, also)) if t not in set(labels.names)]
         # Where another release is used, a term that it lacks is a class like one without a term.
         mine = [t if t in ontology or not t.startswith("CL:") else "" for t in labels.term_ids]
@@ -389,16 +391,6 @@ class AnnotationMixin(CallsMixin, _Base):
             self.predictor(), cells, codes, rows, seed=settings.stream_seed("importance")
         )
         self.gene_weights_ = None if found is None else found.weights
-
-
-def _ontology_of(release: str) -> CellOntology:
-    if release in releases():
-        return cell_ontology(release)
-    newest = cell_ontology()
-    logger.info(
-        "release %r of the Cell Ontology is not installed: %s is used", release, newest.release
-    )
-    return newest
 
 
 def _check_donors(adata: AnnData, donor_key: str | list[str], labels_key: str) -> None:

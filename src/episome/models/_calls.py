@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from episome.inference import Predictor
 
 
+def _listed(types: str | Sequence[str]) -> tuple[str, ...]:
+    return (types,) if isinstance(types, str) else tuple(map(str, types))
+
+
 class Answering:
     """What a mixin may ask of the class that it is mixed into: one model, or an ensemble."""
 
@@ -89,6 +93,7 @@ class CallsMixin(Answering):
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
         calibrated: bool = True,
+        restrict_to: str | Sequence[str] = (),
         **query: Any,
     ) -> pd.DataFrame:
         """Return class probabilities, one row per cell, one column per class, rows sum to one.
@@ -99,11 +104,17 @@ class CallsMixin(Answering):
             As for :meth:`predict`.
         calibrated
             False returns what the core says, before its calibration.
+        restrict_to
+            As for :meth:`annotate`: other classes get zero, and the rest sum to one.
         """
         predictor = self.predictor()
         prepared = self.prepare(adata, **query)
         return predictor.predict_proba(
-            prepared, rows=as_rows(indices), batch_size=batch_size, calibrated=calibrated
+            prepared,
+            rows=as_rows(indices),
+            batch_size=batch_size,
+            calibrated=calibrated,
+            restrict_to=_listed(restrict_to),
         )
 
     def annotate(
@@ -115,6 +126,8 @@ class CallsMixin(Answering):
         error_rate: float | None = None,
         false_alarms: float | None = None,
         min_confidence: float | None = None,
+        roll_up: float | None = None,
+        restrict_to: str | Sequence[str] = (),
         cluster_key: str | None = None,
         cellxgene: bool = False,
         prefix: str = "",
@@ -134,6 +147,15 @@ class CallsMixin(Answering):
             By default the 1 % of status ``novel`` keep theirs.
         min_confidence
             Calls below it are ambiguous and lose their label.
+        roll_up
+            Every call becomes the deepest term of the Cell Ontology that is at least this
+            probable: probabilities are summed over the classes below a term. The calls for two
+            numbers never contradict each other. With an error rate the term has to cover the
+            label set besides; not with ``min_confidence``.
+        restrict_to
+            A term of the Cell Ontology or several, or names: the cells are known to be of these
+            types or kinds of them. Other classes get no probability, and the rest sum to one.
+            Novelty says whether cells look like none of the classes all the same.
         cluster_key
             Column of ``obs`` with clusters that somebody made: adds the vote of each, see
             ``episome.inference.cluster_votes``.
@@ -148,17 +170,22 @@ class CallsMixin(Answering):
         Columns ``label`` (what the limits leave), ``label_ontology_term_id`` (Cell Ontology,
         where the training data had it), ``confidence`` (calibrated probability of ``label_raw``),
         ``label_raw`` (the most probable class, whatever the limits), ``novelty`` (0 to 1),
-        ``status`` (``assigned``, ``ambiguous``, ``novel``, ``low_quality``), ``second``,
-        ``second_confidence``, with an error rate ``set``; with clusters ``cluster_label``,
+        ``status`` (``assigned``, ``ambiguous``, ``novel``, ``low_quality``, ``rolled_up``),
+        ``second``, ``second_confidence``, with an error rate ``set``, with ``roll_up``
+        ``label_confidence`` (probability of ``label``) and ``level`` (its steps above
+        ``label_raw``); with clusters ``cluster_label``,
         ``cluster_agreement``, ``cluster_low`` and ``cluster_high``.
 
         Raises
         ------
         UsageError
-            Shares outside 0 and 1 (E-U65), limits for a model without calibration (E-U66), or no
-            such column of clusters (E-U04).
+            Shares outside 0 and 1, or limits that exclude each other (E-U65), limits for a model
+            without calibration (E-U66), no such column of clusters (E-U04), no class with a term
+            (E-L42) or of a type that is named (E-L43).
         """
-        limits = CallLimits(error_rate, false_alarms, min_confidence)
+        limits = CallLimits(
+            error_rate, false_alarms, min_confidence, roll_up, _listed(restrict_to)
+        )
         predictor, rows = self.predictor(), as_rows(indices)
         prepared = self.prepare(adata, **query)
         clusters = None if cluster_key is None else prepared.source.obs_column(cluster_key)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from episome.ontology._bundle import cell_ontology, releases
+    from episome.ontology._bundle import cell_ontology, nearest_ontology, releases
     from episome.ontology._hierarchy import ClassHierarchy
-    from episome.ontology._ontology import CellOntology
+    from episome.ontology._ontology import ROOT, CellOntology
     from episome.ontology._resolve import Resolution
     from episome.ontology._terms import OwnTerm, Term
 
@@ -17,9 +17,11 @@ _HOME = {
     "CellOntology": "_ontology",
     "ClassHierarchy": "_hierarchy",
     "OwnTerm": "_terms",
+    "ROOT": "_ontology",
     "Resolution": "_resolve",
     "Term": "_terms",
     "cell_ontology": "_bundle",
+    "nearest_ontology": "_bundle",
     "releases": "_bundle",
 }
 __all__ = sorted(_HOME)

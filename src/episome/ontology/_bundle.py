@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from episome.errors import UsageError
+from episome.log import get_logger
 from episome.ontology._ontology import CellOntology
-from episome.ontology._terms import Term, canonical_id
+from episome.ontology._terms import OwnTerm, Term, canonical_id
+
+logger = get_logger(__name__)
 
 
 def releases() -> tuple[str, ...]:
@@ -55,6 +58,26 @@ def cell_ontology(release: str | None = None) -> CellOntology:
             "package cellxgene-ontology-guide",
         )
     return _load(wanted)
+
+
+def nearest_ontology(
+    release: str, own_terms: Mapping[str, OwnTerm | Mapping[str, object]] | None = None
+) -> CellOntology:
+    """Return a release if it is bundled, else the newest one, which is said in the log.
+
+    Parameters
+    ----------
+    release
+        What a model was set up with.
+    own_terms
+        Terms of the user on top, see :meth:`CellOntology.with_terms`.
+    """
+    found = cell_ontology(release if release in releases() else None)
+    if found.release != release:
+        logger.info(
+            "release %r of the Cell Ontology is not installed: %s is used", release, found.release
+        )
+    return found.with_terms(own_terms or {})
 
 
 @functools.cache
