@@ -23,12 +23,20 @@ __all__ = ["command"]
 @click.command(
     "check",
     epilog=examples(
-        "episome check atlas.h5ad", "episome check query.h5ad -m my-model --layer counts"
+        "episome check atlas.h5ad",
+        "episome check query.h5ad -m my-model --layer counts",
+        "episome check query.h5ad -m my-model --shift",
     ),
 )
 @click.argument("input", type=click.Path(path_type=Path))
 @click.option(
     "-m", "--model", type=click.Path(path_type=Path), help="Model that the cells are meant for."
+)
+@click.option(
+    "--shift",
+    is_flag=True,
+    help="Run the model over the cells, and say how they differ from its training cells and what "
+    "that costs.",
 )
 @click.option("--layer", help="Layer that holds the values; default the first with counts.")
 @click.option("--use-raw", is_flag=True, help="Take the values of raw.")
@@ -66,13 +74,18 @@ def _check(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     result = check(request)
     found = result.inspection.findings
     mend = tuple(f.problem for f in found if f.severity == "must mend")
+    lines = [result.inspection.text]
+    data = {"inspection": result.inspection.to_json(), "next": list(result.next)}
+    if result.shift is not None:
+        lines.append(result.shift.text)
+        data["shift"] = result.shift.to_json()
     return Outcome(
-        text="\n".join([result.inspection.text, *(f"  next: {line}" for line in result.next)]),
+        text="\n".join([*lines, *(f"  next: {line}" for line in result.next)]),
         warnings=[
             {"code": f.problem.code, "message": str(f.problem)}
             for f in found
             if f.severity == "doubtful"
         ],
-        data={"inspection": result.inspection.to_json(), "next": list(result.next)},
+        data=data,
         error=InputDataError(mend) if mend else None,
     )

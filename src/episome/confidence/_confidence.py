@@ -155,6 +155,7 @@ def fit_confidence(
     cross-fitted ``losses`` of every map tried, and for ``before`` (raw) and ``after`` (each cell
     by a map fitted on others): ``ece`` (15 bins of equally many cells), ``nll``, ``brier``,
     ``accuracy`` and the ``reliability`` table of ``confidence``, ``accuracy``, ``n_cells``;
+    ``recall``: share of the cells of every class that are called so, and their number;
     ``coverage`` of the label sets of two error rates (:func:`coverage`), by class and donor.
     """
     fitted = fit_map(logits, codes, groups=donors, votes=votes, seed=seed)
@@ -168,6 +169,7 @@ def fit_confidence(
         "losses": dict(fitted.losses),
         "before": _measured(scaled(logits, 1.0), codes),
         "after": _measured(fitted.held_out, codes),
+        "recall": _recall(fitted.held_out, codes),
         "coverage": {
             f"{rate:g}": coverage(
                 fitted.held_out, codes, donors=donors, error_rate=rate, seed=seed
@@ -210,6 +212,16 @@ def _measured(shares: NDArray[np.floating], codes: NDArray[np.int64]) -> dict[st
         "accuracy": float(right.mean()),
         "reliability": reliability(sure, right),
     }
+
+
+def _recall(
+    shares: NDArray[np.floating], codes: NDArray[np.int64]
+) -> list[list[float | int | None]]:
+    """Share of the cells of every class that are called it, and how many there are."""
+    right = shares.argmax(axis=1) == codes
+    n = np.bincount(codes, minlength=shares.shape[1])
+    hits = np.bincount(codes, weights=right, minlength=shares.shape[1])
+    return [[float(h / k) if k else None, int(k)] for h, k in zip(hits, n, strict=True)]
 
 
 def _under(tensors: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

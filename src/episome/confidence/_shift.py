@@ -41,6 +41,9 @@ class ShiftPoint:
         What makes the mean confidence the accuracy.
     n_cells
         Number of cells.
+    library
+        Median counts of a cell in the genes of the model that are left, at full depth; ``None``
+        where nobody counted.
     """
 
     removed: float
@@ -49,6 +52,7 @@ class ShiftPoint:
     confidence: float
     temperature: float
     n_cells: int
+    library: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,53 @@ class ShiftGrid:
         logs = [0.0, *(float(np.log(t)) for r, t in found if r > NOTHING)]
         return float(np.exp(np.interp(removed, at, np.maximum.accumulate(logs))))
 
+    def accuracy(self, removed: float, depth: float = 1.0) -> float:
+        """Return the accuracy to expect of a query, by the cells that were made to lack as much.
+
+        Parameters
+        ----------
+        removed
+            Share of the weight of the genes that the query lacks.
+        depth
+            Counts of its cells over those of the training cells; more than one is as good as one.
+
+        Returns
+        -------
+        Interpolated between measured points, in the logarithm of the depth; beyond the last it
+        stays. It never rises with what is lacking. Depths that were not measured, as of values
+        that are no counts, cost nothing.
+        """
+        depths = sorted({p.depth for p in self.points})
+        at = []
+        for d in depths:
+            found = sorted((p.removed, p.accuracy) for p in self.points if p.depth == d)
+            shares, right = (np.array(v) for v in zip(*found, strict=True))
+            at.append(float(np.interp(removed, shares, np.minimum.accumulate(right))))
+        # From the deepest on, none is better than one with more counts.
+        right = np.minimum.accumulate(at[::-1])[::-1]
+        clipped = float(np.clip(depth, depths[0], depths[-1]))
+        return float(np.interp(np.log(clipped), np.log(depths), right))
+
+    def library(self, removed: float) -> float | None:
+        """Return the counts to expect of a cell as deep as the training cells.
+
+        Parameters
+        ----------
+        removed
+            Share of the weight of the genes that the query lacks.
+
+        Returns
+        -------
+        Median over the genes that are left; ``None`` where nobody counted.
+        """
+        found = sorted(
+            (p.removed, p.library) for p in self.points if p.depth == 1.0 and p.library is not None
+        )
+        if not found:
+            return None
+        shares, counts = zip(*found, strict=True)
+        return float(np.interp(removed, shares, counts))
+
     def to_json(self) -> list[dict[str, float]]:
         """Return the points as plain data."""
         return [
@@ -90,6 +141,7 @@ class ShiftGrid:
                 "confidence": round(p.confidence, 4),
                 "temperature": round(p.temperature, 4),
                 "n_cells": p.n_cells,
+                **({} if p.library is None else {"library": round(p.library, 2)}),
             }
             for p in self.points
         ]
@@ -112,6 +164,7 @@ class ShiftGrid:
                     float(p["confidence"]),
                     float(p["temperature"]),
                     int(p["n_cells"]),
+                    float(p["library"]) if "library" in p else None,
                 )
                 for p in plain
             )
@@ -136,6 +189,7 @@ def shift_point(
     *,
     removed: float,
     depth: float,
+    library: float | None = None,
 ) -> ShiftPoint:
     """Measure one point.
 
@@ -147,6 +201,8 @@ def shift_point(
         True class of every cell, int64 (n_cells,).
     removed, depth
         What the cells lack.
+    library
+        Median of their counts at full depth.
     """
     right = probabilities.argmax(axis=1) == codes
     accuracy = float(right.mean())
@@ -157,6 +213,7 @@ def shift_point(
         float(probabilities.max(axis=1).mean()),
         _matching(as_logits(probabilities), accuracy),
         len(codes),
+        None if library is None else float(library),
     )
 
 
@@ -183,7 +240,7 @@ def mean_grid(grids: Sequence[ShiftGrid | None]) -> ShiftGrid | None:
         return None
     points = []
     for same in zip(*(g.points for g in known), strict=False):
-        first = same[0]
+        first, counted = same[0], [p.library for p in same]
         points.append(
             ShiftPoint(
                 float(np.mean([p.removed for p in same])),
@@ -192,6 +249,7 @@ def mean_grid(grids: Sequence[ShiftGrid | None]) -> ShiftGrid | None:
                 float(np.mean([p.confidence for p in same])),
                 float(np.exp(np.mean([np.log(p.temperature) for p in same]))),
                 min(p.n_cells for p in same),
+                None if any(n is None for n in counted) else float(np.mean(counted)),
             )
         )
     return ShiftGrid(tuple(points))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from episome.data._importance import GeneImportance
     from episome.data._inspect import inspect
     from episome.data._inspection import Finding, Inspection, MuInspection
+    from episome.data._keys import SIZE_FACTOR_KEY
     from episome.data._labels import (
         Labels,
         check_classes,
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
+    "SIZE_FACTOR_KEY": "_keys",
     "Alignment": "_alignment",
     "AlignmentReport": "_alignment",
     "AnnDataSource": "_source",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from episome.inference._importance import gene_importance, mean_importance
     from episome.inference._outputs import as_csr
     from episome.inference._predictor import Predictor
+    from episome.inference._shift_report import ShiftReport, proportions, shift_report
     from episome.inference._vote import VOTE_COLUMNS, cluster_votes, warn_unless_clusters
 
 _HOME = {
@@ -43,6 +44,7 @@ _HOME = {
     "EnsembleCore": "_ensemble",
     "ExplainingCore": "_attribution",
     "Predictor": "_predictor",
+    "ShiftReport": "_shift_report",
     "as_csr": "_outputs",
     "VOTE_COLUMNS": "_vote",
     "attribution": "_attribution",
@@ -58,6 +60,8 @@ _HOME = {
     "gene_importance": "_importance",
     "mean_importance": "_importance",
     "pick_device": "_device",
+    "proportions": "_shift_report",
+    "shift_report": "_shift_report",
     "warn_unless_clusters": "_vote",
 }
 __all__ = sorted(_HOME)

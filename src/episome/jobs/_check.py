@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from episome.data import check_readable, inspect, read_any
+import numpy as np
+
+from episome import settings
+from episome.data import AnnDataSource, check_readable, inspect, read_any, read_cells
+from episome.errors import UsageError
 
 if TYPE_CHECKING:
     from episome.data import Inspection, MuInspection
+    from episome.inference import ShiftReport
+
+#: Cells that a report of shift looks at.
+MAX_CELLS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,9 @@ class CheckRequest:
         counts.
     min_gene_overlap, duplicates, gene_map, gene_case
         As for ``episome annotate``.
+    shift
+        Run the model over the cells (20,000 of more) and report how they differ from its training
+        cells, see ``episome.inference.shift_report``.
     max_memory, trust
         Of ``episome.data.read_any``.
     """
@@ -40,16 +51,18 @@ class CheckRequest:
     duplicates: Literal["error", "sum", "first"] = "error"
     gene_map: Path | None = None
     gene_case: Literal["as is", "upper"] = "as is"
+    shift: bool = False
     max_memory: int | None = None
     trust: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What ``episome check`` found, and the commands that follow from it."""
+    """What ``episome check`` found, the commands that follow from it, and the report of shift."""
 
     inspection: Inspection | MuInspection
     next: tuple[str, ...]
+    shift: ShiftReport | None = None
 
 
 def check(request: CheckRequest) -> CheckResult:
@@ -60,9 +73,17 @@ def check(request: CheckRequest) -> CheckResult:
     Raises
     ------
     EpisomeError
-        The file or the model folder cannot be read. Problems of the content are in the result.
+        The file or the model folder cannot be read; a report of shift is asked for without a
+        model (E-U34). Problems of the content are in the result.
     """
     check_readable(request.input)
+    if request.shift and request.model is None:
+        raise UsageError(
+            "E-U34",
+            "shift (--shift) is asked for without a model",
+            why="cells are compared with those that a model was trained on",
+            fix="give model (-m) too",
+        )
     meant: dict[str, Any] = {}
     if request.model is not None:
         from episome.inference import Predictor
@@ -91,7 +112,38 @@ def check(request: CheckRequest) -> CheckResult:
     finally:
         if cells.isbacked:
             cells.file.close()
-    return CheckResult(found, _next(request, found))
+    shift = _shift(request, found) if request.shift and found.ok else None
+    return CheckResult(found, _next(request, found), shift)
+
+
+def _shift(request: CheckRequest, found: Inspection | MuInspection) -> ShiftReport:
+    """Run the model over the cells, 20,000 of more."""
+    from episome.inference import Predictor, shift_report
+
+    predictor = Predictor.from_folder(request.model or Path(), device="cpu")
+    cells = read_cells(request.input, backed=True, trust=request.trust)
+    try:
+        source = AnnDataSource(
+            cells,
+            layer=found.arguments.get("layer"),
+            use_raw=bool(found.arguments.get("use_raw", False)),
+            name=_name(request.input),
+        )
+        query = predictor.prepare(
+            source,
+            min_gene_overlap=request.min_gene_overlap,
+            duplicates=request.duplicates,
+            gene_map=request.gene_map,
+            gene_case=request.gene_case,
+        )
+        rows = None
+        if source.n_obs > MAX_CELLS:
+            rng = np.random.default_rng(settings.stream_seed("shift-report", bits=32))
+            rows = np.sort(rng.choice(source.n_obs, MAX_CELLS, replace=False))
+        return shift_report(predictor, query, rows=rows)
+    finally:
+        if cells.isbacked:
+            cells.file.close()
 
 
 def _name(path: Path) -> str:

@@ -10,7 +10,12 @@ import numpy as np
 import pandas as pd
 
 from episome.data import require_choice
-from episome.inference import CallLimits, completed_calls, warn_unless_clusters
+from episome.inference import (
+    CallLimits,
+    completed_calls,
+    shift_report,
+    warn_unless_clusters,
+)
 from episome.io import prefixed
 from episome.metrics import uncertainty
 from episome.models._arguments import as_rows
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from episome.data import CellSource, FeatureSpace, Labels, Query
-    from episome.inference import Predictor
+    from episome.inference import Predictor, ShiftReport
 
 
 def _listed(types: str | Sequence[str]) -> tuple[str, ...]:
@@ -198,6 +203,34 @@ class CallsMixin(Answering):
             calls, predictor.require_labels(), clusters=clusters, cellxgene=cellxgene
         )
         return calls.set_axis(prefixed(calls.columns, prefix), axis=1)
+
+    def shift_report(
+        self,
+        adata: AnnData | str | Path | CellSource | None = None,
+        *,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        **query: Any,
+    ) -> ShiftReport:
+        """Return how a query differs from the training cells, and the accuracy that costs.
+
+        Parameters
+        ----------
+        adata, indices, batch_size, **query
+            As for :meth:`predict`; labels are not needed.
+
+        Returns
+        -------
+        Genes that are missing, depth, composition and novelty, each with its expected cost, see
+        :class:`episome.inference.ShiftReport`; ``print(report.text)`` says it in words.
+
+        Raises
+        ------
+        UsageError
+            The model was never calibrated (E-U66), or no cell has genes of it (E-U22).
+        """
+        predictor, prepared = self.predictor(), self.prepare(adata, **query)
+        return shift_report(predictor, prepared, rows=as_rows(indices), batch_size=batch_size)
 
     def uncertainty(
         self,

@@ -15,7 +15,7 @@ from episome.confidence import (
     logits_of,
     shift_point,
 )
-from episome.data import ReducedCells
+from episome.data import SIZE_FACTOR_KEY, ReducedCells
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,7 +38,8 @@ class ShiftedCells:
     """Raw outputs for held-out cells that lack something.
 
     ``removed`` is the share of the weight of the genes that they lack, ``level`` the one that was
-    aimed at, ``depth`` the share of the counts that they kept.
+    aimed at, ``depth`` the share of the counts that they kept, ``library`` the median of their
+    counts at full depth.
     """
 
     level: float
@@ -46,6 +47,7 @@ class ShiftedCells:
     depth: float
     rows: NDArray[np.int64]
     logits: NDArray[np.floating]
+    library: float | None = None
 
 
 def shifted_cells(
@@ -97,7 +99,14 @@ def shifted_cells(
             reduced = found if depth == 1.0 else found.thinned(depth, seed=seed)
             logits = np.concatenate([logits_of(o) for o in predictor.stream(reduced, rows=some)])
             removed = float((lost @ weight)[draws[some]].mean())
-            yield ShiftedCells(level, removed, depth, chosen[some], logits)
+            library = _library(found) if depth == 1.0 else None
+            yield ShiftedCells(level, removed, depth, chosen[some], logits, library)
+
+
+def _library(cells: ReducedCells) -> float | None:
+    """Median counts of cells in the genes that are left; ``None`` of values that are no counts."""
+    sizes = [b[SIZE_FACTOR_KEY] for b in cells.loader() if SIZE_FACTOR_KEY in b]
+    return float(np.median(np.concatenate(sizes))) if sizes else None
 
 
 def _weight_of_genes(importance: GeneImportance | None, n_genes: int) -> NDArray[np.floating]:
@@ -135,5 +144,8 @@ def shift_grid(
         sizes = [len(p.rows) for p in parts]
         removed = float(np.average([p.removed for p in parts], weights=sizes))
         shares = map_.probabilities(logits)
-        grid.append(shift_point(shares, codes[rows], removed=removed, depth=depth))
+        counted = [p.library for p in parts if p.library is not None]
+        library = float(np.average(counted, weights=sizes)) if len(counted) == len(parts) else None
+        point = shift_point(shares, codes[rows], removed=removed, depth=depth, library=library)
+        grid.append(point)
     return ShiftGrid(tuple(grid))
