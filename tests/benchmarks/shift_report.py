@@ -1,7 +1,7 @@
 """The cost that a report of shift predicts beside the one that is measured, on public sets.
 
-Run ``python tests/benchmarks/shift_report.py FOLDER --page docs/benchmarks/shift_report.md``. Every
-set is split as in the study ``annotators``; from the test cells genes are taken at random until
+Run ``python tests/benchmarks/shift_report.py FOLDER --page docs/benchmarks/shift_report.md``.
+Every set is split as in the study ``annotators``; from the test cells genes are taken at random until
 20, 40 and 60 % of the weight of the calls are gone (several draws), or half of their counts. The
 report sees no label. Costs are accuracies lost against the complete test cells.
 """
@@ -13,16 +13,19 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 
 import episome
 from episome import settings
 from episome.benchmark import load_data, parts_of
 from episome.data import AnnDataSource, ThinnedSource
 from episome_baselines.studies import annotators
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 LEVELS = (0.2, 0.4, 0.6)
 LABEL, DONOR = "episome_label", "episome_donor"

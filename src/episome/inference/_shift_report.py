@@ -23,6 +23,8 @@ _ROUNDS, _SETTLED = 200, 1e-6
 #: of an excess where there is none.
 _RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 _CHANCE = 0.05
+#: Accuracy lost with genes and counts from which on novelty says nothing by itself.
+_MUCH = 0.02
 #: Costs below this are none.
 _NOTHING = 0.005
 
@@ -90,10 +92,9 @@ def shift_report(
     training: held-out cells were made to lack as much. What another composition costs follows
     from the recall of every class, with proportions by the expectation-maximisation of Saerens et
     al. (2002) on calibrated probabilities. Cells beyond the share that would look as novel if all
-    were of known types count as wrong. The parts are told one by one; what is expected takes genes and
-    counts together, and of novelty only what exceeds them, as cells that lack genes or counts look
-    novel too. Proportions are estimated as if nothing else had changed, and mean little where much
-    is missing.
+    were of known types count as wrong. The parts are told one by one; what is expected takes genes
+    and counts together and the others off. Where genes or counts cost much, cells look novel by
+    that alone, and proportions mean little.
 
     Parameters
     ----------
@@ -133,12 +134,10 @@ def shift_report(
     genes = _genes(predictor, query)
     depth = _depth(predictor, sizes, genes["removed"])
     composition = _composition(reference, now, recall)
-    novel = _novel(predictor, novelty, base)
     together = _together(predictor, genes["removed"], depth["ratio"])
+    novel = _novel(predictor, novelty, base, told=together < _MUCH)
     parts = pd.DataFrame([genes, depth, composition, novel])[["part", "found", "value", "cost"]]
-    # Cells that lack genes or counts look novel too, and are not counted twice.
-    beyond = max(novel["cost"] - together, 0.0) if np.isfinite(novel["cost"]) else 0.0
-    moved = composition["cost"] if np.isfinite(composition["cost"]) else 0.0
+    others = float(np.nansum([composition["cost"], novel["cost"]]))
     lost = {} if predictor.importance is None else predictor.importance.lost(_present(query))
     classes = pd.DataFrame(
         {
@@ -149,7 +148,7 @@ def shift_report(
             "lost": [lost.get(n, np.nan) for n in labels.names],
         }
     )
-    expected = float(np.clip(base - together - beyond - moved, 0.0, 1.0))
+    expected = float(np.clip(base - together - others, 0.0, 1.0))
     return ShiftReport(len(shares), base, expected, parts, classes)
 
 
@@ -258,7 +257,9 @@ def _composition(
     return {"part": "composition", "found": found, "value": moved, "cost": cost}
 
 
-def _novel(predictor: Predictor, novelty: NDArray[np.floating], accuracy: float) -> dict[str, Any]:
+def _novel(
+    predictor: Predictor, novelty: NDArray[np.floating], accuracy: float, *, told: bool
+) -> dict[str, Any]:
     """Cells beyond those that would look as novel if all were of known types.
 
     The largest excess over all thresholds, less what chance gives (the band of Dvoretzky, Kiefer
@@ -275,8 +276,12 @@ def _novel(predictor: Predictor, novelty: NDArray[np.floating], accuracy: float)
     value = max(excess[at] - float(chance), 0.0)
     found = (
         f"{above[at]:.1%} of the cells look less like the types than all but {_RATES[at]:.0%} of "
-        f"the calibration cells; at least {value:.1%} are of others"
+        "the calibration cells; "
     )
+    if not told and value > 0:
+        found += "cells that lack genes or counts do, so that others are not told from them"
+        return {"part": "novelty", "found": found, "value": value, "cost": np.nan}
+    found += f"at least {value:.1%} are of others"
     return {"part": "novelty", "found": found, "value": value, "cost": value * accuracy}
 
 
