@@ -1,9 +1,9 @@
 """The cost that a report of shift predicts beside the one that is measured, on public sets.
 
 Run ``python tests/benchmarks/shift_report.py FOLDER --page docs/benchmarks/shift_report.md``.
-Every set is split as in the study ``annotators``; from the test cells genes are taken at random until
-20, 40 and 60 % of the weight of the calls are gone (several draws), or half of their counts. The
-report sees no label. Costs are accuracies lost against the complete test cells.
+Every set is split as in the study ``annotators``; from the test cells genes are taken at random
+until 20, 40 and 60 % of the weight of the calls are gone (several draws), or half of their counts.
+The report sees no label. Costs are accuracies lost against the complete test cells.
 """
 
 from __future__ import annotations
