@@ -134,3 +134,31 @@ def test_a_wrong_column_of_clusters_is_said_before_anything_is_computed(
         annotate(AnnotateRequest(query, model, tmp_path / "out.csv", cluster_key="louvain"))
 
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_only_the_wanted_cells_are_annotated(query, model, tmp_path):
+    everything = annotate(AnnotateRequest(query, model, None)).calls
+    leiden = anndata.read_h5ad(query).obs["leiden"].astype(str).to_numpy()
+
+    one = annotate(AnnotateRequest(query, model, tmp_path / "c.csv", where=("leiden=1",)))
+    two = annotate(AnnotateRequest(query, model, None, where=("leiden=0|2", "leiden!=0")))
+
+    pd.testing.assert_frame_equal(one.calls, everything[leiden == "1"])
+    pd.testing.assert_frame_equal(two.calls, everything[leiden == "2"])
+    voted = annotate(AnnotateRequest(query, model, None, where=("leiden=1",), cluster_key="leiden"))
+    assert set(voted.calls["cluster_label"]) <= set(everything["label"])
+
+
+@pytest.mark.parametrize(
+    ("where", "output", "match"),
+    [
+        ("leiden=9", "c.csv", "no cells are left.*E-U103"),
+        ("louvain=1", "c.csv", "E-U04"),
+        ("leiden", "c.csv", "E-U90"),
+        ("leiden=1", "c.h5ad", "those of some conditions.*E-U09"),
+    ],
+)
+def test_conditions_that_cannot_be_are_refused(query, model, tmp_path, where, output, match):
+    with pytest.raises(UsageError, match=match):
+        annotate(AnnotateRequest(query, model, tmp_path / output, where=(where,)))
+    assert not (tmp_path / output).exists()

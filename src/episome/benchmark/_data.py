@@ -12,7 +12,7 @@ import numpy as np
 from episome import settings
 from episome.data import (
     AnnDataSource,
-    Condition,
+    cells_where,
     folds,
     split_cells,
 )
@@ -21,8 +21,6 @@ from episome.errors import InputDataError, UsageError
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
-
-    from episome.data import CellSource
 
 SplitFamily = Literal["random", "group", "kfold", "where", "query"]
 #: Columns under which every task finds what it needs, whatever they are called in the file.
@@ -256,27 +254,6 @@ def inputs_digest(*arrays: object) -> str:
         found.update(f"{dense.dtype} {dense.shape}".encode())
         found.update(dense.tobytes())
     return found.hexdigest()[:16]
-
-
-def cells_where(source: CellSource, conditions: tuple[str, ...]) -> NDArray[np.bool_]:
-    """Return for which cells all conditions hold, bool (n_obs,).
-
-    Parameters
-    ----------
-    source
-        The cells.
-    conditions
-        ``COLUMN=VALUE``, ``COLUMN=VALUE|VALUE`` or ``COLUMN!=VALUE``.
-
-    Raises
-    ------
-    UsageError
-        One of them is none (E-U90), or names a column that is missing (E-U04).
-    """
-    found = np.ones(source.n_obs, dtype=bool)
-    for condition in conditions:
-        found &= Condition.parse(condition).holds(source)
-    return found
 
 
 def _parts(

@@ -11,10 +11,11 @@ from anndata import AnnData
 from scipy import sparse
 
 from episome import plugins, settings
-from episome.benchmark._data import COARSE, DONOR, LABEL, TARGET, DataEntry, TaskData, cells_where
+from episome.benchmark._data import COARSE, DONOR, LABEL, TARGET, DataEntry, TaskData
 from episome.data import (
     AnnDataSource,
     cell_files,
+    cells_where,
     clean_labels,
     combined_column,
     has_own_source,

@@ -683,6 +683,7 @@ CODES: dict[str, str] = {
         "Two programs would write the same files. The lock is let go when the other program "
         "ends, however it ends."
     ),
+    "E-U103": "No cell fulfils the conditions that were given.",
     "E-U90": "A condition is a column, = or !=, and a value; several values are separated by |.",
     "E-U91": "A corpus is made of files, each named once: twice would be the same cells twice.",
     "E-U92": (

@@ -102,6 +102,13 @@ __all__ = ["command"]
     help="Before the names of the columns; default episome_ in an h5ad, else nothing.",
 )
 @click.option(
+    "--where",
+    multiple=True,
+    metavar="COLUMN=VALUE",
+    help="Only cells with this value of obs, or one of several (COLUMN=A|B), or another "
+    "(COLUMN!=A); may be repeated.",
+)
+@click.option(
     "--split",
     type=click.Path(path_type=Path),
     help="File of `episome corpus split` of the same cells: only those of one part are annotated.",

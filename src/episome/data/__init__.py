@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from episome.data._census import CensusSource
     from episome.data._corpus_build import build_corpus, check_corpus_output, unfinished_corpus
     from episome.data._corpus_curate import Curation, curation_of
-    from episome.data._corpus_inputs import Condition, CorpusInput, check_corpus_inputs
+    from episome.data._corpus_inputs import Condition, cells_where, CorpusInput, check_corpus_inputs
     from episome.data._corpus_plan import CorpusOptions, CorpusPlan, plan_corpus
     from episome.data._corpus_source import CorpusSource
     from episome.data._corpus_split import (
@@ -107,6 +107,7 @@ _HOME = {
     "CellSource": "_source",
     "ChosenCells": "_source",
     "Condition": "_corpus_inputs",
+    "cells_where": "_corpus_inputs",
     "CorpusInput": "_corpus_inputs",
     "Curation": "_corpus_curate",
     "curation_of": "_corpus_curate",

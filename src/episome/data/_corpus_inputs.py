@@ -276,3 +276,24 @@ def _without(column: str, one: CorpusInput) -> Problem:
         why="its cells would have no value in it",
         fix="give the column the same name in all files, or leave it out",
     )
+
+
+def cells_where(source: CellSource, conditions: tuple[str, ...]) -> NDArray[np.bool_]:
+    """Return for which cells all conditions hold, bool (n_obs,).
+
+    Parameters
+    ----------
+    source
+        The cells.
+    conditions
+        ``COLUMN=VALUE``, ``COLUMN=VALUE|VALUE`` or ``COLUMN!=VALUE``.
+
+    Raises
+    ------
+    UsageError
+        One of them is none (E-U90), or names a column that is missing (E-U04).
+    """
+    found = np.ones(source.n_obs, dtype=bool)
+    for condition in conditions:
+        found &= Condition.parse(condition).holds(source)
+    return found

@@ -9,9 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from episome.data import (
+    Condition,
+    cells_where,
     AnnDataSource,
     CellSource,
     ChosenCells,
@@ -98,6 +101,9 @@ class AnnotateRequest:
         Replace columns of the ``.h5ad`` that exist already.
     max_memory, trust
         Of ``episome.data.read_cells``.
+    where
+        Only the cells for which all these conditions hold: ``COLUMN=VALUE``,
+        ``COLUMN=VALUE|VALUE`` or ``COLUMN!=VALUE``.
     split, part
         File of ``episome corpus split`` of the same cells, and the part of it that is annotated:
         ``"train"``, ``"validation"`` or ``"test"`` (default).
@@ -108,6 +114,7 @@ class AnnotateRequest:
     output: Path | None
     split: Path | None = None
     part: Literal["train", "validation", "test"] | None = None
+    where: tuple[str, ...] = ()
     error_rate: float | None = None
     false_alarms: float | None = None
     min_confidence: float | None = None
@@ -264,9 +271,10 @@ def _require_part(request: AnnotateRequest) -> None:
 
 def _require_whole_file(request: AnnotateRequest, *, in_blocks: bool) -> None:
     """Refuse an annotated copy of what is no file of all the cells that are annotated."""
-    if not in_blocks and request.split is None:
+    if not in_blocks and request.split is None and not request.where:
         return
-    what = kind_of_input(request.input) if in_blocks else "a part of a split"
+    part = "a part of a split" if request.split is not None else "those of some conditions"
+    what = kind_of_input(request.input) if in_blocks else part
     raise UsageError(
         "E-U09",
         f"an annotated h5ad is asked for, and the cells are those of {what}",
@@ -279,6 +287,7 @@ def _require_whole_file(request: AnnotateRequest, *, in_blocks: bool) -> None:
 def _require_columns(request: AnnotateRequest) -> None:
     """Refuse columns that the file does not have, before it is read."""
     wanted = [] if request.cluster_key is None else [request.cluster_key]
+    wanted += [Condition.parse(text).column for text in request.where]
     if request.split is not None:
         wanted += split_columns(request.split)
     require_columns_of_file(
@@ -329,10 +338,30 @@ def _source(request: AnnotateRequest, adata: AnnData) -> AnnDataSource:
 
 
 def _chosen(request: AnnotateRequest, source: CellSource, obsm_key: str | None) -> CellSource:
-    """Return the cells of the wanted part of a split, all of them without one."""
-    if request.split is None:
+    """Return the cells of the wanted part of a split that conditions hold for.
+
+    Raises
+    ------
+    UsageError
+        None are left (E-U103).
+    """
+    if request.split is None and not request.where:
         return source
-    rows = getattr(read_split(request.split, source), request.part or "test")
+    rows = np.arange(source.n_obs)
+    if request.split is not None:
+        rows = getattr(read_split(request.split, source), request.part or "test")
+    if request.where:
+        rows = rows[cells_where(source, request.where)[rows]]
+        if not len(rows):
+            raise UsageError(
+                "E-U103",
+                "no cells are left",
+                where=shown_name(request.input),
+                total=source.n_obs,
+                count=0,
+                why=f"of those for which {' and '.join(request.where)}",
+                fix="correct the conditions (--where), or leave them out",
+            )
     if obsm_key is not None and isinstance(source, AnnDataSource):
         return ObsmSource(source.adata[rows], obsm_key, name=source.name)
     return ChosenCells(source, rows)
