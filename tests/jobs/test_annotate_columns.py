@@ -145,7 +145,9 @@ def test_only_the_wanted_cells_are_annotated(query, model, tmp_path):
 
     pd.testing.assert_frame_equal(one.calls, everything[leiden == "1"])
     pd.testing.assert_frame_equal(two.calls, everything[leiden == "2"])
-    voted = annotate(AnnotateRequest(query, model, None, where=("leiden=1",), cluster_key="leiden"))
+    voted = annotate(
+        AnnotateRequest(query, model, None, where=("leiden=1",), cluster_key="leiden")
+    )
     assert set(voted.calls["cluster_label"]) <= set(everything["label"])
 
 

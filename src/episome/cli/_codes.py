@@ -683,6 +683,9 @@ CODES: dict[str, str] = {
         "Two programs would write the same files. The lock is let go when the other program "
         "ends, however it ends."
     ),
+    "E-U104": "A gene set is a name, =, and genes separated by commas.",
+    "E-G27": "The query has no gene of a set whose score is wanted.",
+    "E-G28": "The score of a gene set is that of the genes that the query has.",
     "E-U103": "No cell fulfils the conditions that were given.",
     "E-U90": "A condition is a column, = or !=, and a value; several values are separated by |.",
     "E-U91": "A corpus is made of files, each named once: twice would be the same cells twice.",

@@ -109,6 +109,14 @@ __all__ = ["command"]
     "(COLUMN!=A); may be repeated.",
 )
 @click.option(
+    "--score",
+    "scores",
+    multiple=True,
+    metavar="NAME=GENES",
+    help="Add the score of a gene set, score_NAME: GENES are symbols or identifiers, separated by "
+    "commas; may be repeated.",
+)
+@click.option(
     "--split",
     type=click.Path(path_type=Path),
     help="File of `episome corpus split` of the same cells: only those of one part are annotated.",

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from episome.data._census import CensusSource
     from episome.data._corpus_build import build_corpus, check_corpus_output, unfinished_corpus
     from episome.data._corpus_curate import Curation, curation_of
-    from episome.data._corpus_inputs import Condition, cells_where, CorpusInput, check_corpus_inputs
+    from episome.data._corpus_inputs import (
+        Condition,
+        CorpusInput,
+        cells_where,
+        check_corpus_inputs,
+    )
     from episome.data._corpus_plan import CorpusOptions, CorpusPlan, plan_corpus
     from episome.data._corpus_source import CorpusSource
     from episome.data._corpus_split import (
@@ -72,7 +77,7 @@ if TYPE_CHECKING:
     from episome.data._read_modality import read_modality
     from episome.data._read_tenx import as_mudata
     from episome.data._reduced import ReducedCells, ThinnedSource
-    from episome.data._rule import InputRule, QueryKind
+    from episome.data._rule import InputRule, QueryKind, unlog
     from episome.data._schema import SchemaChoice, cellxgene_choice, cellxgene_source
     from episome.data._simulate import simulate_cells
     from episome.data._soma import SomaSource
@@ -93,10 +98,13 @@ if TYPE_CHECKING:
         check_values,
         doubtful_values,
         inspect_values,
+        row_sums,
         unusable_values,
     )
 
 _HOME = {
+    "unlog": "_rule",
+    "row_sums": "_values",
     "SIZE_FACTOR_KEY": "_keys",
     "Alignment": "_alignment",
     "AlignmentReport": "_alignment",

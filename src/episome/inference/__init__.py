@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         folder_labels,
         folder_spec,
     )
+    from episome.inference._gene_sets import GeneSetScores, read_gene_sets
     from episome.inference._importance import gene_importance, mean_importance
     from episome.inference._outputs import as_csr
     from episome.inference._predictor import Predictor
@@ -35,6 +36,7 @@ _HOME = {
     "CALL_COLUMNS": "_calls",
     "CONFIDENCE_PREFIX": "_folders",
     "CallLimits": "_calls",
+    "GeneSetScores": "_gene_sets",
     "IMPORTANCE": "_folders",
     "INDEX_PREFIX": "_folders",
     "ArrayCore": "_array_core",
@@ -60,6 +62,7 @@ _HOME = {
     "gene_importance": "_importance",
     "mean_importance": "_importance",
     "pick_device": "_device",
+    "read_gene_sets": "_gene_sets",
     "proportions": "_shift_report",
     "shift_report": "_shift_report",
     "warn_unless_clusters": "_vote",

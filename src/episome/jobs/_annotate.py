@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from episome.data import (
-    Condition,
-    cells_where,
     AnnDataSource,
     CellSource,
     ChosenCells,
+    Condition,
     ObsmSource,
+    cells_where,
     check_inputs,
     read_cells,
     read_split,
@@ -26,7 +26,14 @@ from episome.data import (
     split_columns,
 )
 from episome.errors import UsageError
-from episome.inference import CallLimits, Predictor, completed_calls, warn_unless_clusters
+from episome.inference import (
+    CallLimits,
+    GeneSetScores,
+    Predictor,
+    completed_calls,
+    read_gene_sets,
+    warn_unless_clusters,
+)
 from episome.io import (
     check_columns,
     check_output,
@@ -104,6 +111,9 @@ class AnnotateRequest:
     where
         Only the cells for which all these conditions hold: ``COLUMN=VALUE``,
         ``COLUMN=VALUE|VALUE`` or ``COLUMN!=VALUE``.
+    scores
+        Gene sets whose score is added, ``NAME=GENE,GENE``, see
+        ``episome.inference.GeneSetScores``.
     split, part
         File of ``episome corpus split`` of the same cells, and the part of it that is annotated:
         ``"train"``, ``"validation"`` or ``"test"`` (default).
@@ -115,6 +125,7 @@ class AnnotateRequest:
     split: Path | None = None
     part: Literal["train", "validation", "test"] | None = None
     where: tuple[str, ...] = ()
+    scores: tuple[str, ...] = ()
     error_rate: float | None = None
     false_alarms: float | None = None
     min_confidence: float | None = None
@@ -191,6 +202,7 @@ def annotate(
         _require_whole_file(request, in_blocks=in_blocks)
     if not in_blocks:
         _require_columns(request)
+    sets = read_gene_sets(request.scores)
     predictor = Predictor.from_folder(request.model, device=request.device)
     key = _key(request)
     with _opened(request, whole=whole, in_blocks=in_blocks) as (found, adata):
@@ -207,7 +219,7 @@ def annotate(
         if whole and adata is not None:
             check_columns(
                 adata,
-                list(nothing.columns),
+                [*nothing.columns, *(f"score_{name}" for name in sets)],
                 prefix=request.prefix,
                 overwrite=request.overwrite,
                 overwrite_columns=request.overwrite_columns,
@@ -223,17 +235,20 @@ def annotate(
             allow_fractional=request.allow_fractional,
             nan=request.nan,
         )
+        scores = GeneSetScores(query, sets) if sets else None
         provenance = _provenance(manifest, query)
         copied = adata is not None and adata.isbacked
         if _is_large(request, source) and (copied or not whole):
             obs = None if adata is None else adata.obs
             return _in_parts(
-                request, predictor, query, obs, key, limits, complete, provenance, progress
+                request, predictor, query, obs, key, limits, complete, scores, provenance, progress
             )
         # Clusters are spread over all batches: they vote when the last is there.
         calls = complete(
             _calls(predictor, query, request.batch_size, limits, progress), slice(None)
         )
+        if scores is not None:
+            calls = pd.concat([calls, scores.frame().set_axis(calls.index)], axis=1)
         if request.output is not None:
             write_calls(
                 request.output,
@@ -388,6 +403,7 @@ def _in_parts(
     key: str,
     limits: CallLimits,
     complete: Callable[[pd.DataFrame, slice], pd.DataFrame],
+    scores: GeneSetScores | None,
     provenance: dict[str, object],
     progress: Callable[[int, int], None] | None,
 ) -> AnnotateResult:
@@ -405,10 +421,12 @@ def _in_parts(
         done = 0
         for frame in parts.frames():
             stop = done + len(frame)
-            if beside is None:
-                yield frame
-            else:
-                yield pd.concat([frame, beside.iloc[done:stop].set_axis(frame.index)], axis=1)
+            columns = [frame]
+            if beside is not None:
+                columns.append(beside.iloc[done:stop].set_axis(frame.index))
+            if scores is not None:
+                columns.append(scores.frame(done, stop).set_axis(frame.index))
+            yield pd.concat(columns, axis=1)
             done = stop
 
     write_calls_in_parts(
