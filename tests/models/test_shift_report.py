@@ -16,7 +16,7 @@ from episome.cli._app import app
 from episome.confidence import ShiftGrid, ShiftPoint
 from episome.data import simulate_cells
 from episome.errors import UsageError
-from episome.inference import proportions
+from episome.inference import _shift_report, proportions
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,10 @@ def test_half_the_counts_cost_what_they_cost(model, query):
     part = found.parts.set_index("part")
     assert part.loc["depth", "value"] == pytest.approx(0.5, abs=0.05)
     assert cost(found, "depth") > 0.05
-    assert found.expected == pytest.approx(right(model, thin), abs=0.06)
+    assert found.expected == pytest.approx(right(model, thin), abs=0.08)
+    # That cells look novel, and of other types, is what fewer counts do.
+    assert np.isnan(cost(found, "novelty"))
+    assert np.isnan(cost(found, "composition"))
 
 
 def test_other_proportions_are_found(model, query):
@@ -104,18 +107,20 @@ def test_other_proportions_are_found(model, query):
     assert found.expected == pytest.approx(right(model, some), abs=0.06)
 
 
-def test_cells_of_an_unknown_type_cost_their_share(model, query):
-    strange = query.copy()
-    rng = np.random.default_rng(0)
-    rows = np.arange(0, strange.n_obs, 4)
-    dense = strange.X.toarray()
-    dense[rows] = rng.permuted(dense[rows], axis=1)
-    strange.X = type(query.X)(dense)
+def test_cells_that_look_like_no_type_cost_what_is_more_than_usual(model):
+    predictor = model.predictor()
+    at = predictor.confidence.novelty.threshold(0.01)
+    novelty = np.where(np.arange(1000) < 310, at + 1e-3, at - 1e-3)
 
-    found = model.shift_report(strange)
+    told = _shift_report._novel(predictor, novelty, 0.9, told=True)
+    not_told = _shift_report._novel(predictor, novelty, 0.9, told=False)
 
-    assert cost(found, "novelty") > 0.05
-    assert found.expected < model.shift_report(query).expected - 0.05
+    assert told["value"] == pytest.approx(0.31)
+    assert told["cost"] == pytest.approx(0.3 * 0.9)
+    assert "31.0% of the cells look like none of the types" in told["found"]
+    assert np.isnan(not_told["cost"])
+    assert _shift_report._novel(predictor, novelty[400:], 0.9, told=True)["cost"] == 0
+    assert np.isnan(_shift_report._novel(predictor, novelty[:0], 0.9, told=True)["cost"])
 
 
 def test_a_saved_model_says_the_same(model, query, tmp_path):
