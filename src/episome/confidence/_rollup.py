@@ -60,8 +60,8 @@ class RollUp:
     @property
     def unrolled(self) -> tuple[str, ...]:
         """Classes with nothing above them: they have no term, or no other class is near them."""
-        alone = ~self.above[: self.n_classes].any(axis=1)
-        return tuple(n for n, a in zip(self.names, alone, strict=False) if a)
+        climbs = self.above[: self.n_classes].any(axis=1).tolist()
+        return tuple(n for n, c in zip(self.names, climbs, strict=False) if not c)
 
     @classmethod
     def of(cls, names: Sequence[str], term_ids: Sequence[str], ontology: CellOntology) -> RollUp:
@@ -99,9 +99,9 @@ class RollUp:
         terms = np.array(found, dtype=object)
         over = np.array([[t in line for line in lines] for t in found], dtype=bool)
         over = over.reshape(len(found), len(names))
-        useful = ~over.all(axis=1)
+        everything = over.all(axis=1).tolist()
         content = ontology.information_content(found) if found else np.empty(0)
-        order = [i for i in np.lexsort((terms.astype(str), -content)) if useful[i]]
+        order = [i for i in np.lexsort((terms.astype(str), -content)) if not everything[i]]
         covers = np.concatenate([own, over[order]])
         ids = [*now, *terms[order].tolist()]
         shown = [*names, *(ontology.label(t) for t in ids[len(names) :])]
@@ -246,7 +246,8 @@ def restricted(
     equal = mask / mask.sum()
     shares = np.divide(inside, total, out=np.broadcast_to(equal, inside.shape).copy(),
                        where=total > 0)  # fmt: skip
-    return shares.astype(probabilities.dtype)
+    found: NDArray[np.floating] = shares.astype(probabilities.dtype)
+    return found
 
 
 def _next_steps(

@@ -151,7 +151,8 @@ def calls_frame(
     rows = np.arange(len(probabilities))
     top = probabilities[rows, best].astype(np.float32)
     scores = np.full(len(rows), np.nan, dtype=np.float32) if novelty is None else novelty
-    called, called_terms, more = classes[best], terms[best], {}
+    called, called_terms = classes[best], terms[best]
+    more: dict[str, NDArray[Any]] = {}
     rolled = np.zeros(len(rows), dtype=bool)
     if limits.roll_up is not None and roll is not None:
         node, reached, level = roll.climb(probabilities, limits.roll_up, sets=sets)

@@ -173,7 +173,7 @@ def proportions(shares: NDArray[np.floating], prior: NDArray[np.floating]) -> ND
     """
     p = np.asarray(shares, dtype=np.float64)
     old = np.where(prior > 0, prior, 1.0 / len(prior))
-    now = p.mean(axis=0)
+    now: NDArray[np.float64] = p.mean(axis=0)
     for _ in range(_ROUNDS):
         weighted = p * (now / old)
         weighted /= weighted.sum(axis=1, keepdims=True)
@@ -220,7 +220,7 @@ def _present(query: Query) -> NDArray[np.bool_]:
 def _genes(predictor: Predictor, query: Query) -> dict[str, Any]:
     report, shift = query.alignment.report, predictor.confidence.shift
     weighed = report.weight is not None
-    removed = 1.0 - float(report.weight if weighed else report.overlap)
+    removed = 1.0 - float(report.overlap if report.weight is None else report.weight)
     missing = len(predictor.features) - int(_present(query).sum())
     found = f"{missing:,} of {len(predictor.features):,} genes are missing"
     if weighed:

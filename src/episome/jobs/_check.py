@@ -125,7 +125,7 @@ def _shift(request: CheckRequest, found: Inspection | MuInspection) -> ShiftRepo
     try:
         source = AnnDataSource(
             cells,
-            layer=found.arguments.get("layer"),
+            layer=str(found.arguments["layer"]) if "layer" in found.arguments else None,
             use_raw=bool(found.arguments.get("use_raw", False)),
             name=_name(request.input),
         )
