@@ -60,7 +60,7 @@ class RollUp:
     @property
     def unrolled(self) -> tuple[str, ...]:
         """Classes with nothing above them: they have no term, or no other class is near them."""
-        climbs = self.above[: self.n_classes].any(axis=1).tolist()
+        climbs = [bool(row.any()) for row in self.above[: self.n_classes]]
         return tuple(n for n, c in zip(self.names, climbs, strict=False) if not c)
 
     @classmethod
@@ -99,7 +99,7 @@ class RollUp:
         terms = np.array(found, dtype=object)
         over = np.array([[t in line for line in lines] for t in found], dtype=bool)
         over = over.reshape(len(found), len(names))
-        everything = over.all(axis=1).tolist()
+        everything = [bool(row.all()) for row in over]
         content = ontology.information_content(found) if found else np.empty(0)
         order = [i for i in np.lexsort((terms.astype(str), -content)) if not everything[i]]
         covers = np.concatenate([own, over[order]])
