@@ -683,6 +683,7 @@ CODES: dict[str, str] = {
         "Two programs would write the same files. The lock is let go when the other program "
         "ends, however it ends."
     ),
+    "E-U105": "A table of common names has a label and its common name in every row.",
     "E-U104": "A gene set is a name, =, and genes separated by commas.",
     "E-G27": "The query has no gene of a set whose score is wanted.",
     "E-G28": "The score of a gene set is that of the genes that the query has.",

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from episome.data._read_modality import read_modality
     from episome.data._read_tenx import as_mudata
     from episome.data._reduced import ReducedCells, ThinnedSource
+    from episome.data._references import merge_references
     from episome.data._rule import InputRule, QueryKind, unlog
     from episome.data._schema import SchemaChoice, cellxgene_choice, cellxgene_source
     from episome.data._simulate import simulate_cells
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
+    "merge_references": "_references",
     "unlog": "_rule",
     "row_sums": "_values",
     "SIZE_FACTOR_KEY": "_keys",

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from episome_sims.model import SIMS
-    from episome_sims.references import merge_references
     from episome_sims.stability import ExplanationStability
 
-__all__ = ["SIMS", "ExplanationStability", "merge_references"]
+__all__ = ["SIMS", "ExplanationStability"]
 
 _HOME = {
     "SIMS": "model",
     "ExplanationStability": "stability",
-    "merge_references": "references",
 }
 
 

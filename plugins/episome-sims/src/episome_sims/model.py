@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from episome.data import require_choice
+from episome.data import merge_references, require_choice
 from episome.errors import UsageError
 from episome.models import ClassifierModel
 from episome_sims.core import SCALINGS, SIMSCore
@@ -13,7 +13,6 @@ from episome_sims.groups import group_numbers, plain_groups
 from episome_sims.presets import training_defaults, values_for
 from episome_sims.pretraining import PretrainingMixin
 from episome_sims.ranked import ranked_labels
-from episome_sims.references import merge_references
 from episome_sims.stability import ExplanationStability, explanation_stability
 from episome_sims.statistics import learn_scale
 

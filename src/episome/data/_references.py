@@ -1,8 +1,9 @@
-"""Several references as one, aligned by gene name."""
+"""Several references as one: genes aligned by name, labels brought to common ones."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import anndata
@@ -10,16 +11,12 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from episome.data import (
-    AnnDataSource,
-    FeatureSpace,
-    check_values,
-    clean_labels,
-    definite_donors,
-    inspect_values,
-    obs_column,
-    require_choice,
-)
+from episome.data._common_labels import common_labels
+from episome.data._features import FeatureSpace
+from episome.data._labels import clean_labels, definite_donors
+from episome.data._query import require_choice
+from episome.data._source import AnnDataSource, obs_column
+from episome.data._values import check_values, inspect_values
 from episome.errors import GeneMatchError, InputDataError, UsageError
 from episome.log import get_logger
 
@@ -38,11 +35,14 @@ def merge_references(
     layer: str | None = None,
     reference_key: str = "reference",
     unlabeled_category: str = "unknown",
+    names: Mapping[str, str] | str | Path | None = None,
+    by_term: bool = False,
+    ontology_term_key: str | Mapping[str, str] | None = None,
 ) -> AnnData:
     """Put several references into one object, ready for ``setup_anndata``.
 
-    Genes are aligned by name, whatever their order and the kind of their names; labels are taken
-    as they are: bring them to the same words first, by the terms of the Cell Ontology for example.
+    Genes are aligned by name, whatever their order and the kind of their names; labels by a table
+    of yours, and by terms of the Cell Ontology where that is asked for.
 
     Parameters
     ----------
@@ -61,17 +61,27 @@ def merge_references(
         Name of the new column with the name of the reference.
     unlabeled_category
         Label of cells without one.
+    names
+        Common name by label, or a table of two columns (``.csv`` or ``.tsv``) that says so.
+    by_term
+        Labels with the same term in several references get its official name: by given terms, else
+        by official names and exact synonyms. Two labels of one reference with one term stay two.
+    ontology_term_key
+        Column of the terms, or the column by the name of the reference.
 
     Returns
     -------
     A new object: ``X`` CSR float32; ``obs`` with ``cell_type``, the name of the reference, and
     ``donor_id`` (``reference:donor``; the name of the reference without a ``donor_key``);
-    ``obs_names`` ``reference:cell``; ``uns["merge_report"]``, lines that say what was done.
+    ``obs_names`` ``reference:cell``; ``uns["merge_report"]``, lines that say what was done;
+    ``uns["merge_labels"]``, a table of every reference's labels with their number of cells, term
+    and common name.
 
     Raises
     ------
     UsageError
-        Fewer than two references (E-U24), or no such column (E-U04).
+        Fewer than two references (E-U24), no such column (E-U04), or a table of names that is none
+        (E-U105).
     InputDataError
         Counts beside values of another kind (E-D07), or genes that cannot be told apart (E-G11).
     GeneMatchError
@@ -98,6 +108,7 @@ def merge_references(
     _require_one_kind(sources)
     space, places = _common_genes(sources, genes)
     blocks, tables, report = [], [], []
+    own: dict[str, dict[str, str]] = {}
     for name, source in sources.items():
         adata = references[name]
         matrix, found = _on(space, source, places[name])
@@ -107,18 +118,63 @@ def merge_references(
             unlabeled_category=unlabeled_category,
             unlabeled="keep",
         )
+        if ontology_term_key is not None:
+            given = obs_column(adata, _of(ontology_term_key, name), name=name)
+            own[name] = _terms(labels, given)
         donor = None if donor_key is None else obs_column(adata, _of(donor_key, name), name=name)
         tables.append(_cells(name, adata, labels, donor, reference_key))
         line = f"{name}: {source.n_obs:,} cells, {found:,} of {len(space):,} genes"
         report.append(line + ("; the others count as zero" if found < len(space) else ""))
     obs = pd.concat(tables)
+    counts = {
+        n: part["cell_type"][part["cell_type"] != unlabeled_category].value_counts().to_dict()
+        for n, part in obs.groupby(reference_key, sort=False)
+    }
+    table, said = common_labels(counts, names=_table(names), terms=own, by_term=by_term)
+    common = {(r.reference, r.label): r.merged for r in table.itertuples()}
+    pairs = zip(obs[reference_key], obs["cell_type"], strict=True)
+    obs["cell_type"] = [common.get(pair, pair[1]) for pair in pairs]
+    report += said
     report += _alone(obs, reference_key, unlabeled_category)
     for line in report:
         logger.info("%s", line)
     var = pd.DataFrame(dict(space.other), index=pd.Index(space.ids))
     merged = anndata.AnnData(sparse.vstack(blocks, format="csr"), obs=obs, var=var)
     merged.uns["merge_report"] = np.array(report, dtype=object)
+    merged.uns["merge_labels"] = table
     return merged
+
+
+def _table(names: Mapping[str, str] | str | Path | None) -> dict[str, str]:
+    """Return the common name by label, of a mapping or of a table of two columns."""
+    if names is None or isinstance(names, Mapping):
+        return {str(k): str(v) for k, v in dict(names or {}).items()}
+    try:
+        separator = "\t" if Path(names).suffix == ".tsv" else ","
+        found = pd.read_csv(names, sep=separator, dtype=str, keep_default_na=False)
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise _no_table(str(names), str(error)) from error
+    if found.shape[1] < 2 or found.iloc[:, 0].duplicated().any():
+        why = "it has one column" if found.shape[1] < 2 else "a label comes twice"
+        raise _no_table(str(names), why)
+    return dict(zip(found.iloc[:, 0], found.iloc[:, 1], strict=True))
+
+
+def _no_table(where: str, why: str) -> UsageError:
+    return UsageError(
+        "E-U105",
+        "the table of common names cannot be used",
+        where=where,
+        why=why,
+        fix="write a label and its common name in every row, under a row of headings",
+    )
+
+
+def _terms(labels: np.ndarray, given: pd.Series) -> dict[str, str]:
+    """Return the term of every label, where all its cells have the same."""
+    text = given.astype("object").where(given.notna(), "").astype(str).to_numpy()
+    by = pd.Series(text).groupby(np.asarray(labels, dtype=object)).unique()
+    return {str(k): str(v[0]) for k, v in by.items() if len(v) == 1 and ":" in str(v[0])}
 
 
 def _of(key: str | Mapping[str, str], name: str) -> str:
