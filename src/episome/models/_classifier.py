@@ -23,6 +23,7 @@ from episome.train import (
     ClassifierPlan,
     CorePlan,
     balanced_weights,
+    label_sets,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
 
     capabilities = ("annotation", "embedding", "explanation")
     _plan_cls = ClassifierPlan
+    #: Which classes each label may mean, in a training with sets.
+    _sets: NDArray[np.bool_] | None = None
 
     @classmethod
     def tuning_space(cls, *, has_donors: bool = False) -> TuningSpace:
@@ -121,7 +124,9 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
             alike too), a column of numbers, or a number per cell.
         plan_kwargs
             ``lr``, ``weight_decay``, ``lr_schedule``, ``lr_decay``, ``lr_patience``,
-            ``label_smoothing``, ``weight_average``, ``class_weight`` (``"balanced"`` or ``None``).
+            ``label_smoothing``, ``weight_average``, ``class_weight`` (``"balanced"`` or ``None``),
+            ``coarse_labels`` (``"set"``: a label above other classes says that the cell is one of
+            them; by default it is a class beside them).
         datamodule
             Batches made by the caller instead of the model's own data.
         resume
@@ -183,6 +188,9 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
         split = datamodule.split
         own = len(split.calibration) >= MIN_CELLS
         rows = split.calibration if own else split.validation
+        if self._sets is not None:
+            # Of a cell that may be one of several types nobody knows whether its call is right.
+            rows = rows[self._sets.sum(axis=1)[datamodule.labels[rows]] == 1]
         if again and not own:
             # The refit has seen the validation cells: what the first run said of them stays.
             return
@@ -213,6 +221,8 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
             None if augment is None else donor_augmentation(datamodule, augment_strength)
         )
         settings = dict(plan_args)
+        children = self._children()
+        self._sets = label_sets(children) if settings.get("coarse_labels") == "set" else None
         # What is drawn by weights is not weighed once more.
         default = "balanced" if datamodule.weights is None else None
         weights = self._class_weights(settings.pop("class_weight", default), datamodule)
@@ -220,7 +230,7 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
             self.module,
             class_weights=weights,
             augmentation=augmentation,
-            children=self._children(),
+            children=children,
             **settings,
         )
         return plan, {"augment": None if augmentation is None else augmentation.facts}

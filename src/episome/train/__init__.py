@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         LossPlan,
         balanced_weights,
         check_plan_kwargs,
+        label_sets,
     )
     from episome.train._run_folder import RunFolder, RunPart
     from episome.train._schedules import (
@@ -62,6 +63,7 @@ _HOME = {
     "balanced_weights": "_plan",
     "bounded_epochs": "_schedules",
     "check_plan_kwargs": "_plan",
+    "label_sets": "_plan",
     "check_trainer_kwargs": "_fit",
     "fit": "_fit",
     "holds_work": "_places",

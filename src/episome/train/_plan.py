@@ -266,8 +266,17 @@ class ClassifierPlan(CorePlan):
     children
         Reflexive child matrix of the classes, boolean (C, C): a call of a descendant of the truth
         is right in ``validation_f1_macro_ontology``. ``None`` leaves that metric out.
+    coarse_labels
+        What a label says that is above other classes: ``"class"``, that the cell is of it and of
+        none of those; ``"set"``, that it is of one of those, whichever: the loss is that of the
+        sum of their probabilities, and no cell is called the coarse class any more.
     **kwargs
         Of :class:`CorePlan`.
+
+    Raises
+    ------
+    UsageError
+        No class is known to be above another (E-U15).
     """
 
     monitor = MONITOR
@@ -280,6 +289,7 @@ class ClassifierPlan(CorePlan):
         label_smoothing: float = 0.0,
         augmentation: DonorAugmentation | None = None,
         children: NDArray[np.bool_] | None = None,
+        coarse_labels: Literal["class", "set"] = "class",
         **kwargs: Any,
     ) -> None:
         super().__init__(core, **kwargs)
@@ -291,6 +301,9 @@ class ClassifierPlan(CorePlan):
         known = None if children is None else torch.tensor(children)
         self.register_buffer("children_of", known, persistent=False)
         self.validation_f1_ontology = MulticlassF1Score(num_classes=n_classes, average="macro")
+        sets = label_sets(children) if coarse_labels == "set" else None
+        allowed = None if sets is None else torch.tensor(sets)
+        self.register_buffer("label_sets", allowed, persistent=False)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -310,18 +323,35 @@ class ClassifierPlan(CorePlan):
     def batch_loss(self, batch: dict[str, Any]) -> torch.Tensor:
         """Return the cross-entropy of one batch, and the penalty of the core."""
         out = self.core(batch)
-        loss = F.cross_entropy(
-            out["logits"].float(),
-            batch["labels"],
-            weight=self.class_weights,
-            label_smoothing=self.label_smoothing,
+        loss = self._label_loss(
+            out["logits"].float(), batch["labels"], self.class_weights, self.label_smoothing
         )
         return loss + out["penalty"] if "penalty" in out else loss
+
+    def _label_loss(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        weights: torch.Tensor | None = None,
+        smoothing: float = 0.0,
+    ) -> torch.Tensor:
+        """Cross-entropy, where a label may stand for a set of classes."""
+        if self.label_sets is None:
+            return F.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing)
+        shares = F.log_softmax(logits, dim=1)
+        outside = ~self.label_sets[labels]
+        loss = -torch.logsumexp(shares.masked_fill(outside, -torch.inf), dim=1)
+        if smoothing:
+            loss = (1 - smoothing) * loss - smoothing * shares.mean(dim=1)
+        if weights is None:
+            return loss.mean()
+        of = weights[labels]
+        return (of * loss).sum() / of.sum()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Add one batch to the validation loss (unweighted) and the macro F1."""
         logits = self.core(batch)["logits"].float()
-        loss = F.cross_entropy(logits, batch["labels"])
+        loss = self._label_loss(logits, batch["labels"])
         self.validation_f1.update(logits, batch["labels"])
         size = len(batch["labels"])
         self.log(LOSS_MONITOR, loss, on_epoch=True, batch_size=size, sync_dist=True)
@@ -331,6 +361,40 @@ class ClassifierPlan(CorePlan):
             corrected = torch.where(self.children_of[truth, called], truth, called)
             self.validation_f1_ontology.update(corrected, truth)
             self.log(ONTOLOGY_MONITOR, self.validation_f1_ontology, on_epoch=True, batch_size=size)
+
+
+def label_sets(children: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    """Return which classes a label may mean, where a coarse one means any of its finer ones.
+
+    Parameters
+    ----------
+    children
+        Reflexive child matrix, bool (C, C).
+
+    Returns
+    -------
+    bool (C, C): the row of a class with classes below it holds these, that of another itself.
+
+    Raises
+    ------
+    UsageError
+        No class is above another (E-U15).
+    """
+    below = None if children is None else children & ~children.T
+    if below is None or not below.any():
+        raise UsageError(
+            "E-U15",
+            'coarse_labels="set"',
+            where="plan_kwargs",
+            why="no class is known to be above another one",
+            fix="set up with ontology_term_key= or own_terms=, or leave it out",
+        )
+    found: NDArray[np.bool_] = below.copy()
+    # The finest of what is below: a class in between is a set itself.
+    found &= ~below.any(axis=1)[None, :]
+    alone = ~below.any(axis=1)
+    found[alone, alone] = True
+    return found
 
 
 def _is_finite(x: Any) -> bool:
@@ -383,6 +447,13 @@ def check_plan_kwargs(plan_kwargs: dict[str, Any], plan: type[CorePlan] = Classi
             f"lr_schedule={plan_kwargs['lr_schedule']!r}",
             where="plan_kwargs",
             fix='use "step", "cosine", "plateau" or None',
+        )
+    if plan_kwargs.get("coarse_labels", "class") not in {"class", "set"}:
+        raise UsageError(
+            "E-U15",
+            f"coarse_labels={plan_kwargs['coarse_labels']!r}",
+            where="plan_kwargs",
+            fix='use "class" or "set"',
         )
     if not float(plan_kwargs.get("lr", 1.0)) > 0:
         raise UsageError(
