@@ -38,9 +38,8 @@ def plan(**kwargs) -> ClassifierPlan:
 def test_a_label_means_the_finest_of_what_is_below_it():
     sets = label_sets(CHILDREN)
 
-    meant = {
-        n: {NAMES[i] for i in np.flatnonzero(row)} for n, row in zip(NAMES, sets, strict=True)
-    }
+    names = np.array(NAMES)
+    meant = {n: set(names[row]) for n, row in zip(NAMES, sets, strict=True)}
     assert meant == {
         "lymphocyte": {"CD4", "CD8", "B"},
         "T": {"CD4", "CD8"},
@@ -122,7 +121,9 @@ def test_networks_learn_fine_types_from_coarse_labels():
 
     assert set(found["set"]) == set(fine.values())
     assert (found["set"] == truth[600:]).mean() > 0.9
-    assert (found["class"] == "T cell").mean() > 0.2
+    assert (found["class"] == "T cell").any()
+    right = {k: (v == truth[600:]).mean() for k, v in found.items()}
+    assert right["set"] > right["class"]
     # Calls are compared with labels that say which type it is.
     assert model.confidence_.facts["after"]["accuracy"] > 0.9
 

@@ -389,10 +389,9 @@ def label_sets(children: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
             why="no class is known to be above another one",
             fix="set up with ontology_term_key= or own_terms=, or leave it out",
         )
-    found: NDArray[np.bool_] = below.copy()
+    alone = np.array([not row.any() for row in below])
     # The finest of what is below: a class in between is a set itself.
-    found &= ~below.any(axis=1)[None, :]
-    alone = ~below.any(axis=1)
+    found: NDArray[np.bool_] = below & alone[None, :]
     found[alone, alone] = True
     return found
 
