@@ -55,7 +55,8 @@ class ModelSpec:
     modalities
         Of ``rna``, ``protein``, ``atac``.
     tags
-        How the host chooses without naming a method: ``demo``, ``floor``, ``student``, ``probe``
+        How the host chooses without naming a method: ``demo``, ``floor`` (in every benchmark;
+        ``floor-TASK``: in those of one task), ``student``, ``probe``
         (learns from any dense vectors: what ``embedding:KEY`` stands for), ``unlabelled`` (an
         annotator that can do without labels, so that nobody is asked for them).
     needs
