@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,25 @@ def test_the_list_for_a_gpu_runs_on_any_device(tmp_path):
     assert max(r["gradients_differ"] for r in rows if "gradients_differ" in r) < 1e-3
     assert all(r["largest_difference"] == 0 for r in rows if r["part"] == "determinism")
     assert all(f"## {part.capitalize()}" in page.read_text() for part in parts)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("EPISOME_TEST_DATA"), reason="the real sets are elsewhere")
+def test_the_page_on_explanations_is_made(tmp_path):
+    script, page = SCRIPT.with_name("explanations.py"), tmp_path / "page.md"
+    chosen = ["--models", "logreg", "--splits", "zeisel", "--seeds", "2"]
+
+    for more in ([], ["--page", str(page)]):
+        command = [sys.executable, str(script), str(tmp_path), *chosen, *more]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    runs = sorted(tmp_path.glob("zeisel--logreg--?.json"))
+    assert len(runs) == 2
+    test = json.loads(runs[0].read_text())["tests"]["expressed"]
+    assert test["verdict"] == "faithful"
+    low, value = test["difference"][1], test["fall"] - test["control"]
+    assert 0 < low < test["difference"][0] == pytest.approx(value)
+    text = page.read_text()
+    for part in ("In short", "Deletion test", "Types", "Agreement", "Cost"):
+        assert f"## {part}" in text
+    assert "| zeisel | `logreg` | native |" in text

@@ -7,7 +7,9 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -74,6 +76,22 @@ def test_page_on_confidence_as_written_runs(capsys: pytest.CaptureFixture[str]) 
     printed = capsys.readouterr().out
     assert "out of fold" in printed
     assert "the set holds the truth: 0." in printed
+
+
+def test_page_on_explanations_as_written_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    enriched = find_spec("gseapy") is not None
+
+    for _, text in blocks("user_guide/explanations.md"):
+        if enriched or "enrichment" not in text:
+            exec(compile(text, "explanations.md", "exec"), names)
+
+    assert names["test"].verdict == names["harder"].verdict == "faithful"
+    assert names["shared"]["jaccard"].between(0, 1).all()
+    assert "difference 0." in capsys.readouterr().out
+    if enriched:
+        best = names["found"].groupby("group")["set"].first()
+        assert (best["type 0"], best["type 1"]) == ("first", "second")
 
 
 def run(line: str, folder: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from episome.errors import LabelError, UsageError
 from episome.metrics import (
@@ -12,6 +14,7 @@ from episome.metrics import (
     accuracy,
     balanced_accuracy,
     bootstrap,
+    bootstrap_mean,
     classification_scores,
     macro_f1,
     median_f1,
@@ -106,7 +109,7 @@ def test_draws_of_counts_are_the_scores_of_the_drawn_cells(name, monkeypatch):
     truth, called = cells(120)
     donors = np.random.default_rng(1).integers(0, 6, 120)
     weights = np.random.default_rng(2).multinomial(6, np.full(6, 1 / 6), size=20)
-    monkeypatch.setattr(_bootstrap, "_weights", lambda *_: iter([weights.astype(float)]))
+    monkeypatch.setattr(_bootstrap, "weights", lambda *_: iter([weights.astype(float)]))
 
     _, got = _bootstrap._draw_counts(
         _bootstrap.score_named(name), _bootstrap.paired(truth, called), donors, 20, None
@@ -205,3 +208,65 @@ def test_every_listed_score_can_be_drawn():
 
     for name, value in classification_scores(truth, called).items():
         assert bootstrap(name, truth, called, n_draws=2).value == value
+
+
+# -- means ----------------------------------------------------------------------------------------
+
+
+def test_interval_of_a_mean_holds_it_and_has_the_width_of_its_error():
+    values = np.random.default_rng(0).normal(3.0, 2.0, 400)
+
+    found = bootstrap_mean(values, n_draws=2000)
+
+    assert found.value == pytest.approx(values.mean())
+    assert found.low < found.value < found.high
+    assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+    assert (found.n_units, found.n_left_out) == (400, 0)
+    assert found == bootstrap_mean(values, n_draws=2000) != bootstrap_mean(values, seed=3)
+
+
+def test_interval_of_a_mean_over_donors_equals_a_plain_loop():
+    rng = np.random.default_rng(1)
+    donors = rng.integers(0, 6, 200).astype(str).astype(object)
+    values = rng.normal(size=200) + donors.astype(int)
+    donors[:9] = None
+
+    found = bootstrap_mean(values, groups=donors, n_draws=4000)
+
+    known = pd.DataFrame({"v": values, "d": donors}).dropna()
+    parts = [g["v"].to_numpy() for _, g in known.groupby("d")]
+    drawn = [np.concatenate([parts[i] for i in rng.integers(0, 6, 6)]).mean() for _ in range(4000)]
+    assert found.value == pytest.approx(known["v"].mean())
+    assert (found.n_units, found.n_left_out) == (6, 9)
+    np.testing.assert_allclose(
+        [found.low, found.high], np.percentile(drawn, [2.5, 97.5]), rtol=0.1
+    )
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30), st.floats(-5, 5))
+@settings(max_examples=30)
+def test_interval_of_a_mean_moves_with_its_values(values, by):
+    one = bootstrap_mean(values, n_draws=50)
+    other = bootstrap_mean(np.array(values) + by, n_draws=50)
+
+    assert one.low <= one.high
+    np.testing.assert_allclose(
+        [other.value, other.low, other.high],
+        np.array([one.value, one.low, one.high]) + by,
+        atol=1e-8,
+    )
+
+
+def test_interval_of_a_mean_refuses_what_it_cannot_draw():
+    with pytest.raises(UsageError, match=r"not finite.*1 of 3.*E-U44"):
+        bootstrap_mean([1.0, np.nan, 2.0])
+    with pytest.raises(UsageError, match=r"needs two cells.*E-U43"):
+        bootstrap_mean([1.0])
+    with pytest.raises(UsageError, match=r"needs two of them.*E-U43"):
+        bootstrap_mean([1.0, 2.0], groups=["a", "a"])
+    with pytest.raises(UsageError, match="E-U41"):
+        bootstrap_mean([1.0, 2.0], groups=["a", "b", "c"])
+    with pytest.raises(UsageError, match="E-U22"):
+        bootstrap_mean([1.0, 2.0], n_draws=0)
+    with pytest.raises(UsageError, match="E-U44"):
+        bootstrap_mean([1.0, 2.0], level=1.0)

@@ -688,6 +688,35 @@ CODES: dict[str, str] = {
     "E-G27": "The query has no gene of a set whose score is wanted.",
     "E-G28": "The score of a gene set is that of the genes that the query has.",
     "E-U103": "No cell fulfils the conditions that were given.",
+    "E-U86": (
+        "What a model says itself of its genes may be of no class: masks of TabNet tell what was "
+        'read, not for which class. method="auto" and "gradient" ask a network for the slope of '
+        "the score of a class instead."
+    ),
+    "E-U87": (
+        "Explanations are of a class that the model knows, against another that it knows, or the "
+        "runner-up of every cell."
+    ),
+    "E-U88": (
+        "Right and wrong calls can only be told where the labels of the cells are names of the "
+        "model's classes."
+    ),
+    "E-U89": (
+        "Too few cells are left to remove genes from: those without the model's genes, those that "
+        "are not called rightly, and those in which no gene speaks for the call take no part."
+    ),
+    "E-U78": (
+        "A list of genes is enriched in a set compared with all genes that could have been in it: "
+        "those of the model that made the list."
+    ),
+    "E-U79": (
+        "Tables of genes are compared group by group: what top_genes, explain with groups, or "
+        "scanpy's rank_genes_groups gives."
+    ),
+    "E-U95": (
+        "Genes have several names, identifiers and symbols, in upper case in one species and not "
+        "in another. Where no name is in both lists there is nothing to compare."
+    ),
     "E-U90": "A condition is a column, = or !=, and a value; several values are separated by |.",
     "E-U91": "A corpus is made of files, each named once: twice would be the same cells twice.",
     "E-U92": (

@@ -8,7 +8,12 @@ from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
     from episome.inference._array_core import ArrayCore
-    from episome.inference._attribution import Attribution, ExplainingCore, attribution
+    from episome.inference._attribution import (
+        Attribution,
+        ContrastingCore,
+        ExplainingCore,
+        attribution,
+    )
     from episome.inference._calls import CALL_COLUMNS, CallLimits, calls_frame
     from episome.inference._completed import completed_calls
     from episome.inference._cores import BatchSource, Core
@@ -42,6 +47,7 @@ _HOME = {
     "ArrayCore": "_array_core",
     "Attribution": "_attribution",
     "BatchSource": "_cores",
+    "ContrastingCore": "_attribution",
     "Core": "_cores",
     "EnsembleCore": "_ensemble",
     "ExplainingCore": "_attribution",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from episome.data import CellLoader
-
 
 class BatchSource(Protocol):
     """What batches are read from: a query, or the cells of a training."""
 
-    def loader(self, rows: NDArray[np.int64] | None, /, *, batch_size: int) -> CellLoader: ...
+    def loader(
+        self, rows: NDArray[np.int64] | None, /, *, batch_size: int
+    ) -> Iterable[dict[str, Any]]: ...
 
 
 class RunningCore(Protocol):

@@ -8,6 +8,7 @@ from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
     from episome.metrics._bootstrap import Interval, bootstrap
+    from episome.metrics._bootstrap_mean import bootstrap_mean
     from episome.metrics._calibration import (
         brier_score,
         disagreement,
@@ -33,6 +34,7 @@ _HOME = {
     "accuracy": "_classification",
     "balanced_accuracy": "_classification",
     "bootstrap": "_bootstrap",
+    "bootstrap_mean": "_bootstrap_mean",
     "brier_score": "_calibration",
     "by_group": "_classification",
     "class_table": "_classification",

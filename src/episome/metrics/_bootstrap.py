@@ -99,15 +99,12 @@ def bootstrap(
         outside 0 and 1 (E-U44); lists of different lengths (E-U41); series of different cells
         (E-U45).
     """
-    if n_draws < 1:
-        raise UsageError("E-U22", f"n_draws={n_draws!r} is too small", fix="n_draws=1000")
-    if not 0 < level < 1:
-        raise UsageError("E-U44", f"level={level!r} is not between 0 and 1", fix="level=0.95")
+    require_draws(n_draws, level)
     rng = np.random.default_rng(settings.stream_seed("bootstrap", seed))
     if groups is not None:
         y_true, y_pred, groups = same_cells(y_true=y_true, y_pred=y_pred, groups=groups)
     pairs = paired(y_true, y_pred, hierarchy)
-    units = None if groups is None else _donors(groups, len(pairs.cell))
+    units = None if groups is None else donor_units(groups, len(pairs.cell))
     if isinstance(score, str):
         value, draws = _draw_counts(score_named(score), pairs, units, n_draws, rng)
     else:
@@ -124,7 +121,16 @@ def bootstrap(
     )
 
 
-def _donors(groups: ArrayLike, n_cells: int) -> NDArray[np.int64]:
+def require_draws(n_draws: int, level: float) -> None:
+    """Refuse no draws (E-U22) and a level outside 0 and 1 (E-U44)."""
+    if n_draws < 1:
+        raise UsageError("E-U22", f"n_draws={n_draws!r} is too small", fix="n_draws=1000")
+    if not 0 < level < 1:
+        raise UsageError("E-U44", f"level={level!r} is not between 0 and 1", fix="level=0.95")
+
+
+def donor_units(groups: ArrayLike, n_cells: int) -> NDArray[np.int64]:
+    """Return the donor of every cell as a number, -1 for none; refuse fewer than two (E-U43)."""
     units, names = grouped(groups, n_cells)
     if len(names) < 2:
         raise UsageError(
@@ -152,19 +158,20 @@ def _draw_counts(
         total = pairs.counts(cells)
         parts = [
             score(pairs.counts(w))
-            for w in _weights(int(cells.sum()), cells / cells.sum(), n_draws, rng)
+            for w in weights(int(cells.sum()), cells / cells.sum(), n_draws, rng)
         ]
     else:
         n = int(units.max()) + 1
         each = pairs.counts(pairs.by_unit(units, n))
         total = _weighed(np.ones(n), each)
-        parts = [score(_weighed(w, each)) for w in _weights(n, np.full(n, 1 / n), n_draws, rng)]
+        parts = [score(_weighed(w, each)) for w in weights(n, np.full(n, 1 / n), n_draws, rng)]
     return float(score(total)), np.concatenate(parts)
 
 
-def _weights(
+def weights(
     n: int, shares: NDArray[np.float64], n_draws: int, rng: np.random.Generator
 ) -> Iterator[NDArray[np.float64]]:
+    """Yield how often every unit is drawn, (draws, n_units), in parts of bounded memory."""
     step = max(1, MAX_DRAWN // len(shares))
     for start in range(0, n_draws, step):
         size = min(step, n_draws - start)

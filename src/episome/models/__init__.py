@@ -25,11 +25,14 @@ if TYPE_CHECKING:
         SupportsTranslation,
     )
     from episome.models._classifier import ClassifierModel
+    from episome.models._deletion import DeletionTest, deletion_test
     from episome.models._distil import Distilled, distil
     from episome.models._embedding import EmbeddingMixin
+    from episome.models._enrichment import enrichment
     from episome.models._ensemble import Ensemble
     from episome.models._explanation import ExplanationMixin
     from episome.models._folder import provenance
+    from episome.models._gene_tables import agreement
     from episome.models._inert import inert_classes, inert_dtype, number_from_bytes
     from episome.models._network import NetworkModel
     from episome.models._reconstruction import ReconstructionMixin
@@ -46,6 +49,7 @@ _HOME = {
     "ArrayModel": "_array",
     "Between": "_tuning",
     "CAPABILITIES": "_capabilities",
+    "DeletionTest": "_deletion",
     "Distilled": "_distil",
     "EmbeddingMixin": "_embedding",
     "NetworkModel": "_network",
@@ -66,8 +70,11 @@ _HOME = {
     "ExplanationMixin": "_explanation",
     "TrainingCells": "_array",
     "WeightsFile": "_weights_file",
+    "agreement": "_gene_tables",
     "as_rows": "_arguments",
+    "deletion_test": "_deletion",
     "distil": "_distil",
+    "enrichment": "_enrichment",
     "inert_classes": "_inert",
     "inert_dtype": "_inert",
     "normalized_rows": "_training",

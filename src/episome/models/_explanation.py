@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import sparse
 
 from episome.data import clean_labels, require_choice
-from episome.errors import Problem, UsageError, warn
+from episome.errors import Problem, UsageError, near_names, warn
 from episome.inference import Attribution, as_csr, attribution
 from episome.models._arguments import as_rows
 from episome.models._calls import Answering
@@ -36,6 +36,7 @@ Cells: TypeAlias = "AnnData | str | Path | CellSource | None"
 Attribute: TypeAlias = "Callable[[dict[str, Any]], CSRParts]"
 
 PREDICTION = "prediction"
+SECOND = "second"
 #: Entries of a table of groups and genes above which it is refused; 2 GB.
 MAX_TABLE = 250_000_000
 
@@ -51,6 +52,8 @@ class ExplanationMixin(Answering):
         adata: Cells = None,
         *,
         groupby: str | Sequence[object] | NDArray[Any] | pd.Series | None = None,
+        of: str | None = None,
+        against: str | None = None,
         method: Literal["auto", "native", "gradient"] = "auto",
         indices: Sequence[int] | None = None,
         normalize: bool = False,
@@ -67,10 +70,20 @@ class ExplanationMixin(Answering):
             ``None``: one row per cell. A column of the query's ``obs``, one value per cell of the
             query, or ``"prediction"``: the label that ``predict`` gives, whether or not ``obs``
             has a column of that name. Cells without a value are left out.
+        of
+            Class that genes speak for or against; default the call of every cell: its largest
+            score before calibration.
+        against
+            What the score is compared with. ``None``: the mean of all classes (of TabNet's masks
+            nothing: they say what is read). ``"second"``: the runner-up of every cell, the
+            largest score but that of `of`. The name of a class: that one; cells that are called
+            so themselves have a row of zeros unless `of` is given.
         method
             ``"native"``: what the model says itself: masks times decisions for TabNet,
-            coefficients times values for linear models. ``"gradient"``: value times gradient of
-            the call's score, for networks; signed. ``"auto"``: as the model prefers.
+            coefficients times values for linear models, exactly the difference of the scores but
+            for the intercepts. ``"gradient"``: value times gradient of the score, for networks;
+            signed. ``"auto"``: as the model prefers; with `of` or `against`, gradients where what
+            the model says itself is of no class, as masks are not.
         indices
             Rows of the query; default all.
         normalize
@@ -90,9 +103,11 @@ class ExplanationMixin(Answering):
         ------
         UsageError
             The model gives no attributions (E-U12) or no calls (E-U13), there is no such column
-            (E-U04), or groups do not fit the cells (E-U50) or memory (E-U51).
+            (E-U04), or groups do not fit the cells (E-U50) or memory (E-U51). What the model says
+            itself is of no class (E-U86); `of` or `against` is none of its classes (E-U87).
         """
-        run, prepared = self._attribution(method).run, self.prepare(adata, **query)
+        how, prepared = self._attribution(method, of, against), self.prepare(adata, **query)
+        run = how.run
         if groupby is None:
             return self._gene_matrix(run, prepared, indices, batch_size, normalize=normalize)
         groups = self._groups(groupby, prepared, adata, indices, batch_size=batch_size, **query)
@@ -111,6 +126,8 @@ class ExplanationMixin(Answering):
         groupby: str | Sequence[object] | NDArray[Any] | pd.Series | None = PREDICTION,
         k: int = 20,
         *,
+        of: str | None = None,
+        against: str | None = None,
         method: Literal["auto", "native", "gradient"] = "auto",
         weight: Literal["auto", "expression", "none"] = "auto",
         indices: Sequence[int] | None = None,
@@ -127,8 +144,9 @@ class ExplanationMixin(Answering):
             As for :meth:`explain`; ``None`` takes all cells as one group, ``"all"``.
         k
             Genes of every group at most.
-        method
-            As for :meth:`explain`.
+        of, against, method
+            As for :meth:`explain`: ``of="B cell"`` lists what speaks for B cells in every group,
+            ``against="second"`` what tells the calls from their runners-up.
         weight
             ``"expression"``: a gene scores by the mean over cells of its attribution times its
             normalised log1p value; ``"none"``: by its mean attribution; ``"auto"``: by expression
@@ -147,9 +165,8 @@ class ExplanationMixin(Answering):
             As for :meth:`explain`; ``k`` below one (E-U22), an unknown weight (E-U30).
         """
         require_choice("weight", weight, ("auto", "expression", "none"))
-        if k < 1:
-            raise UsageError("E-U22", f"k={k}", fix="pass k of at least 1")
-        how, prepared = self._attribution(method), self.prepare(adata, **query)
+        _require_genes(k)
+        how, prepared = self._attribution(method, of, against), self.prepare(adata, **query)
         if weight == "auto":
             weight = "none" if how.holds_values else "expression"
         groups = self._groups(groupby, prepared, adata, indices, batch_size=batch_size, **query)
@@ -180,11 +197,132 @@ class ExplanationMixin(Answering):
             )
         return table
 
-    def _attribution(self, method: Literal["auto", "native", "gradient"]) -> Attribution:
+    def explain_errors(
+        self,
+        adata: Cells,
+        labels_key: str,
+        cell_type: str | None = None,
+        k: int = 20,
+        *,
+        method: Literal["auto", "native", "gradient"] = "auto",
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        **query: Any,
+    ) -> pd.DataFrame:
+        """Return the genes that tell rightly called cells of a type from mis-called ones.
+
+        For every type and every class that its cells are mis-called, both kinds of cells are asked
+        the same: how much does each gene speak for the type, against the wrong class? Genes are
+        ranked by what rightly called cells have more of: those that carry the right calls and that
+        mis-called cells lack, and those that draw mis-called cells to the wrong class.
+
+        Parameters
+        ----------
+        adata
+            Labelled query, as for ``predict``; not modified. ``None`` takes the training cells.
+        labels_key
+            Column of ``obs`` with the true types, by the names of the model's classes. Cells of
+            other names, or of none, are left out.
+        cell_type
+            One type; default all that have cells of both kinds.
+        k
+            Genes of every pair of classes at most.
+        method, indices, batch_size, **query
+            As for :meth:`explain`.
+
+        Returns
+        -------
+        One row per type, wrong class and gene, types in the order of the classes, wrong classes
+        by their number of cells: ``type``, ``called``, ``n_right``, ``n_wrong`` (cells),
+        ``rank`` (from 1), ``gene``, ``gene_name``, ``right`` and ``wrong`` (mean attribution of
+        rightly and mis-called cells), ``difference`` (right less wrong, above zero),
+        ``expression_right``, ``expression_wrong`` (means, normalised log1p). No rows where there
+        are no errors, or no right call to compare with.
+
+        Raises
+        ------
+        UsageError
+            As for :meth:`explain`; ``k`` below one (E-U22); `cell_type` is none of the model's
+            classes (E-U87); no cell has a label of the model's classes (E-U88).
+        """
+        from episome.models._errors_explained import error_table
+
+        _require_genes(k)
+        prepared = self.prepare(adata, **query)
+        how: dict[str, Any] = {"indices": indices, "batch_size": batch_size}
+        calls = self._calls(prepared, adata, **how, **query)
+        truth = prepared.source.obs_column(labels_key)
+        rows = as_rows(indices)
+        truth = truth if rows is None else truth.iloc[rows]
+        numbers = np.arange(len(truth)) if rows is None else rows
+        only = None if cell_type is None else self._class_code("cell_type", cell_type)
+
+        def means(of: int, against: int, cells: NDArray[np.int64]) -> NDArray[np.float64]:
+            """Return mean attributions and values of the chosen cells, (2, n_genes)."""
+            part = attribution(self.module, method, of=of, against=against)
+            width = len(self.features)
+            sums = np.zeros((2, width))
+            chosen = cast("Sequence[int]", numbers[cells])
+            for batch, block in self._attributed(part.run, prepared, chosen, batch_size):
+                for row, values in zip(sums, (block, as_csr(batch["X"], width)), strict=True):
+                    row += np.asarray(values.astype(np.float64).sum(axis=0)).ravel()
+            return sums / len(cells)
+
+        return error_table(
+            truth,
+            calls,
+            names=self._class_names("labels_key"),
+            only=only,
+            k=k,
+            features=self.features,
+            means=means,
+            column=labels_key,
+        )
+
+    def _attribution(
+        self,
+        method: Literal["auto", "native", "gradient"],
+        of: str | None = None,
+        against: str | None = None,
+    ) -> Attribution:
         """Return the core's function; refuse an untrained model and a core that has none."""
         self._require_trained()
         require_choice("method", method, ("auto", "native", "gradient"))
-        return attribution(self.module, method)
+        code = None if of is None else self._class_code("of", of)
+        other: int | Literal["second"] | None = None
+        if against is not None:
+            other = "second" if against == SECOND else self._class_code("against", against)
+        if code is not None and code == other:
+            raise UsageError(
+                "E-U87",
+                f"of and against are both {of!r}",
+                why="nothing tells a class from itself",
+                fix='another class, or against="second"',
+            )
+        return attribution(self.module, method, of=code, against=other)
+
+    def _class_names(self, where: str) -> tuple[str, ...]:
+        """Names of the classes; refuse a model that has none."""
+        if self.labels is None:
+            raise UsageError(
+                "E-U13",
+                f"{type(self).__name__} does not annotate cells",
+                where=where,
+                fix="use an annotator",
+            )
+        return tuple(map(str, self.labels.names))
+
+    def _class_code(self, argument: str, name: str) -> int:
+        names = self._class_names(f"{argument}={name!r}")
+        if name not in names:
+            close = near_names(str(name), names)
+            raise UsageError(
+                "E-U87",
+                f"{argument}={name!r} is none of the model's {len(names)} classes",
+                examples=close or names,
+                fix="pass the name of a class, as model.labels.names has it",
+            )
+        return names.index(name)
 
     def _gene_matrix(
         self,
@@ -320,6 +458,11 @@ class Groups(NamedTuple):
         member = np.flatnonzero(codes >= 0)
         ones = np.ones(len(member))
         return sparse.csr_matrix((ones, (codes[member], member)), shape=(len(self.names), n))
+
+
+def _require_genes(k: int) -> None:
+    if k < 1:
+        raise UsageError("E-U22", f"k={k}", fix="pass k of at least 1")
 
 
 def _add(sums: NDArray[np.float64], member: sparse.csr_matrix, block: sparse.csr_matrix) -> None:

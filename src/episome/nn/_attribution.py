@@ -12,11 +12,17 @@ if TYPE_CHECKING:
 __all__ = ["input_gradients"]
 
 
-def input_gradients(core: TorchCore, x: torch.Tensor) -> torch.Tensor:
-    """Return how much every value adds to the call of its cell, to first order.
+def input_gradients(
+    core: TorchCore,
+    x: torch.Tensor,
+    classes: torch.Tensor | None = None,
+    against: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return how much every value adds to the score of one class over others, to first order.
 
-    It is the value times the gradient of the called class's logit, less the mean of all logits:
-    positive where the value speaks for the call, zero where a gene is not expressed.
+    It is the value times the gradient of the class's logit, less the logit of another class or
+    the mean of all logits: positive where the value speaks for the class, zero where a gene is
+    not expressed.
 
     Parameters
     ----------
@@ -24,6 +30,10 @@ def input_gradients(core: TorchCore, x: torch.Tensor) -> torch.Tensor:
         A network with logits that reads dense batches; its mode is left as it was.
     x
         Normalised expression, (B, G), on the core's device.
+    classes
+        Code of the class of every cell, int64 (B,); default the one with the largest logit.
+    against
+        Code of the class that it is compared with, int64 (B,); default the mean of all.
 
     Returns
     -------
@@ -39,8 +49,12 @@ def input_gradients(core: TorchCore, x: torch.Tensor) -> torch.Tensor:
         with torch.enable_grad():
             values = x.detach().clone().requires_grad_(True)  # noqa: FBT003 - torch's signature
             logits = core({"X": values})["logits"]
-            called = logits.argmax(dim=1, keepdim=True)
-            score = logits.gather(1, called).sum() - logits.mean(dim=1).sum()
+            chosen = logits.argmax(dim=1) if classes is None else classes
+            score = logits.gather(1, chosen[:, None]).sum()
+            if against is None:
+                score = score - logits.mean(dim=1).sum()
+            else:
+                score = score - logits.gather(1, against[:, None]).sum()
             (gradient,) = torch.autograd.grad(score, values)
     finally:
         core.train(mode)

@@ -120,16 +120,26 @@ class LogisticRegressionCore(ArrayCore):
 
     def explaining(self) -> Callable[[Mapping[str, object]], sparse.csr_matrix]:
         """Return what each value adds to the call's score, less the mean over the classes."""
+        between = self.contrasting()
+        return lambda batch: between(batch, self.forward(batch)["logits"].argmax(axis=1), None)
+
+    def contrasting(self) -> Callable[..., sparse.csr_matrix]:
+        """Return what each value adds to the score of a class over another, or over the mean."""
         a = self.arrays
         contrast = a["coefficients"] - a["coefficients"].mean(axis=0)
         width = int(self.config["n_features"])
 
-        def explain(batch: Mapping[str, object]) -> sparse.csr_matrix:
+        def explain(
+            batch: Mapping[str, object],
+            classes: NDArray[np.int64],
+            others: NDArray[np.int64] | None,
+        ) -> sparse.csr_matrix:
             values = sparse.csr_matrix(batch["X"][:, a["genes"]])
-            called = self.forward(batch)["logits"].argmax(axis=1)
             rows = np.repeat(np.arange(values.shape[0]), np.diff(values.indptr))
-            data = values.data * contrast[called[rows], values.indices]
-            shape = (values.shape[0], width)
-            return sparse.csr_matrix((data, a["genes"][values.indices], values.indptr), shape)
+            counts = contrast[classes[rows], values.indices]
+            if others is not None:
+                counts = counts - contrast[others[rows], values.indices]
+            shape, columns = (values.shape[0], width), a["genes"][values.indices]
+            return sparse.csr_matrix((values.data * counts, columns, values.indptr), shape)
 
         return explain

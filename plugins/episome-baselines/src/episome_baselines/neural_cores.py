@@ -180,15 +180,29 @@ class LinearClassifierCore(GeneCore):
 
     def explaining(self) -> Callable[[Mapping[str, Any]], CSRParts]:
         """Return what each value adds to the call's score, less the mean over the classes."""
-        self.eval()
+        between = self.contrasting()
 
         def explain(batch: Mapping[str, Any]) -> CSRParts:
-            weight = self.linear.weight.detach()
-            cells = self.inputs(batch["X"])
             with torch.no_grad():
                 called = self(batch)["logits"].argmax(dim=1)
-            columns = cells.indices.long()
-            counts = weight[columns, called[cells.rows()]] - weight.mean(dim=1)[columns]
+            return between(batch, called, None)
+
+        return explain
+
+    def contrasting(self) -> Callable[..., CSRParts]:
+        """Return what each value adds to the score of a class over another, or over the mean."""
+        self.eval()
+
+        def explain(batch: Mapping[str, Any], classes: Any, others: Any) -> CSRParts:
+            weight = self.linear.weight.detach()
+            cells = self.inputs(batch["X"])
+            columns, rows = cells.indices.long(), cells.rows()
+            chosen = torch.as_tensor(classes, device=weight.device)
+            counts = weight[columns, chosen[rows]]
+            if others is None:
+                counts = counts - weight.mean(dim=1)[columns]
+            else:
+                counts -= weight[columns, torch.as_tensor(others, device=weight.device)[rows]]
             genes = self.genes.to(torch.int32)[columns]
             return CSRParts(cells.indptr, genes, cells.values.to(weight.dtype) * counts)
 
