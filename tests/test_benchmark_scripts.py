@@ -68,3 +68,23 @@ def test_the_page_on_explanations_is_made(tmp_path):
     for part in ("In short", "Deletion test", "Types", "Agreement", "Cost"):
         assert f"## {part}" in text
     assert "| zeisel | `logreg` | native |" in text
+
+
+@pytest.mark.slow
+def test_the_page_on_wrong_labels_is_made(tmp_path):
+    if not os.environ.get("EPISOME_TEST_DATA"):
+        pytest.skip("EPISOME_TEST_DATA is not set: the real files are elsewhere")
+    script, page = SCRIPT.with_name("audit.py"), tmp_path / "audit.md"
+
+    for more in (["--small"], ["--page", str(page)]):
+        command = [sys.executable, str(script), str(tmp_path / "runs"), *more]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    facts = [json.loads(f.read_text()) for f in (tmp_path / "runs").glob("*.json")]
+    assert {(f["kind"], f["n_rounds"]) for f in facts} == {
+        (kind, n) for kind in ("random", "similar", "none") for n in (1, 2, 3)
+    }
+    assert all(f["n_swapped"] == (0 if f["kind"] == "none" else 10) for f in facts)
+    text = page.read_text()
+    for part in ("Found", "On untouched labels", "Given back by correcting", "Rounds"):
+        assert part in text

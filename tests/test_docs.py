@@ -11,8 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import anndata
 import pandas as pd
 import pytest
+
+from episome.data import simulate_cells
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.M | re.S)
@@ -92,6 +95,18 @@ def test_page_on_explanations_as_written_runs(capsys: pytest.CaptureFixture[str]
     if enriched:
         best = names["found"].groupby("group")["set"].first()
         assert (best["type 0"], best["type 1"]) == ("first", "second")
+
+
+def test_page_on_wrong_labels_as_written_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    simulate_cells(240, 40, n_types=3, n_donors=6).write_h5ad("atlas.h5ad")
+
+    run_page("user_guide/audit.md", tmp_path)
+
+    assert len(pd.read_csv("audit.csv")) == 240
+    assert "cell_type_new" in anndata.read_h5ad("audited.h5ad").obs
 
 
 def run(line: str, folder: Path) -> None:

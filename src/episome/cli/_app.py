@@ -21,6 +21,7 @@ CLICK_MINIMUM = 52
 #: Name of a command -> where it is, and its line in ``episome --help``.
 COMMANDS: dict[str, tuple[str, str]] = {
     "annotate": ("episome.cli.annotate:command", "Annotate cells with a model folder."),
+    "audit": ("episome.cli.audit:command", "Find cells whose label is likely wrong."),
     "benchmark": (
         "episome.cli.benchmark:command",
         "Compare models on the same held-out cells.",

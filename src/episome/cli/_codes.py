@@ -458,7 +458,10 @@ CODES: dict[str, str] = {
         "A strategy shares a training out among several devices, and there is one. On a CPU "
         "devices are processes, and --devices says how many."
     ),
-    "E-U34": "--part names a part of the split that --split reads, and means nothing without it.",
+    "E-U34": (
+        "--part names a part of the split that --split reads, and --threshold says what "
+        "--corrected replaces: they mean nothing without it."
+    ),
     "E-U35": (
         "Donor augmentation adds differences between two donors of one type. It needs donor_key "
         "at set-up, and at least one type with enough training cells of two donors."
@@ -604,7 +607,7 @@ CODES: dict[str, str] = {
     "E-U83": (
         "Most models read their cells in batches, so that these may stay in a file. This one "
         "hands all of them to another program or needs several modalities, and takes an object. "
-        "The comparison of models reads all cells into memory too."
+        "The comparison of models and the audit of labels read all cells into memory too."
     ),
     "E-D54": (
         "Of files that are read as one, some hold counts and others values after log1p. Every "
@@ -678,6 +681,11 @@ CODES: dict[str, str] = {
     ),
     "E-L43": "The cells are restricted to a type that no class of the model is a kind of.",
     "E-L44": "Classes without a term of the Cell Ontology have nothing above them to roll up to.",
+    "E-L45": (
+        "An audit trains models without some of the cells and asks them about these. A class of "
+        "few cells, or of one donor, leaves too little to learn from, so that its labels are "
+        "hardly judged or not at all."
+    ),
     "E-L41": "A teacher calls all cells alike, so that a student has nothing to learn.",
     "E-R05": (
         "Two programs would write the same files. The lock is let go when the other program "
@@ -717,6 +725,8 @@ CODES: dict[str, str] = {
         "Genes have several names, identifiers and symbols, in upper case in one species and not "
         "in another. Where no name is in both lists there is nothing to compare."
     ),
+    "E-U67": "Every cell needs one label and a probability for each of two or more classes.",
+    "E-U68": "An audit needs at least two folds and one round; other numbers are zero or more.",
     "E-U90": "A condition is a column, = or !=, and a value; several values are separated by |.",
     "E-U91": "A corpus is made of files, each named once: twice would be the same cells twice.",
     "E-U92": (

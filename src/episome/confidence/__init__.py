@@ -14,6 +14,12 @@ if TYPE_CHECKING:
         reliability,
     )
     from episome.confidence._conformal import ConformalScores, coverage
+    from episome.confidence._doubt import (
+        LabelDoubt,
+        confident_errors,
+        doubt_threshold,
+        label_doubt,
+    )
     from episome.confidence._maps import CalibrationMap, Fitted, fit_map
     from episome.confidence._novelty import MAX_CELLS, Novelty, TypeSpace
     from episome.confidence._rollup import RollUp, classes_within, restricted
@@ -33,9 +39,11 @@ _HOME = {
     "CalibrationSource": "_confidence",
     "Confidence": "_confidence",
     "ConformalScores": "_conformal",
+    "confident_errors": "_doubt",
     "coverage": "_conformal",
     "DEPTHS": "_shift",
     "Fitted": "_maps",
+    "LabelDoubt": "_doubt",
     "MAX_CELLS": "_novelty",
     "Novelty": "_novelty",
     "REMOVED": "_shift",
@@ -43,6 +51,8 @@ _HOME = {
     "ShiftGrid": "_shift",
     "ShiftPoint": "_shift",
     "TypeSpace": "_novelty",
+    "doubt_threshold": "_doubt",
+    "label_doubt": "_doubt",
     "as_logits": "_temperature",
     "classes_within": "_rollup",
     "fit_confidence": "_confidence",

@@ -8,6 +8,7 @@ from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
     from episome.jobs._annotate import AnnotateRequest, AnnotateResult, annotate, describe_input
+    from episome.jobs._audit import AuditRequest, AuditResult, audit
     from episome.jobs._auto import AutoResult, train_auto
     from episome.jobs._benchmark import (
         BenchmarkRequest,
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 _HOME = {
     "AnnotateRequest": "_annotate",
     "AnnotateResult": "_annotate",
+    "AuditRequest": "_audit",
+    "AuditResult": "_audit",
     "AutoResult": "_auto",
     "CheckRequest": "_check",
     "CheckResult": "_check",
@@ -79,6 +82,7 @@ _HOME = {
     "TrainRequest": "_train",
     "TrainResult": "_train",
     "annotate": "_annotate",
+    "audit": "_audit",
     "check": "_check",
     "check_plugin": "_check_plugin",
     "demo": "_demo",

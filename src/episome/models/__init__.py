@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from episome.models._arguments import as_rows
     from episome.models._array import ArrayModel, TrainingCells
     from episome.models._array_classifier import ArrayClassifierModel
+    from episome.models._audit import Audit, AuditPlan, audit, audit_plan
     from episome.models._base import EpisomeModel
     from episome.models._capabilities import (
         CAPABILITIES,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     )
     from episome.models._classifier import ClassifierModel
     from episome.models._deletion import DeletionTest, deletion_test
-    from episome.models._distil import Distilled, distil
+    from episome.models._distil import Distilled, annotator_spec, distil
     from episome.models._embedding import EmbeddingMixin
     from episome.models._enrichment import enrichment
     from episome.models._ensemble import Ensemble
@@ -47,6 +48,8 @@ _HOME = {
     "AnnotationMixin": "_annotation",
     "ArrayClassifierModel": "_array_classifier",
     "ArrayModel": "_array",
+    "Audit": "_audit",
+    "AuditPlan": "_audit",
     "Between": "_tuning",
     "CAPABILITIES": "_capabilities",
     "DeletionTest": "_deletion",
@@ -71,6 +74,9 @@ _HOME = {
     "TrainingCells": "_array",
     "WeightsFile": "_weights_file",
     "agreement": "_gene_tables",
+    "audit": "_audit",
+    "audit_plan": "_audit",
+    "annotator_spec": "_distil",
     "as_rows": "_arguments",
     "deletion_test": "_deletion",
     "distil": "_distil",

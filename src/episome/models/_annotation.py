@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
     from episome.data import CellSource, Query, SchemaChoice, Split
     from episome.inference import BatchSource
+    from episome.models._audit import Audit
     from episome.models._base import EpisomeModel as _Base
     from episome.models._ensemble import Ensemble
     from episome.train import CellDataModule
@@ -287,6 +288,61 @@ class AnnotationMixin(CallsMixin, _Base):
             with settings.using_seed(settings.member_seed(i)):
                 members.append(cls(adata, **model_kwargs))
         return Ensemble(members)
+
+    def audit(
+        self,
+        adata: AnnData | None = None,
+        *,
+        labels_key: str | None = None,
+        donor_key: str | list[str] | None = None,
+        cluster_key: str | None = None,
+        train_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Audit:
+        """Rank the cells of a labelled reference by how likely their label is wrong.
+
+        This model judges nothing: fresh ones of its class and settings are trained without the
+        cells that they judge. See :func:`episome.models.audit`.
+
+        Parameters
+        ----------
+        adata
+            Labelled cells, not changed; ``None`` takes the training cells.
+        labels_key, donor_key
+            Columns of ``obs``; default those of the set-up, where ``adata`` has them.
+        cluster_key
+            Column of clusters, for a table of them.
+        train_kwargs
+            Of ``train``, which a model does not remember: pass what this one was trained with.
+        **kwargs
+            Of :func:`episome.models.audit`, ``n_folds`` or ``false_discoveries`` for instance, and
+            of ``setup_anndata``; by default those that this model was set up with.
+
+        Raises
+        ------
+        UsageError
+            The model holds no AnnData object and none is given (E-U17).
+        EpisomeError
+            As :func:`episome.models.audit`.
+        """
+        from episome.models._audit import audit, settings_of
+
+        cells = self._require_adata() if adata is None else adata
+        setup = {k: v for k, v in self.setup_args.items() if v is not None}
+        labels_key = labels_key or setup["labels_key"]
+        if donor_key is None:
+            donor_key = setup.get("donor_key")
+        given = {k: v for k, v in setup.items() if k not in {"labels_key", "donor_key"}}
+        return audit(
+            cells,
+            labels_key,
+            model=type(self),
+            donor_key=donor_key,
+            cluster_key=cluster_key,
+            model_kwargs=settings_of(self),
+            train_kwargs=train_kwargs,
+            **{**given, **kwargs},
+        )
 
     # --- training data --------------------------------------------------------------------
 

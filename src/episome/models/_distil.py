@@ -150,7 +150,7 @@ def distil(
     if not 0 < held_out < 1:
         raise UsageError("E-U22", f"held_out={held_out!r}", fix="pass a share such as 0.2")
     master: Any = load(teacher) if isinstance(teacher, str | Path) else teacher
-    spec = _student(student)
+    spec = annotator_spec(student)
     where: dict[str, Any] = {"layer": layer, "use_raw": use_raw}
     truth = None if labels_key is None else _truth(AnnDataSource(adata, **where), labels_key)
     calls = master.annotate(adata, **where)
@@ -197,20 +197,36 @@ def distil(
     return result
 
 
-def _student(name: str | None) -> plugins.ModelSpec:
+def annotator_spec(name: str | None, *, argument: str = "student") -> plugins.ModelSpec:
+    """Return the annotator of a name, or an installed one with the tag `student`.
+
+    Parameters
+    ----------
+    name
+        Of the spec.
+    argument
+        How messages call what names it.
+
+    Raises
+    ------
+    PluginError
+        There is none of the tag (E-P14) or of the name (E-P01).
+    UsageError
+        It annotates no cells (E-U12).
+    """
     if name is None:
         tagged = [s for s in plugins.models().values() if STUDENT in s.tags]
         if not tagged:
             raise PluginError(
                 "E-P14",
                 "no installed annotator is tagged `student`",
-                fix="name one: student=..., or pip install episome-baselines",
+                fix=f"name one: {argument}=..., or pip install episome-baselines",
             )
         return tagged[0]
     spec = plugins.get_spec(name)
     if "annotation" not in spec.capabilities:
         raise UsageError(
-            "E-U12", f"{spec.name} annotates no cells", fix="name an annotator: student=..."
+            "E-U12", f"{spec.name} annotates no cells", fix=f"name an annotator: {argument}=..."
         )
     return spec
 
