@@ -108,7 +108,7 @@ def confident_errors(
     """
     p, code = _checked(probabilities, codes)
     fits = _kinds(kinds, p.shape[1])
-    known = np.isfinite(p).all(axis=1)
+    known: NDArray[np.bool_] = np.asarray(np.isfinite(p).all(axis=1))
     thresholds = np.full(p.shape[1], np.inf)
     for c in np.unique(code[known]):
         thresholds[c] = p[known & (code == c), c].mean() - ROUNDING

@@ -542,7 +542,8 @@ class _Work:
         return model
 
     def _query(self) -> dict[str, Any]:
-        given = {k: self._setup[k] for k in ("nan", "allow_fractional") if k in self._setup}
+        names = ("nan", "allow_fractional")
+        given: dict[str, Any] = {k: self._setup[k] for k in names if k in self._setup}
         if self._is_genes:
             given |= {"input_kind": self._input_kind, "duplicates": "sum"}
         return given
@@ -614,10 +615,10 @@ class _Work:
         place = np.full(n, -1, dtype=np.int64)
         place[self._rows] = np.arange(len(self._rows))
         left = place < 0
-        blanks: dict[str, object] = {"rank": n, "fold": -1, "wrong": False}
+        blanks: dict[str, Any] = {"rank": n, "fold": -1, "wrong": False}
         for name in CELL_COLUMNS:
             column = cells[name].to_numpy()
-            blank = blanks.get(name, "" if column.dtype == object else np.nan)
+            blank: Any = blanks.get(name, "" if column.dtype == object else np.nan)
             found[name] = np.where(left, blank, column[place]) if left.any() else column[place]
             found[name] = found[name].astype(column.dtype)
         found.loc[left, "label"] = self._given[left]
@@ -688,7 +689,8 @@ def _class_of(model: str | type[AnnotationMixin] | None) -> type[Any]:
                 "E-U12", f"{model.__name__} annotates no cells", fix="pass an annotator: model=..."
             )
         return model
-    return plugins.load_class(annotator_spec(model, argument="model"))
+    found: type[Any] = plugins.load_class(annotator_spec(model, argument="model"))
+    return found
 
 
 def _require_arguments(
