@@ -64,6 +64,7 @@ def test_synonyms_are_one_type_by_their_term(two):
 
 def test_a_table_of_the_user_wins(two, tmp_path):
     names = {"odd": "rare", "strange": "rare", "B lymphocyte": "my B", "B cell": "my B"}
+    names["CD8T "] = "CD8"
     file = tmp_path / "names.csv"
     pd.DataFrame(names.items(), columns=["label", "common"]).to_csv(file, index=False)
 
@@ -72,6 +73,11 @@ def test_a_table_of_the_user_wins(two, tmp_path):
 
     assert set(merged.obs["cell_type"]) == {"my B", "rare", "CD4-positive, alpha-beta T cell"}
     assert read.obs["cell_type"].tolist() == merged.obs["cell_type"].tolist()
+    assert "names of your table that are no label: CD8T " in merged.uns["merge_report"]
+    terms = dict(
+        zip(merged.obs["cell_type"], merged.obs["cell_type_ontology_term_id"], strict=True)
+    )
+    assert terms == {"my B": B, "rare": "unknown", "CD4-positive, alpha-beta T cell": CD4}
 
 
 def test_given_terms_count_more_than_names():
@@ -105,8 +111,8 @@ def test_coarser_labels_are_said():
     )
 
     assert report == [
-        "T cell of a is coarser than b: CD4-positive, alpha-beta T cell: cells of one type have "
-        "two names"
+        "T cell of a is above b: CD4-positive, alpha-beta T cell in the ontology: some of its "
+        "cells may be of these types"
     ]
     assert (found["merged"] == found["label"]).all()
 
@@ -158,3 +164,23 @@ def test_a_merged_reference_is_saved_with_what_was_done(two, tmp_path):
     found = anndata.read_h5ad(tmp_path / "m.h5ad").uns
     assert list(found["merge_labels"]["merged"]) == list(merged.uns["merge_labels"]["merged"])
     assert np.asarray(found["merge_report"]).tolist() == list(merged.uns["merge_report"])
+
+
+def test_a_list_of_references_is_refused(two):
+    with pytest.raises(UsageError, match="references are a list.*E-U24"):
+        merge_references(list(two.values()), "cell_type")
+
+
+def test_terms_of_a_merged_reference_are_those_of_a_model(two):
+    import episome
+
+    names = {"B lymphocyte": "my B", "B cell": "my B"}
+    merged = merge_references(two, "cell_type", names=names, by_term=True)
+    model_cls = episome.get_model("centroid")
+    model_cls.setup_anndata(
+        merged, labels_key="cell_type", ontology_term_key="cell_type_ontology_term_id"
+    )
+
+    labels = model_cls(merged).labels
+    terms = dict(zip(labels.names, labels.term_ids, strict=True))
+    assert (terms["my B"], terms["odd"]) == (B, "")

@@ -92,6 +92,30 @@ def test_half_the_counts_cost_what_they_cost(model, query):
     assert np.isnan(cost(found, "composition"))
 
 
+@pytest.mark.filterwarnings("ignore::episome.errors.EpisomeWarning")
+def test_logarithms_do_not_tell_how_deep_cells_are(model, query):
+    import scanpy as sc
+
+    thin = query.copy()
+    rng = np.random.default_rng(0)
+    thin.X.data = rng.binomial(thin.X.data.astype(int), 0.2).astype(np.float32)
+    sc.pp.normalize_total(thin, target_sum=1e4)
+    sc.pp.log1p(thin)
+
+    found = model.shift_report(thin).parts.set_index("part")
+
+    assert np.isnan(found.loc["depth", "value"])
+    assert "is not known" in found.loc["depth", "found"]
+
+
+def test_few_cells_tell_no_proportions(model, query):
+    found = model.shift_report(query[:40].copy())
+
+    assert np.isnan(cost(found, "composition"))
+    assert "so few cells" in found.text
+    assert found.expected <= found.accuracy
+
+
 def test_other_proportions_are_found(model, query):
     types = query.obs["cell_type"].astype(str).to_numpy()
     rng = np.random.default_rng(0)

@@ -128,12 +128,36 @@ def test_networks_learn_fine_types_from_coarse_labels():
     assert model.confidence_.facts["after"]["accuracy"] > 0.9
 
 
+def test_which_labels_are_sets_is_said_and_can_be_chosen(caplog):
+    cells = simulate_cells(300, 40, n_types=4, n_donors=4, seed=0)
+    names = {
+        "type 0": "CD14-positive monocyte",
+        "type 1": "CD14-low, CD16-positive monocyte",
+        "type 2": "T cell",
+        "type 3": "CD4-positive, alpha-beta T cell",
+    }
+    cells.obs["cell_type"] = cells.obs["cell_type"].astype(str).map(names)
+    said = {}
+    for coarse in ("set", ["T cell"]):
+        model_cls = episome.get_model("linear")
+        model_cls.setup_anndata(cells, labels_key="cell_type")
+        model = model_cls(cells)
+        caplog.clear()
+        model.train(max_epochs=1, plan_kwargs={"coarse_labels": coarse}, accelerator="cpu")
+        said[str(coarse)] = [m for m in caplog.messages if m.startswith("a cell labelled")]
+
+    t_cells = "a cell labelled T cell counts as one of CD4-positive, alpha-beta T cell"
+    assert said["['T cell']"] == [t_cells]
+    assert t_cells in said["set"]
+    assert len(said["set"]) == 2
+
+
 def test_words_that_say_nothing_are_refused():
     cells = simulate_cells(100, 20, n_types=2, n_donors=2, seed=0)
     model_cls = episome.get_model("linear")
     model_cls.setup_anndata(cells, labels_key="cell_type")
     model = model_cls(cells)
 
-    for word in ("both", "set"):
+    for word in ("both", "set", ["type 7"], ["type 0"]):
         with pytest.raises(UsageError, match="E-U15"):
             model.train(max_epochs=1, plan_kwargs={"coarse_labels": word}, accelerator="cpu")

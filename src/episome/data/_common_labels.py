@@ -56,15 +56,21 @@ def common_labels(
         known = list(labels)
         asked = [table.get(label, label) for label in known]
         found = ontology.resolve(asked, term_ids=[given.get(label, "") for label in known])
+        # A name of the user's own has no term, what it stands for may have one.
+        plain = ontology.resolve(known).term_ids
+        terms_of = [a or b for a, b in zip(found.term_ids, plain, strict=True)]
         rows += [
             (reference, label, int(labels[label]), term, name)
-            for label, term, name in zip(known, found.term_ids, asked, strict=True)
+            for label, term, name in zip(known, terms_of, asked, strict=True)
         ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    if not by_term:
-        return frame, []
-    report = _merge(frame, set(table.values()), ontology)
-    return frame, [*report, *_above(frame, ontology)]
+    report = []
+    if unused := sorted(set(table) - set(frame["label"])):
+        report.append(f"names of your table that are no label: {', '.join(unused)}")
+    if by_term:
+        report += _merge(frame, set(table.values()), ontology)
+        report += _above(frame, ontology)
+    return frame, report
 
 
 def _merge(frame: pd.DataFrame, fixed: set[str], ontology: CellOntology) -> list[str]:
@@ -99,7 +105,7 @@ def _above(frame: pd.DataFrame, ontology: CellOntology) -> list[str]:
         if len(finer):
             said = ", ".join(f"{r.reference}: {r.label}" for r in finer.itertuples())
             report.append(
-                f"{row.label} of {row.reference} is coarser than {said}: cells of one type have "
-                "two names"
+                f"{row.label} of {row.reference} is above {said} in the ontology: some of its "
+                "cells may be of these types"
             )
     return report

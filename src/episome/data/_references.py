@@ -72,7 +72,8 @@ def merge_references(
     Returns
     -------
     A new object: ``X`` CSR float32; ``obs`` with ``cell_type``, the name of the reference, and
-    ``donor_id`` (``reference:donor``; the name of the reference without a ``donor_key``);
+    ``donor_id`` (``reference:donor``; the name of the reference without a ``donor_key``), with
+    terms ``cell_type_ontology_term_id`` (``unknown`` where there is none or several);
     ``obs_names`` ``reference:cell``; ``uns["merge_report"]``, lines that say what was done;
     ``uns["merge_labels"]``, a table of every reference's labels with their number of cells, term
     and common name.
@@ -96,10 +97,12 @@ def merge_references(
     (50, 40)
     """
     require_choice("genes", genes, ("intersection", "union"))
-    if len(references) < 2:
+    if not isinstance(references, Mapping) or len(references) < 2:
         raise UsageError(
             "E-U24",
-            f"{len(references)} references",
+            f"{len(references)} references"
+            if isinstance(references, Mapping)
+            else f"references are a {type(references).__name__}",
             where="merge_references()",
             why="there is nothing to merge",
             fix='pass {"name": adata, "other name": adata}',
@@ -135,6 +138,11 @@ def merge_references(
     pairs = zip(obs[reference_key], obs["cell_type"], strict=True)
     obs["cell_type"] = [common.get(pair, pair[1]) for pair in pairs]
     report += said
+    if by_term or ontology_term_key is not None:
+        # One term for all cells of a common name, where the references agree on it.
+        by_name = table.groupby("merged")["term"].unique()
+        agreed = {n: t[0] for n, t in by_name.items() if len(t) == 1 and t[0]}
+        obs["cell_type_ontology_term_id"] = obs["cell_type"].map(agreed).fillna("unknown")
     report += _alone(obs, reference_key, unlabeled_category)
     for line in report:
         logger.info("%s", line)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _ROUNDS, _SETTLED = 200, 1e-6
 #: Accuracy lost with genes and counts from which on the other parts cannot be told.
 _MUCH = 0.02
+#: Cells from which on proportions are told.
+_FEW = 50
 _NOT_TOLD = ", which missing genes and counts do by themselves"
 #: Costs below this are none.
 _NOTHING = 0.005
@@ -133,7 +135,7 @@ def shift_report(
     depth = _depth(predictor, sizes, genes["removed"])
     together = _together(predictor, genes["removed"], depth["ratio"])
     told = together < _MUCH
-    composition = _composition(reference, now, recall, told=told)
+    composition = _composition(reference, now, recall, told=told, few=len(shares) < _FEW)
     novel = _novel(predictor, novelty, base, told=told)
     parts = pd.DataFrame([genes, depth, composition, novel])[["part", "found", "value", "cost"]]
     others = float(np.nansum([composition["cost"], novel["cost"]]))
@@ -194,11 +196,10 @@ def _outputs(
     """Probabilities and novelty of the cells that have genes of the model, and their counts."""
     out = predictor.collect(query, _wanted(predictor), rows=rows, batch_size=batch_size)
     full = ~out["empty"]
-    sizes = [
-        b[SIZE_FACTOR_KEY]
-        for b in query.loader(rows, batch_size=batch_size or 1024)
-        if SIZE_FACTOR_KEY in b
-    ]
+    # Values that were logarithms are scaled: they do not tell how deep the cells are.
+    counted_here = query.kind.normalise and not query.kind.unlog
+    batches = query.loader(rows, batch_size=batch_size or 1024) if counted_here else ()
+    sizes = [b[SIZE_FACTOR_KEY] for b in batches]
     counted = np.concatenate(sizes)[full] if sizes else np.empty(0)
     novelty = out["novelty"][full] if "novelty" in out else np.empty(0)
     return out["probabilities"][full], novelty, counted
@@ -248,10 +249,11 @@ def _composition(
     recall: NDArray[np.floating],
     *,
     told: bool,
+    few: bool,
 ) -> dict[str, Any]:
     moved = 0.5 * float(np.abs(reference - now).sum())
     cost = float("nan")
-    if told and len(recall):
+    if told and not few and len(recall):
         known = np.isfinite(recall)
         mean = float(np.average(recall[known], weights=reference[known])) if known.any() else 0.0
         of = np.where(known, recall, mean)
@@ -259,6 +261,8 @@ def _composition(
     found = f"{moved:.0%} of the cells would have to be of other types"
     if not told:
         found += _NOT_TOLD
+    elif few:
+        found += ", which so few cells cannot tell"
     return {"part": "composition", "found": found, "value": moved, "cost": cost}
 
 

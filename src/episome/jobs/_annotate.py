@@ -288,7 +288,7 @@ def _require_whole_file(request: AnnotateRequest, *, in_blocks: bool) -> None:
     """Refuse an annotated copy of what is no file of all the cells that are annotated."""
     if not in_blocks and request.split is None and not request.where:
         return
-    part = "a part of a split" if request.split is not None else "those of some conditions"
+    part = "a part of a split" if request.split is not None else "some conditions"
     what = kind_of_input(request.input) if in_blocks else part
     raise UsageError(
         "E-U09",

@@ -159,7 +159,10 @@ class Audit:
         judged = int(self.cells["score"].notna().sum())
         said = f"{self.n_wrong:,} of {judged:,} labels look wrong"
         if self.n_wrong:
-            said += f" (about {self.expected_false:.0%} of these will be right)"
+            said += (
+                f" (by the models' own probabilities {self.expected_false:.0%} of these are "
+                "right; on real data often twice as many, so look before you change them)"
+            )
         counts = self.pairs["verdict"].value_counts()
         for verdict in ("merged", "too coarse"):
             if n := int(counts.get(verdict, 0)):

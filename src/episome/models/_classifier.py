@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from episome.data import require_all_classes, require_choice
-from episome.errors import UsageError
+from episome.errors import UsageError, did_you_mean
 from episome.inference import Predictor
+from episome.log import get_logger
 from episome.models._annotation import AnnotationMixin
 from episome.models._confidence import MIN_CELLS, HeldOut
 from episome.models._embedding import EmbeddingMixin
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from episome.confidence import CalibrationSource
     from episome.models._tuning import TuningSpace
     from episome.train import Fit
+
+logger = get_logger(__name__)
 
 
 class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, NetworkModel):
@@ -126,7 +129,8 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
             ``lr``, ``weight_decay``, ``lr_schedule``, ``lr_decay``, ``lr_patience``,
             ``label_smoothing``, ``weight_average``, ``class_weight`` (``"balanced"`` or ``None``),
             ``coarse_labels`` (``"set"``: a label above other classes says that the cell is one of
-            them; by default it is a class beside them).
+            them; names of classes: these are sets; by default none is. The ontology decides what
+            is above what, so look at what the log says).
         datamodule
             Batches made by the caller instead of the model's own data.
         resume
@@ -222,7 +226,9 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
         )
         settings = dict(plan_args)
         children = self._children()
-        self._sets = label_sets(children) if settings.get("coarse_labels") == "set" else None
+        self._sets = self._label_sets(children, settings.pop("coarse_labels", "class"))
+        if self._sets is not None:
+            settings["coarse_labels"] = self._sets
         # What is drawn by weights is not weighed once more.
         default = "balanced" if datamodule.weights is None else None
         weights = self._class_weights(settings.pop("class_weight", default), datamodule)
@@ -241,6 +247,32 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
         self._fit_confidence(
             data.labels, data.donors, data.split.train, lambda rows: normalized_rows(data, rows)
         )
+
+    def _label_sets(
+        self, children: NDArray[np.bool_] | None, coarse: str | Sequence[str]
+    ) -> NDArray[np.bool_] | None:
+        """Return which classes each label may mean, and say which labels are sets."""
+        if coarse == "class":
+            return None
+        names, chosen = self.labels.names, None
+        if not isinstance(coarse, str):
+            if unknown := [c for c in coarse if c not in names]:
+                raise UsageError(
+                    "E-U15",
+                    f"coarse_labels names {unknown[0]!r}",
+                    where="plan_kwargs",
+                    why="it is no class of the model",
+                    fix=did_you_mean(str(unknown[0]), names) or "name some of its classes",
+                )
+            chosen = np.isin(np.array(names, dtype=object), list(coarse))
+        sets = label_sets(children, chosen)
+        if self._sets is not None and np.array_equal(self._sets, sets):
+            return sets  # said before: a refit makes the plan anew
+        for name, row in zip(names, sets, strict=True):
+            meant = [n for n, inside in zip(names, row.tolist(), strict=True) if inside]
+            if meant != [name]:
+                logger.warning("a cell labelled %s counts as one of %s", name, ", ".join(meant))
+        return sets
 
     def _children(self) -> NDArray[np.bool_] | None:
         hierarchy = self.class_hierarchy()

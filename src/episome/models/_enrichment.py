@@ -15,6 +15,7 @@ from scipy.stats import false_discovery_control
 from episome import settings
 from episome.data import require_choice
 from episome.errors import GeneMatchError, InputFileError, MissingDependencyError, UsageError
+from episome.log import get_logger
 from episome.models._gene_tables import gene_lists, is_means
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from episome.data import FeatureSpace
     from episome.models._capabilities import SupportsExplanation
+
+logger = get_logger(__name__)
 
 __all__ = ["enrichment"]
 
@@ -265,6 +268,16 @@ def _tested(
             total=len(sets),
             why=f"the largest has {max((len(g) for g in inside.values()), default=0)}",
             fix="lower min_size, raise max_size, or use other sets",
+        )
+    if left_out := [n for n in inside if n not in found]:
+        logger.warning(
+            "%d of %d gene sets have less than %d or more than %d of the model's genes and are "
+            "not tested: %s",
+            len(left_out),
+            len(inside),
+            min_size,
+            max_size,
+            ", ".join(left_out[:5]) + (" ..." if len(left_out) > 5 else ""),
         )
     return found
 

@@ -269,7 +269,8 @@ class ClassifierPlan(CorePlan):
     coarse_labels
         What a label says that is above other classes: ``"class"``, that the cell is of it and of
         none of those; ``"set"``, that it is of one of those, whichever: the loss is that of the
-        sum of their probabilities, and no cell is called the coarse class any more.
+        sum of their probabilities, and hardly a cell is called the coarse class any more. Names
+        of classes: these are sets, and others that are above some are classes beside them.
     **kwargs
         Of :class:`CorePlan`.
 
@@ -289,7 +290,7 @@ class ClassifierPlan(CorePlan):
         label_smoothing: float = 0.0,
         augmentation: DonorAugmentation | None = None,
         children: NDArray[np.bool_] | None = None,
-        coarse_labels: Literal["class", "set"] = "class",
+        coarse_labels: Literal["class", "set"] | NDArray[np.bool_] = "class",
         **kwargs: Any,
     ) -> None:
         super().__init__(core, **kwargs)
@@ -301,7 +302,11 @@ class ClassifierPlan(CorePlan):
         known = None if children is None else torch.tensor(children)
         self.register_buffer("children_of", known, persistent=False)
         self.validation_f1_ontology = MulticlassF1Score(num_classes=n_classes, average="macro")
-        sets = label_sets(children) if coarse_labels == "set" else None
+        sets = None
+        if not isinstance(coarse_labels, str):
+            sets = coarse_labels
+        elif coarse_labels == "set":
+            sets = label_sets(children)
         allowed = None if sets is None else torch.tensor(sets)
         self.register_buffer("label_sets", allowed, persistent=False)
 
@@ -363,13 +368,17 @@ class ClassifierPlan(CorePlan):
             self.log(ONTOLOGY_MONITOR, self.validation_f1_ontology, on_epoch=True, batch_size=size)
 
 
-def label_sets(children: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+def label_sets(
+    children: NDArray[np.bool_] | None, coarse: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
     """Return which classes a label may mean, where a coarse one means any of its finer ones.
 
     Parameters
     ----------
     children
         Reflexive child matrix, bool (C, C).
+    coarse
+        Which classes are sets, bool (C,); default all that are above others.
 
     Returns
     -------
@@ -381,6 +390,8 @@ def label_sets(children: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
         No class is above another (E-U15).
     """
     below = None if children is None else children & ~children.T
+    if below is not None and coarse is not None:
+        below = below & coarse[:, None]
     if below is None or not below.any():
         raise UsageError(
             "E-U15",
@@ -447,12 +458,13 @@ def check_plan_kwargs(plan_kwargs: dict[str, Any], plan: type[CorePlan] = Classi
             where="plan_kwargs",
             fix='use "step", "cosine", "plateau" or None',
         )
-    if plan_kwargs.get("coarse_labels", "class") not in {"class", "set"}:
+    coarse = plan_kwargs.get("coarse_labels", "class")
+    if isinstance(coarse, str) and coarse not in {"class", "set"}:
         raise UsageError(
             "E-U15",
-            f"coarse_labels={plan_kwargs['coarse_labels']!r}",
+            f"coarse_labels={coarse!r}",
             where="plan_kwargs",
-            fix='use "class" or "set"',
+            fix='use "class", "set" or a list of classes',
         )
     if not float(plan_kwargs.get("lr", 1.0)) > 0:
         raise UsageError(
