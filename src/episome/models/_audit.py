@@ -567,7 +567,7 @@ class _Work:
             model.close()
             known = np.isin(self.labels.names, found.columns)
             table = found.reindex(columns=list(self.labels.names), fill_value=0.0)
-            table = table.to_numpy(dtype=np.float64)
+            table = table.to_numpy(dtype=np.float64, copy=True)
             table[~known[self.codes[held]]] = np.nan
             shares[held] = table
             steps.done()
