@@ -318,7 +318,7 @@ def test_a_class_of_one_donor_gets_no_verdict_and_donors_stay_apart():
 
 def test_cells_without_a_label_or_a_count_get_no_verdict():
     adata, _, _ = reference(0)
-    labels = adata.obs["cell_type"].astype(object).to_numpy()
+    labels = adata.obs["cell_type"].astype(object).to_numpy(copy=True)
     labels[:4] = None
     adata.obs["cell_type"] = labels
     values = adata.X.toarray()
