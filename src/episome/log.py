@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["configure", "get_logger"]
+__all__ = ["configure", "get_logger", "quiet"]
 
 ROOT = "episome"
 _FILE_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -41,6 +44,20 @@ def get_logger(name: str = "") -> logging.Logger:
     if name in ("", ROOT):
         return logging.getLogger(ROOT)
     return logging.getLogger(name if name.startswith(f"{ROOT}.") else f"{ROOT}.{name}")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Say nothing but errors while many models are trained; what holds for all was said before."""
+    tree = get_logger()
+    level = tree.level
+    tree.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        tree.setLevel(level)
 
 
 def configure(

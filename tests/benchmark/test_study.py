@@ -129,10 +129,10 @@ def test_one_value_may_stand_for_a_list_of_it(folder):
     assert {r.condition for r in runs} == {"50 % of the training cells"}
 
 
-def test_a_study_that_no_installed_model_can_do_says_so(folder, monkeypatch):
+def test_a_study_that_no_installed_model_can_do_says_so(folder):
     asked = study("cross-modality", ("installed",), data=(entry(target="obsm:X_p"),))
 
-    with pytest.raises(UsageError, match=r"no installed model can do 'translation'|X_p"):
+    with pytest.raises(UsageError, match=r"X_p.*no installed model can do 'translation'"):
         plan(asked, task_named("cross-modality"), folder)
 
 

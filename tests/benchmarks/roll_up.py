@@ -17,16 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _trained import trained
 
-import episome
-from episome import settings
-from episome.benchmark import load_data, parts_of
+from episome.benchmark import LABEL
 from episome.ontology import cell_ontology
 from episome_baselines.studies import annotators
 
 WANTED = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 MODELS = ("logreg", "linear", "sctab")
-LABEL, DONOR = "episome_label", "episome_donor"
 
 
 def scored(calls: pd.DataFrame, truth: np.ndarray) -> dict[str, float]:
@@ -50,17 +48,7 @@ def scored(calls: pd.DataFrame, truth: np.ndarray) -> dict[str, float]:
 
 def one(entry: object, folder: Path, name: str, seed: int) -> list[dict[str, object]]:
     """Train one model on one split, and call its test cells in every way."""
-    settings.seed = seed
-    data = load_data(entry, folder)
-    split = entry.splits[0]
-    _, train, test = next(iter(parts_of(data, split, seed)))
-    cells = data.cells[train].copy()
-    held = (data.cells if data.query is None else data.query)[test].copy()
-    model_cls = episome.get_model(name)
-    donors = DONOR if DONOR in cells.obs else None
-    model_cls.setup_anndata(cells, labels_key=LABEL, donor_key=donors)
-    model = model_cls(cells)
-    model.train()
+    model, held = trained(entry, folder, name, seed)
     terms = dict(zip(model.labels.names, model.labels.term_ids, strict=True))
     truth = held.obs[LABEL].astype(str).map(terms).fillna("").to_numpy(dtype=object)
     shared = {"set": entry.name, "model": name, "seed": seed}

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from _trained import trained
 
-import episome
-from episome import settings
-from episome.benchmark import load_data, parts_of
+from episome.benchmark import LABEL
 from episome.data import AnnDataSource, ThinnedSource
 from episome_baselines.studies import annotators
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 LEVELS = (0.2, 0.4, 0.6)
-LABEL, DONOR = "episome_label", "episome_donor"
 
 
 def lacking(model: object, cells: AnnData, level: float, rng: np.random.Generator) -> AnnData:
@@ -42,16 +40,7 @@ def lacking(model: object, cells: AnnData, level: float, rng: np.random.Generato
 
 def measured(entry: object, folder: Path, name: str, seed: int, draws: int) -> list[dict]:
     """Train one model, and compare what is predicted with what is."""
-    settings.seed = seed
-    data = load_data(entry, folder)
-    _, train, test = next(iter(parts_of(data, entry.splits[0], seed)))
-    cells = data.cells[train].copy()
-    held = (data.cells if data.query is None else data.query)[test].copy()
-    model_cls = episome.get_model(name)
-    donors = DONOR if DONOR in cells.obs else None
-    model_cls.setup_anndata(cells, labels_key=LABEL, donor_key=donors)
-    model = model_cls(cells)
-    model.train()
+    model, held = trained(entry, folder, name, seed)
     truth = held.obs[LABEL].astype(str).to_numpy()
 
     def looked_at(query: object) -> tuple[float, float]:

@@ -175,8 +175,8 @@ def test_votes_of_clusters_count_rolled_up_calls(model, query):
 
     assert (found["cluster_label"] != "").all()
     counts = found["label"][found["label"] != "unknown"].value_counts()
-    if len(counts):
-        assert found["cluster_agreement"].iloc[0] == pytest.approx(counts.iloc[0] / len(found))
+    assert len(counts)
+    assert found["cluster_agreement"].iloc[0] == pytest.approx(counts.iloc[0] / len(found))
 
 
 def test_limits_that_exclude_each_other_are_refused(model, query):

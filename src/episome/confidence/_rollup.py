@@ -57,12 +57,6 @@ class RollUp:
     def __len__(self) -> int:
         return len(self.names)
 
-    @property
-    def unrolled(self) -> tuple[str, ...]:
-        """Classes with nothing above them: they have no term, or no other class is near them."""
-        climbs = [bool(row.any()) for row in self.above[: self.n_classes]]
-        return tuple(n for n, c in zip(self.names, climbs, strict=False) if not c)
-
     @classmethod
     def of(cls, names: Sequence[str], term_ids: Sequence[str], ontology: CellOntology) -> RollUp:
         """Find the terms above classes.
@@ -82,7 +76,7 @@ class RollUp:
         UsageError
             No class has a term of the ontology (E-L42).
         """
-        now = [(ontology.current(t) or "") if t in ontology else "" for t in term_ids]
+        now, lines = _lines(term_ids, ontology)
         if not any(now):
             raise UsageError(
                 "E-L42",
@@ -93,7 +87,6 @@ class RollUp:
                 why="calls are rolled up from term to term",
                 fix="train with ontology_term_key=, or with names of the Cell Ontology",
             )
-        lines = [frozenset(ontology.ancestors(t, include_self=True)) if t else () for t in now]
         own = ClassHierarchy(tuple(names), ontology.child_matrix(now)).children
         found = sorted(frozenset().union(*lines) - set(now) - {ROOT})
         terms = np.array(found, dtype=object)
@@ -201,8 +194,7 @@ def classes_within(
     UsageError
         No class is a kind of a type (E-L43).
     """
-    now = [(ontology.current(t) or "") if t in ontology else "" for t in term_ids]
-    lines = [frozenset(ontology.ancestors(t, include_self=True)) if t else () for t in now]
+    now, lines = _lines(term_ids, ontology)
     mask = np.zeros(len(names), dtype=bool)
     own = dict(zip(names, now, strict=True))
     for wanted in types:
@@ -248,6 +240,15 @@ def restricted(
                        where=total > 0)  # fmt: skip
     found: NDArray[np.floating] = shares.astype(probabilities.dtype)
     return found
+
+
+def _lines(
+    term_ids: Sequence[str], ontology: CellOntology
+) -> tuple[list[str], list[frozenset[str]]]:
+    """Terms of today, empty where there is none, and each with all that are above it."""
+    now = [(ontology.current(t) or "") if t in ontology else "" for t in term_ids]
+    above = [frozenset(ontology.ancestors(t, include_self=True) if t else ()) for t in now]
+    return now, above
 
 
 def _next_steps(

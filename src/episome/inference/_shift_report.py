@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _ROUNDS, _SETTLED = 200, 1e-6
 #: Accuracy lost with genes and counts from which on the other parts cannot be told.
 _MUCH = 0.02
+#: Cells whose counts the median is of, about.
+_MEDIAN_OF = 5000
 #: Cells from which on proportions are told.
 _FEW = 50
 _NOT_TOLD = ", which missing genes and counts do by themselves"
@@ -197,10 +199,12 @@ def _outputs(
     out = predictor.collect(query, _wanted(predictor), rows=rows, batch_size=batch_size)
     full = ~out["empty"]
     # Values that were logarithms are scaled: they do not tell how deep the cells are.
-    counted_here = query.kind.normalise and not query.kind.unlog
-    batches = query.loader(rows, batch_size=batch_size or 1024) if counted_here else ()
-    sizes = [b[SIZE_FACTOR_KEY] for b in batches]
-    counted = np.concatenate(sizes)[full] if sizes else np.empty(0)
+    counted = np.empty(0)
+    if query.kind.normalise and not query.kind.unlog:
+        every = np.arange(query.source.n_obs) if rows is None else rows
+        some = every[:: max(len(every) // _MEDIAN_OF, 1)]
+        counted = np.concatenate([b[SIZE_FACTOR_KEY] for b in query.loader(some)] or [counted])
+        counted = counted[counted > 0]
     novelty = out["novelty"][full] if "novelty" in out else np.empty(0)
     return out["probabilities"][full], novelty, counted
 

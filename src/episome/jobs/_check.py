@@ -15,7 +15,7 @@ from episome.errors import UsageError
 
 if TYPE_CHECKING:
     from episome.data import Inspection, MuInspection
-    from episome.inference import ShiftReport
+    from episome.inference import Predictor, ShiftReport
 
 #: Cells that a report of shift looks at.
 MAX_CELLS = 20_000
@@ -85,6 +85,7 @@ def check(request: CheckRequest) -> CheckResult:
             fix="give model (-m) too",
         )
     meant: dict[str, Any] = {}
+    predictor = None
     if request.model is not None:
         from episome.inference import Predictor
 
@@ -112,15 +113,18 @@ def check(request: CheckRequest) -> CheckResult:
     finally:
         if cells.isbacked:
             cells.file.close()
-    shift = _shift(request, found) if request.shift and found.ok else None
+    shift = None
+    if request.shift and found.ok and predictor is not None:
+        shift = _shift(request, found, predictor)
     return CheckResult(found, _next(request, found), shift)
 
 
-def _shift(request: CheckRequest, found: Inspection | MuInspection) -> ShiftReport:
+def _shift(
+    request: CheckRequest, found: Inspection | MuInspection, predictor: Predictor
+) -> ShiftReport:
     """Run the model over the cells, 20,000 of more."""
-    from episome.inference import Predictor, shift_report
+    from episome.inference import shift_report
 
-    predictor = Predictor.from_folder(request.model or Path(), device="cpu")
     cells = read_cells(request.input, backed=True, trust=request.trust)
     try:
         source = AnnDataSource(

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -18,7 +15,7 @@ import pandas as pd
 
 from episome import plugins
 from episome.errors import EpisomeError, MissingDependencyError
-from episome.log import get_logger
+from episome.log import get_logger, quiet
 from episome.metrics import (
     accuracy,
     bootstrap,
@@ -130,7 +127,7 @@ def try_model(
             raise _OutOfTimeError
 
     try:
-        with _quiet():
+        with quiet():
             cls = plugins.load_class(plugins.get_spec(trial.name))
             part = adata[fitted].copy()
             cls.setup_anndata(part, **setup)
@@ -150,20 +147,6 @@ def try_model(
         trial.problem = f"failed: {type(error).__name__}: {str(error)[:160]}"
     else:
         trial.add(held, found, time.monotonic() - started)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Say nothing of what every single training chose."""
-    tree = get_logger()
-    level = tree.level
-    tree.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        tree.setLevel(level)
 
 
 def scores_of(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,7 +28,7 @@ from episome.data import (
     term_column,
 )
 from episome.errors import Problem, UsageError, did_you_mean, warn
-from episome.log import get_logger
+from episome.log import get_logger, quiet
 from episome.models._audit_folds import FEW, Folds, audit_folds
 from episome.models._audit_tables import (
     CELL_COLUMNS,
@@ -421,7 +419,7 @@ class _Work:
         classes = check_classes(values, blank, f"{table}[{labels_key!r}]")
         terms = term_column(adata, labels_key, setup.get("ontology_term_key"))
         own = setup.get("own_terms")
-        with _quiet():  # the set-up of all cells says how many have a term
+        with quiet():  # the set-up of all cells says how many have a term
             self.labels: Labels = labels_with_terms(
                 classes, class_terms(values, terms, classes), unlabeled=blank, own_terms=own
             )
@@ -539,7 +537,7 @@ class _Work:
         return self._cls(cells, **self._model_kwargs)
 
     def _trained(self, rows: NDArray[np.int64]) -> Any:
-        with _quiet():
+        with quiet():
             model = self._made(self._cells[rows].copy())
             model.train(**self._train_kwargs)
         return model
@@ -562,7 +560,7 @@ class _Work:
         for fold in np.unique(of_cell[of_cell >= 0]):
             held = np.flatnonzero(of_cell == fold)
             model = self._trained(np.flatnonzero((of_cell != fold) & keep))
-            with _quiet():
+            with quiet():
                 found = model.predict_proba(self._cells[held].copy(), **self._query())
             model.close()
             known = np.isin(self.labels.names, found.columns)
@@ -640,9 +638,9 @@ class _Work:
         if explains:
             model = self._trained(_learnable(sure, self.codes, len(self.labels)))
         else:
-            with _quiet():
+            with quiet():
                 model = self._made(self._cells.copy())
-        with _quiet():
+        with quiet():
             found = Evidence.of_model(model, self._cells, self._query(), explains=explains)
             parts = [found.of_pair(cells, row) for row in pairs.itertuples()]
         model.close()
@@ -734,17 +732,3 @@ def _arguments_of(cls: type[Any], name: str) -> list[str]:
         if name == "__init__" or not hands_on:
             break
     return [n for n in found if n not in {"self", "cls", "adata", "registry"}]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Say nothing of what every single training chose: it was said of all cells together."""
-    tree = get_logger()
-    level = tree.level
-    tree.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        tree.setLevel(level)
