@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,9 @@ from types import ModuleType
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
+import numpy as np
 import pytest
+import torch
 
 from episome import log, plugins, settings
 
@@ -44,6 +47,14 @@ def _same_seed() -> Iterator[None]:
     yield
     after, settings.seed = settings.seed, before
     assert after == before, "the seed of the session was left changed"
+
+
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """Start every test from the same global generators, whichever tests ran before it."""
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 - libraries draw from this one
+    random.seed(0)
 
 
 @pytest.fixture(autouse=True)
