@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from episome.nn._entmax import entmax15, entmax15_sort, sparsemax, sparsemax_sort
     from episome.nn._folded import FoldedTabNet
     from episome.nn._mask_csr import explanation_csr, gene_mask_csr
-    from episome.nn._masked import MaskedAutoencoder, masked_error
+    from episome.nn._masked import MaskedAutoencoder, masked_count_error, masked_error
     from episome.nn._masks import GeneMask, RandomMask, TableMask
     from episome.nn._norm import GhostBatchNorm, reestimate_batch_norm
     from episome.nn._normalize import (
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         normalized_batch,
         with_format,
     )
+    from episome.nn._pretext import PretextBatch, PretextOutput, PretextSetting, PretextTask
     from episome.nn._shift import shift_expression
     from episome.nn._tabnet import TabNet, TabNetOutput
     from episome.nn._tabnet_core import TabNetCore
@@ -44,6 +45,10 @@ __all__ = [
     "GeneMask",
     "GhostBatchNorm",
     "MaskedAutoencoder",
+    "PretextBatch",
+    "PretextOutput",
+    "PretextSetting",
+    "PretextTask",
     "RandomMask",
     "TabNet",
     "TabNetCore",
@@ -61,6 +66,7 @@ __all__ = [
     "host_batch",
     "input_gradients",
     "log_normalize",
+    "masked_count_error",
     "masked_error",
     "negative_binomial_log_likelihood",
     "normalized_batch",
@@ -86,7 +92,12 @@ _HOME = {
     "MaskedAutoencoder": "_masked",
     "RandomMask": "_masks",
     "TableMask": "_masks",
+    "masked_count_error": "_masked",
     "masked_error": "_masked",
+    "PretextBatch": "_pretext",
+    "PretextOutput": "_pretext",
+    "PretextSetting": "_pretext",
+    "PretextTask": "_pretext",
     "GhostBatchNorm": "_norm",
     "TabNet": "_tabnet",
     "TabNetCore": "_tabnet_core",

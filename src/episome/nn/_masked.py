@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from episome.nn import _masked_kernels as kernels
 from episome.nn._autograd import apply
+from episome.nn._counts import EPS
 from episome.nn._numba import numba_enabled, run_rows
 from episome.nn._tabnet_sparse import masked_first
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from episome.nn._csr import CSRParts
     from episome.nn._masks import GeneMask
 
-__all__ = ["MaskedAutoencoder", "masked_error"]
+__all__ = ["MaskedAutoencoder", "masked_count_error", "masked_error"]
 
 #: Values of a block of the output: product, mask and error stay in the cache together.
 _BLOCK_VALUES = 2**20
@@ -36,11 +37,20 @@ Activation = Literal["identity", "softplus", "sigmoid"]
 
 
 class _Block(NamedTuple):
-    """One block of genes of the output, its errors and their derivative."""
+    """One block of genes of the output: its errors, and their derivatives."""
 
     derivative: torch.Tensor
     error: torch.Tensor
     n_scored: torch.Tensor
+    of_theta: torch.Tensor | None = None
+
+
+class _Target(NamedTuple):
+    """What the output is compared with: values, or counts where ``size`` is given."""
+
+    cells: CSRParts
+    size: torch.Tensor | None
+    activation: str
 
 
 def _activated(raw: torch.Tensor, activation: str) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -67,6 +77,45 @@ def _errors(expected: torch.Tensor, cells: CSRParts, first: int, scored: torch.T
     return _Block(2 * expected, expected.square().sum(1), scored.sum())
 
 
+def _squared(raw: torch.Tensor, target: _Target, first: int, scored: torch.Tensor) -> _Block:
+    expected, slope = _activated(raw, target.activation)
+    block = _errors(expected, target.cells, first, scored)
+    if slope is None:
+        return block
+    return block._replace(derivative=block.derivative.mul_(slope))
+
+
+def _counted(
+    raw: torch.Tensor,
+    target: _Target,
+    theta: torch.Tensor,
+    first: int,
+    scored: torch.Tensor,
+) -> _Block:
+    """Negative log likelihoods of scored counts; their derivatives by ``raw`` and by theta."""
+    size = torch.as_tensor(target.size)[:, None]
+    mu = F.softplus(raw).mul_(size)
+    total = mu + (theta + EPS)
+    log_sum = total.log()
+    weight = scored.to(raw.dtype)
+    log_theta, ratio = (theta + EPS).log(), theta / total
+    error = -(weight * theta * (log_theta - log_sum)).sum(1)
+    own = log_theta + theta / (theta + EPS)
+    of_theta = (weight * (log_sum + ratio - own)).sum(0)
+    derivative = ratio.mul_(weight)
+    # Beyond that of a zero at the same place, where a count is stored.
+    columns = target.cells.indices.long() - first
+    inside = (columns >= 0) & (columns < raw.shape[1])
+    rows, columns = target.cells.rows()[inside], columns[inside]
+    x, t, w = target.cells.values[inside].to(raw.dtype), theta[columns], weight[rows, columns]
+    mean, sums = mu[rows, columns] + EPS, total[rows, columns]
+    gammas = torch.lgamma(x + t) - torch.lgamma(t) - torch.lgamma(x + 1)
+    error.index_add_(0, rows, -w * (x * (mean.log() - sums.log()) + gammas))
+    derivative[rows, columns] -= w * (x / mean - x / sums)
+    of_theta.index_add_(0, columns, w * (torch.digamma(t) - torch.digamma(x + t) + x / sums))
+    return _Block(derivative.mul_(torch.sigmoid(raw) * size), error, scored.sum(), of_theta)
+
+
 class _MaskedError(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -74,16 +123,17 @@ class _MaskedError(torch.autograd.Function):
         hidden: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor,
-        cells: CSRParts,
+        theta: torch.Tensor | None,
+        target: _Target,
         mask: GeneMask,
         genes: torch.Tensor | None,
-        activation: str,
         products: torch.dtype | None,
     ) -> torch.Tensor:
         dtype = hidden.dtype if products is None else products
         low = hidden.to(dtype)
-        wanted = any(ctx.needs_input_grad[:3])
-        grads = [torch.zeros_like(t) for t in (hidden, weight, bias)] if wanted else []
+        wanted = any(ctx.needs_input_grad[:4])
+        given = [t for t in (hidden, weight, bias, theta) if t is not None]
+        grads = [torch.zeros_like(t) for t in given] if wanted else []
         size = max(_BLOCK_VALUES // max(len(hidden), 1), _MIN_BLOCK)
         n_genes = len(weight) if genes is None else len(genes)
         cuts = [*range(0, n_genes, size), n_genes]
@@ -93,22 +143,25 @@ class _MaskedError(torch.autograd.Function):
             these = slice(first, last) if genes is None else genes[first:last]
             w = weight[these].to(dtype)
             raw = (low @ w.T).to(hidden.dtype) + bias[these]
-            expected, slope = _activated(raw, activation)
             numbers = (
                 torch.arange(first, last, device=hidden.device)
                 if genes is None
                 else genes[first:last]
             )
             scored = mask.scored(len(hidden), numbers)
-            block = _errors(expected, cells, first, scored)
+            if theta is None:
+                block = _squared(raw, target, first, scored)
+            else:
+                block = _counted(raw, target, theta[these], first, scored)
             error += block.error.sum(dtype=torch.float64)
             count += block.n_scored
             if wanted:
-                derivative = block.derivative if slope is None else block.derivative.mul_(slope)
-                small = derivative.to(dtype)
+                small = block.derivative.to(dtype)
                 grads[0] += small @ w
                 grads[1][these] = (small.T @ low).to(weight.dtype)
-                grads[2][these] = derivative.sum(0)
+                grads[2][these] = block.derivative.sum(0)
+                if block.of_theta is not None:
+                    grads[3][these] = block.of_theta
         count = count.clamp(min=1)
         ctx.grads, ctx.count = grads, count
         return (error / count).to(hidden.dtype)
@@ -121,7 +174,8 @@ class _MaskedError(torch.autograd.Function):
         if grads is None:
             msg = "the gradients of this loss were taken already; compute the loss again."
             raise RuntimeError(msg)
-        return (*[g.mul_(grad / ctx.count) for g in grads], *[None] * 5)
+        found = [g.mul_(grad / ctx.count) for g in grads]
+        return (*found, *[None] * (8 - len(found)))
 
 
 def masked_error(
@@ -162,13 +216,61 @@ def masked_error(
     -------
     Scalar, differentiable once; zero if nothing is scored.
     """
-    if genes is not None:
-        positions = torch.full((len(weight),), -1, dtype=torch.int32, device=weight.device)
-        positions[genes] = torch.arange(len(genes), dtype=torch.int32, device=weight.device)
-        cells = cells.select(positions)
-    args = (hidden, weight, bias, cells, mask, genes, activation, products)
-    error: torch.Tensor = apply(_MaskedError, *args)
+    target = _Target(_decoded(cells, genes, len(weight)), None, activation)
+    error: torch.Tensor = apply(
+        _MaskedError, hidden, weight, bias, None, target, mask, genes, products
+    )
     return error
+
+
+def masked_count_error(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    theta: torch.Tensor,
+    counts: CSRParts,
+    size: torch.Tensor,
+    mask: GeneMask,
+    *,
+    genes: torch.Tensor | None = None,
+    products: torch.dtype | None = None,
+) -> torch.Tensor:
+    """Return the mean negative log likelihood of the counts that a mask scores.
+
+    A negative binomial of mean ``size * softplus(hidden @ weight.T + bias)`` and inverse
+    dispersion ``theta``, as :func:`negative_binomial_log_likelihood` has it. Neither the means nor
+    the mask of cells by genes is formed.
+
+    Parameters
+    ----------
+    hidden, weight, bias, mask, genes, products
+        As for :func:`masked_error`.
+    theta
+        Inverse dispersions above zero, (G,).
+    counts
+        Whole numbers, B rows over G genes.
+    size
+        Of every cell, (B,): what the mean of the output is multiplied with.
+
+    Returns
+    -------
+    Scalar, differentiable once; zero if nothing is scored.
+    """
+    target = _Target(_decoded(counts, genes, len(weight)), size.to(hidden.dtype), "softplus")
+    error: torch.Tensor = apply(
+        _MaskedError, hidden, weight, bias, theta, target, mask, genes, products
+    )
+    return error
+
+
+def _decoded(cells: CSRParts, genes: torch.Tensor | None, n_genes: int) -> CSRParts:
+    """Return the stored values of the genes that are decoded, numbered as these are."""
+    if genes is None:
+        return cells
+    device = cells.values.device
+    positions = torch.full((n_genes,), -1, dtype=torch.int32, device=device)
+    positions[genes] = torch.arange(len(genes), dtype=torch.int32, device=device)
+    return cells.select(positions)
 
 
 class MaskedAutoencoder(nn.Module):
@@ -188,6 +290,11 @@ class MaskedAutoencoder(nn.Module):
         Of the reconstruction. The authors' ``"sigmoid"`` cannot reach values above one.
     dropout
         After every activation.
+    likelihood
+        ``"mse"``: squared errors of log1p values. ``"nb"``: the output, through softplus, is the
+        mean of counts per ``size``, each gene with a dispersion of its own.
+    decodes
+        Whether there is a decoder; without one only :meth:`encode` works.
 
     Notes
     -----
@@ -213,8 +320,13 @@ class MaskedAutoencoder(nn.Module):
         activation: Literal["selu", "relu"] = "selu",
         output_activation: Activation = "identity",
         dropout: float = 0.1,
+        likelihood: Literal["mse", "nb"] = "mse",
+        decodes: bool = True,
     ) -> None:
         super().__init__()
+        if likelihood not in {"mse", "nb"}:
+            msg = f"likelihood is {likelihood!r}; use 'mse' or 'nb'."
+            raise ValueError(msg)
         if not hidden or min(*hidden, n_features, n_latent) < 1:
             msg = (
                 f"hidden is {tuple(hidden)}, n_latent {n_latent} and n_features {n_features}; "
@@ -237,10 +349,14 @@ class MaskedAutoencoder(nn.Module):
         for before, after in pairwise(hidden):
             self.encoder.extend([nn.Linear(before, after), kind(), nn.Dropout(dropout)])
         self.encoder.append(nn.Linear(hidden[-1], n_latent))
-        self.decoder = nn.Sequential()
-        for before, after in pairwise((n_latent, *reversed(hidden))):
-            self.decoder.extend([nn.Linear(before, after), kind(), nn.Dropout(dropout)])
-        self.out = nn.Linear(hidden[0], n_features)
+        self.likelihood, self.decodes = likelihood, decodes
+        if decodes:
+            self.decoder = nn.Sequential()
+            for before, after in pairwise((n_latent, *reversed(hidden))):
+                self.decoder.extend([nn.Linear(before, after), kind(), nn.Dropout(dropout)])
+            self.out = nn.Linear(hidden[0], n_features)
+        if decodes and likelihood == "nb":
+            self.log_theta = nn.Parameter(torch.zeros(n_features))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -248,7 +364,7 @@ class MaskedAutoencoder(nn.Module):
         bound = self.n_features**-0.5
         for parameter in (self.first, self.first_bias):
             nn.init.uniform_(parameter, -bound, bound)
-        for layer in [*self.encoder, *self.decoder, self.out]:
+        for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 layer.reset_parameters()
 
@@ -266,8 +382,12 @@ class MaskedAutoencoder(nn.Module):
         return x.to_dense(self.n_features) @ self.first
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Return the expected expression (B, G) of embeddings (B, n_latent)."""
-        return _activated(self.out(self.decoder(z)), self.output_activation)[0]
+        """Return the expected expression (B, G) of embeddings (B, n_latent).
+
+        Of counts: for a cell of size one.
+        """
+        activation = "softplus" if self.likelihood == "nb" else self.output_activation
+        return _activated(self.out(self.decoder(z)), activation)[0]
 
     def forward(self, x: CSRParts | torch.Tensor) -> torch.Tensor:
         """Reconstruct (B, G) cells, nothing hidden."""
@@ -278,38 +398,87 @@ class MaskedAutoencoder(nn.Module):
         cells: CSRParts,
         mask: GeneMask,
         *,
+        counts: CSRParts | None = None,
+        size: torch.Tensor | None = None,
         genes: torch.Tensor | None = None,
         products: torch.dtype | None = None,
     ) -> torch.Tensor:
-        """Return the mean squared error over the values that the mask scores.
+        """Return the mean error over the values that the mask scores; see :meth:`error`."""
+        z = self.encode_visible(cells, mask, products=products)
+        return self.error(z, cells, mask, counts=counts, size=size, genes=genes, products=products)
+
+    def encode_visible(
+        self, cells: CSRParts, mask: GeneMask, *, products: torch.dtype | None = None
+    ) -> torch.Tensor:
+        """Return the embedding (B, n_latent) of what a mask leaves visible.
 
         Parameters
         ----------
         cells
             Log1p expression of B cells.
         mask
-            What is hidden and what is scored.
-        genes
-            Genes to decode, ascending, (S,) int64; see :func:`masked_error`.
+            What is hidden.
         products
             ``torch.bfloat16`` takes products with half as many digits, about four times faster
             where the machine can. Sums and weights stay in float32.
+        """
+        with self._lower(products):
+            return self.encode(mask.visible(cells)).to(self.first.dtype)
+
+    def error(
+        self,
+        z: torch.Tensor,
+        cells: CSRParts,
+        mask: GeneMask,
+        *,
+        counts: CSRParts | None = None,
+        size: torch.Tensor | None = None,
+        genes: torch.Tensor | None = None,
+        products: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        """Return the mean error of what embeddings are decoded to, where a mask scores it.
+
+        Parameters
+        ----------
+        z
+            Embeddings, (B, n_latent).
+        cells
+            Log1p expression of B cells, which squared errors are taken of.
+        mask
+            What is scored.
+        counts, size
+            With the likelihood of counts: what was counted, and the size (B,) of every cell.
+        genes
+            Genes to decode, ascending, (S,) int64; see :func:`masked_error`.
+        products
+            See :meth:`encode_visible`.
 
         Returns
         -------
         Scalar, differentiable once.
         """
+        with self._lower(products):
+            hidden = self.decoder(z).to(self.first.dtype)
+        weights = self.out.weight, self.out.bias
+        if self.likelihood == "mse":
+            return masked_error(
+                hidden,
+                *weights,
+                cells,
+                mask,
+                genes=genes,
+                activation=self.output_activation,
+                products=products,
+            )
+        if counts is None or size is None:
+            msg = "the likelihood of counts needs counts and the size of every cell."
+            raise ValueError(msg)
+        theta = self.log_theta.exp()
+        return masked_count_error(
+            hidden, *weights, theta, counts, size, mask, genes=genes, products=products
+        )
+
+    def _lower(self, products: torch.dtype | None) -> torch.autocast:
         device = self.first.device.type
         low = torch.float32 if products is None else products
-        with torch.autocast(device, low, enabled=products is not None):
-            hidden = self.decoder(self.encode(mask.visible(cells)))
-        return masked_error(
-            hidden.to(self.first.dtype),
-            self.out.weight,
-            self.out.bias,
-            cells,
-            mask,
-            genes=genes,
-            activation=self.output_activation,
-            products=products,
-        )
+        return torch.autocast(device, low, enabled=products is not None)
