@@ -695,6 +695,11 @@ CODES: dict[str, str] = {
     "E-U104": "A gene set is a name, =, and genes separated by commas.",
     "E-G27": "The query has no gene of a set whose score is wanted.",
     "E-G28": "The score of a gene set is that of the genes that the query has.",
+    "E-G29": (
+        "No gene programme has enough genes of the model: names of another species or kind match "
+        "none."
+    ),
+    "E-U107": "Files of gene sets name the same set with different genes.",
     "E-U103": "No cell fulfils the conditions that were given.",
     "E-U86": (
         "What a model says itself of its genes may be of no class: masks of TabNet tell what was "

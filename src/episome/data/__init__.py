@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from episome.data._own_sources import has_own_source, own_source
     from episome.data._parquet import ParquetSource
     from episome.data._prepared import PreparedCells, ScannedSource, in_memory
+    from episome.data._programmes import GeneProgrammes, MatchedProgrammes, read_gmt
     from episome.data._proteins import ProteinNames, modality_kind, protein_names
     from episome.data._query import (
         Query,
@@ -139,6 +140,8 @@ _HOME = {
     "Finding": "_inspection",
     "FileKind": "_read_kind",
     "GeneImportance": "_importance",
+    "GeneProgrammes": "_programmes",
+    "MatchedProgrammes": "_programmes",
     "InputRule": "_rule",
     "Inspection": "_inspection",
     "Labels": "_labels",
@@ -204,6 +207,7 @@ _HOME = {
     "protein_names": "_proteins",
     "read_any": "_read",
     "read_cells": "_read",
+    "read_gmt": "_programmes",
     "read_gene_list": "_name_tables",
     "read_label_list": "_name_tables",
     "read_modality": "_read_modality",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         folder_features,
         folder_importance,
         folder_labels,
+        folder_rule,
         folder_spec,
     )
     from episome.inference._gene_sets import GeneSetScores, read_gene_sets
@@ -62,6 +63,7 @@ _HOME = {
     "core_from_folder": "_folders",
     "folder_confidence": "_folders",
     "folder_features": "_folders",
+    "folder_rule": "_folders",
     "folder_importance": "_folders",
     "folder_labels": "_folders",
     "folder_spec": "_folders",

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from episome.models._array_classifier import ArrayClassifierModel
     from episome.models._audit import Audit, AuditPlan, audit, audit_plan
     from episome.models._base import EpisomeModel
+    from episome.models._batches import (
+        BatchField,
+        add_batches,
+        batch_names,
+        only_counts,
+        require_batches,
+        require_counts,
+        training_batches,
+    )
     from episome.models._capabilities import (
         CAPABILITIES,
         SupportsAnnotation,
@@ -36,6 +45,15 @@ if TYPE_CHECKING:
     from episome.models._gene_tables import agreement
     from episome.models._inert import inert_classes, inert_dtype, number_from_bytes
     from episome.models._network import NetworkModel
+    from episome.models._parts import (
+        EncoderPart,
+        EncoderReport,
+        donor_digests,
+        filled_by_gene,
+        gene_places,
+        require_known_genes,
+        shared_donors,
+    )
     from episome.models._reconstruction import ReconstructionMixin
     from episome.models._reference import ReferenceWeights
     from episome.models._registry import registry_from_parts
@@ -50,6 +68,7 @@ _HOME = {
     "ArrayModel": "_array",
     "Audit": "_audit",
     "AuditPlan": "_audit",
+    "BatchField": "_batches",
     "Between": "_tuning",
     "CAPABILITIES": "_capabilities",
     "DeletionTest": "_deletion",
@@ -70,9 +89,22 @@ _HOME = {
     "ClassifierModel": "_classifier",
     "Ensemble": "_ensemble",
     "EpisomeModel": "_base",
+    "shared_donors": "_parts",
+    "require_known_genes": "_parts",
+    "gene_places": "_parts",
+    "filled_by_gene": "_parts",
+    "donor_digests": "_parts",
+    "EncoderReport": "_parts",
+    "EncoderPart": "_parts",
     "ExplanationMixin": "_explanation",
     "TrainingCells": "_array",
     "WeightsFile": "_weights_file",
+    "add_batches": "_batches",
+    "batch_names": "_batches",
+    "only_counts": "_batches",
+    "require_batches": "_batches",
+    "require_counts": "_batches",
+    "training_batches": "_batches",
     "agreement": "_gene_tables",
     "audit": "_audit",
     "audit_plan": "_audit",

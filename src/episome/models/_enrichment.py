@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,12 +10,13 @@ import pandas as pd
 from scipy.stats import false_discovery_control
 
 from episome import settings
-from episome.data import require_choice
-from episome.errors import GeneMatchError, InputFileError, MissingDependencyError, UsageError
+from episome.data import read_gmt, require_choice
+from episome.errors import GeneMatchError, MissingDependencyError, UsageError
 from episome.log import get_logger
 from episome.models._gene_tables import gene_lists, is_means
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import ModuleType
 
     from episome.data import FeatureSpace
@@ -131,7 +129,7 @@ def enrichment(
             fix='pass model.explain(query, groupby=...), or method="list"',
         )
     lists = gene_lists(table)  # refuses what is no table of genes
-    sets = dict(gmt) if isinstance(gmt, Mapping) else read_gene_sets(gmt)
+    sets = dict(gmt) if isinstance(gmt, Mapping) else read_gmt(gmt)
     names = _named_as(sets, _background(table, model, background, means=means))
     tested = _tested(sets, names, min_size, max_size)
     if method == "ranking" or (method == "auto" and means):
@@ -165,46 +163,6 @@ def _gseapy() -> ModuleType:
         ) from error
     found: ModuleType = gseapy
     return found
-
-
-def read_gene_sets(path: str | Path) -> dict[str, list[str]]:
-    """Read a file of gene sets: a line each, with the name, a description and the genes.
-
-    Raises
-    ------
-    InputFileError
-        It is missing (E-F07), or is no such file (E-F22).
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputFileError(
-            "E-F07", "the file does not exist", where=str(path), fix="pass the path of a .gmt file"
-        )
-    try:
-        held = path.read_bytes()
-        text = (gzip.decompress(held) if path.suffix == ".gz" else held).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise InputFileError(
-            "E-F22",
-            "the gene sets cannot be read",
-            where=str(path),
-            why=str(error)[:200],
-            fix="pass a text file, or one compressed with gzip",
-        ) from error
-    fields = [line.split("\t") for line in text.splitlines() if line.strip()]
-    short = [f[0] for f in fields if len(f) < 3]
-    if short or not fields:
-        raise InputFileError(
-            "E-F22",
-            "the gene sets cannot be read",
-            where=str(path),
-            count=len(short),
-            total=len(fields),
-            examples=[s[:60] for s in short],
-            why="a line has fewer than three fields" if fields else "it holds no set",
-            fix="a line is the name of a set, a description and its genes, separated by tabs",
-        )
-    return {f[0]: [g.strip() for g in f[2:] if g.strip()] for f in fields}
 
 
 def _background(

@@ -50,6 +50,8 @@ def model_folder(model: EpisomeModel) -> ModelFolder:
         "confidence": encode(confidence),
         "provenance": provenance(),
     }
+    if parts := model.module.parts() if hasattr(model.module, "parts") else {}:
+        manifest["parts"] = encode(parts)
     if organisms := model.input_rule.organisms:
         manifest["organisms"] = list(organisms)
     table = {} if labels is None else {"label": labels.names, "ontology_term_id": labels.term_ids}

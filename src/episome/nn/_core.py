@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -51,6 +51,14 @@ class TorchCore(nn.Module):
 
         ``plan_kwargs={"share_moment": True}`` treats the genes of these alike; see
         :class:`episome.train.SharedMomentAdamW`. None by default.
+        """
+        return {}
+
+    def parts(self) -> Mapping[str, Any]:
+        """Return what other models may take from this one, as plain data; none by default.
+
+        ``{"encoder": {"prefix": ..., "tensors": [...], "gene_axes": {...}, "settings": {...}}}``:
+        see :class:`episome.models.EncoderPart`.
         """
         return {}
 

@@ -381,13 +381,23 @@ class MaskedAutoencoder(nn.Module):
             return masked_first(x.values.to(self.first.dtype), self.first, x)
         return x.to_dense(self.n_features) @ self.first
 
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
+    def decode(self, z: torch.Tensor, *, shift: torch.Tensor | None = None) -> torch.Tensor:
         """Return the expected expression (B, G) of embeddings (B, n_latent).
 
-        Of counts: for a cell of size one.
+        Of counts: for a cell of size one. ``shift``: see :meth:`error`.
         """
         activation = "softplus" if self.likelihood == "nb" else self.output_activation
-        return _activated(self.out(self.decoder(z)), activation)[0]
+        return _activated(self.out(self._expanded(z, shift)), activation)[0]
+
+    def _expanded(self, z: torch.Tensor, shift: torch.Tensor | None) -> torch.Tensor:
+        """Return the last hidden layer of the decoder, (B, H)."""
+        first, *others = self.decoder
+        hidden: torch.Tensor = first(z)
+        if shift is not None:
+            hidden = hidden + shift
+        for layer in others:
+            hidden = layer(hidden)
+        return hidden
 
     def forward(self, x: CSRParts | torch.Tensor) -> torch.Tensor:
         """Reconstruct (B, G) cells, nothing hidden."""
@@ -433,6 +443,7 @@ class MaskedAutoencoder(nn.Module):
         *,
         counts: CSRParts | None = None,
         size: torch.Tensor | None = None,
+        shift: torch.Tensor | None = None,
         genes: torch.Tensor | None = None,
         products: torch.dtype | None = None,
     ) -> torch.Tensor:
@@ -448,6 +459,8 @@ class MaskedAutoencoder(nn.Module):
             What is scored.
         counts, size
             With the likelihood of counts: what was counted, and the size (B,) of every cell.
+        shift
+            What a covariate adds to the first layer of the decoder, (B, H) or (H,).
         genes
             Genes to decode, ascending, (S,) int64; see :func:`masked_error`.
         products
@@ -458,7 +471,7 @@ class MaskedAutoencoder(nn.Module):
         Scalar, differentiable once.
         """
         with self._lower(products):
-            hidden = self.decoder(z).to(self.first.dtype)
+            hidden = self._expanded(z, shift).to(self.first.dtype)
         weights = self.out.weight, self.out.bias
         if self.likelihood == "mse":
             return masked_error(

@@ -10,7 +10,15 @@ from scvi.model import SCANVI, SCVI
 from scvi.train import SemiSupervisedTrainingPlan, TrainingPlan
 
 from episome import plugins, settings
-from episome.models import AnnotationMixin, EmbeddingMixin, ReconstructionMixin
+from episome.models import (
+    AnnotationMixin,
+    EmbeddingMixin,
+    ReconstructionMixin,
+    add_batches,
+    only_counts,
+    require_batches,
+    require_counts,
+)
 from episome_baselines.extras import require_positive
 from episome_baselines.scvi_base import (
     Adapter,
@@ -19,7 +27,6 @@ from episome_baselines.scvi_base import (
     trainer_arguments,
 )
 from episome_baselines.scvi_core import SCANVIAdapterCore, SCVIAdapterCore
-from episome_baselines.scvi_fields import add_batches, only_counts, require_batches, require_counts
 from episome_baselines.scvi_training import (
     Cells,
     heuristic_epochs,

@@ -11,7 +11,7 @@ from episome.data import split_cells
 from episome.log import get_logger
 from episome_sims.pretext import checked_arguments, pretrain
 from episome_sims.statistics import learn_genes, learn_scale
-from episome_sims.warm_start import WarmStart, fill_encoder
+from episome_sims.warm_start import fill_encoder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from episome.data import CellSource
-    from episome.models import ClassifierModel
+    from episome.models import ClassifierModel, EncoderReport
     from episome.train import CellDataModule
     from episome_sims.core import SIMSCore
 
@@ -40,7 +40,7 @@ class PretrainingMixin(_Model):
     module: SIMSCore
     pretraining_: dict[str, object]
 
-    def init_from(self, folder: str | Path, *, min_gene_overlap: float = 0.5) -> WarmStart:
+    def init_from(self, folder: str | Path, *, min_gene_overlap: float = 0.5) -> EncoderReport:
         """Take the encoder of a saved model as the start of training.
 
         Every tensor of the encoder is filled, or none: names and sizes must match, and rows of

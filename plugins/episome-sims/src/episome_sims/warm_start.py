@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 
-from episome.errors import GeneMatchError, ModelMismatchError
+from episome.errors import ModelMismatchError
 from episome.inference import folder_features
 from episome.io import read_model_folder
 from episome.log import get_logger
+from episome.models import EncoderReport, filled_by_gene, gene_places, require_known_genes
 from episome_sims.pretext import encoder_names
 
 if TYPE_CHECKING:
@@ -31,37 +31,9 @@ _BY_GENE = ("net.input_norm.", "net.first.", "net.attentions.")
 _SIZES = ("n_d", "n_a", "n_steps", "n_shared", "n_independent")
 
 
-class WarmStart(NamedTuple):
-    """What came from a folder.
-
-    Parameters
-    ----------
-    n_tensors
-        Tensors of the encoder that were filled: all of them.
-    n_genes, n_known
-        Genes that enter the network, and those of them that the folder's encoder knows; rows of
-        the others keep their fresh weights.
-    source
-        Spec name of the model in the folder.
-    """
-
-    n_tensors: int
-    n_genes: int
-    n_known: int
-    source: str
-
-    @property
-    def text(self) -> str:
-        """One line for the log."""
-        return (
-            f"{self.n_tensors} tensors of the encoder come from a folder of {self.source}; "
-            f"{self.n_known:,} of {self.n_genes:,} genes are known there"
-        )
-
-
 def fill_encoder(
     core: SIMSCore, features: FeatureSpace, path: str | Path, *, min_gene_overlap: float = 0.5
-) -> WarmStart:
+) -> EncoderReport:
     """Fill the encoder of a core with that of a folder, gene by gene by name.
 
     Parameters
@@ -88,22 +60,14 @@ def fill_encoder(
     _require_settings(core, features, folder)
     _require_tensors(wanted, saved, folder)
     places = _places(core, features, folder, saved)
-    n_known = int((places >= 0).sum())
-    if n_known < min_gene_overlap * len(places):
-        raise GeneMatchError(
-            "E-G03",
-            f"only {n_known:,} of {len(places):,} genes are known to the encoder",
-            where=str(path),
-            why=f"the others would start anew; min_gene_overlap is {min_gene_overlap:g}",
-            fix="take a folder of the same species and gene names",
-        )
+    require_known_genes(places, min_gene_overlap, where=str(path))
     state = core.state_dict()
     by_group = core.net.groups is not None
     for name, tensor in wanted.items():
         state[name] = _filled(name, tensor, saved[name], places, by_group=by_group)
     core.load_state_dict(state)
     spec = str(folder.manifest["model"].get("spec") or folder.manifest["model"]["class"])
-    report = WarmStart(len(wanted), len(places), n_known, spec)
+    report = EncoderReport(len(wanted), len(places), int((places >= 0).sum()), spec)
     logger.info("%s", report.text)
     return report
 
@@ -117,12 +81,8 @@ def _filled(
     by_group: bool,
 ) -> torch.Tensor:
     grouped = by_group and name.startswith("net.attentions.")
-    if not _is_by_gene(name, mine) or grouped:
-        return its.clone()
-    known = torch.from_numpy(places >= 0)
-    out = mine.clone()
-    out[known] = its[torch.from_numpy(places[places >= 0])].to(out.dtype)
-    return out
+    axis = 0 if _is_by_gene(name, mine) and not grouped else None
+    return filled_by_gene(mine, its, places, axis)
 
 
 def _is_by_gene(name: str, tensor: torch.Tensor) -> bool:
@@ -192,9 +152,8 @@ def _places(
 ) -> NDArray[np.int64]:
     """Row of every gene of the core in the folder's encoder, -1 for unknown ones, (G,)."""
     theirs = folder_features(folder)
-    mine = pd.DataFrame({k: list(v) for k, v in features.other.items()}, index=list(features.ids))
-    matched = theirs.match(mine, duplicates="first", where="the model's genes").columns
     entered = saved.get("genes", torch.arange(len(theirs))).numpy()
     row = np.full(len(theirs) + 1, -1, dtype=np.int64)
     row[entered] = np.arange(len(entered))
-    return row[matched]  # the last entry, -1, is that of genes that are not there
+    # The last entry, -1, is that of genes that are not there.
+    return row[gene_places(features, theirs)]

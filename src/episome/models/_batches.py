@@ -1,4 +1,4 @@
-"""Set-up of the adapters: the host's, and the batch that scvi-tools conditions on."""
+"""Batches that a model conditions on, and models of counts: what some set-ups share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from episome.errors import InputDataError, UsageError
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from numpy.typing import NDArray
     from scvi.model.base import BaseModelClass
+
+    from episome.models._base import EpisomeModel
 
 #: Name of the only batch where none was named.
 ONE_BATCH = "all cells"
@@ -154,6 +157,34 @@ def add_batches(
     manager = AnnDataManager(fields=fields, setup_method_args={**method, "setup_args": args})
     manager.register_fields(adata, **{k: kwargs[k] for k in _TRANSFER if k in kwargs})
     cls.register_manager(manager)
+
+
+def batch_names(model: EpisomeModel) -> tuple[str, ...]:
+    """Return the batches that a model knows, in the order of their codes.
+
+    Parameters
+    ----------
+    model
+        Set up with :func:`add_batches`.
+    """
+    state = model.registry["field_registries"]["batch"]["state_registry"]
+    return tuple(str(n) for n in state[BatchField.CATEGORICAL_MAPPING_KEY])
+
+
+def training_batches(model: EpisomeModel) -> NDArray[np.int64]:
+    """Return the code of the batch of every training cell.
+
+    Parameters
+    ----------
+    model
+        Set up with :func:`add_batches`, and holding its cells, in memory or elsewhere.
+    """
+    key, source = model.setup_args.get("batch_key"), model.training_source()
+    if key is None:
+        return np.zeros(source.n_obs, dtype=np.int64)
+    code = {name: i for i, name in enumerate(batch_names(model))}
+    values = source.obs_column(key)
+    return np.array([code[str(v)] for v in values], dtype=np.int64)
 
 
 _TRANSFER = ("source_registry", "extend_categories", "allow_missing_labels")

@@ -1,0 +1,92 @@
+"""`PretextPlan`: how pretext tasks are trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from episome_ssl.lars import LARS, warmup_cosine
+
+from episome.errors import UsageError
+from episome.train import LossPlan
+
+if TYPE_CHECKING:
+    from episome_ssl.core import SSLCore
+
+OPTIMIZERS = ("adamw", "lars")
+
+
+class PretextPlan(LossPlan):
+    """Training by a pretext task, which is told of every update.
+
+    Parameters
+    ----------
+    core
+        The encoder and its task.
+    optimizer
+        ``"adamw"``, with the settings of ``CorePlan``; ``"lars"``: layer-wise rates, warm-up over
+        epochs and a cosine, as published for Barlow Twins. Its ``lr`` is the rate of weights for
+        256 cells per batch (0.2 as published), and ``lr_biases`` that of biases and norms.
+    lr_biases, warmup_epochs
+        Of ``"lars"``.
+    **kwargs
+        Of ``episome.train.LossPlan``.
+    """
+
+    core: SSLCore
+
+    def __init__(
+        self,
+        core: SSLCore,
+        *,
+        optimizer: Literal["adamw", "lars"] = "adamw",
+        lr_biases: float = 0.0048,
+        warmup_epochs: int = 10,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(core, **kwargs)
+        if optimizer not in OPTIMIZERS:
+            raise UsageError(
+                "E-U15",
+                f"optimizer={optimizer!r}",
+                where="plan_kwargs",
+                fix=f"use one of {', '.join(OPTIMIZERS)}",
+            )
+        self.optimizer, self.lr_biases = optimizer, lr_biases
+        self.warmup_epochs = warmup_epochs
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        return max(int(self.trainer.num_training_batches), 1)
+
+    def configure_optimizers(self) -> dict[str, object]:
+        """Return the optimiser, one for the whole training, and its schedule."""
+        if self.optimizer == "adamw":
+            return super().configure_optimizers()
+        weights = [p for p in self.core.parameters() if p.requires_grad and p.ndim > 1]
+        others = [p for p in self.core.parameters() if p.requires_grad and p.ndim <= 1]
+        groups = [
+            {"params": weights, "lr": self.lr, "base": self.lr},
+            {"params": others, "lr": self.lr_biases, "base": self.lr_biases},
+        ]
+        return {"optimizer": LARS(groups, weight_decay=self.weight_decay)}
+
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Set the rates of this update."""
+        if self.optimizer != "lars":
+            return
+        for group in self.optimizers().param_groups:
+            group["lr"] = warmup_cosine(
+                self.trainer.global_step,
+                base=group["base"],
+                batch_size=len(batch["ind_x"]),
+                steps_per_epoch=self._steps_per_epoch,
+                n_epochs=self.n_epochs,
+                warmup_epochs=min(self.warmup_epochs, self.n_epochs // 2),
+            )
+
+    def on_train_batch_end(self, outputs: object, batch: dict[str, Any], batch_idx: int) -> None:
+        """Tell the task that the weights were updated."""
+        task = self.core.task
+        if task is not None:
+            done = self.trainer.global_step / (self._steps_per_epoch * self.n_epochs)
+            task.after_update(self.core.net, min(done, 1.0))

@@ -1,0 +1,218 @@
+"""Sets of genes: files of them, and which genes of a model they hold."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from episome.errors import GeneMatchError, InputFileError, UsageError
+
+if TYPE_CHECKING:
+    from episome.data._features import FeatureSpace
+
+
+def read_gmt(path: str | Path) -> dict[str, list[str]]:
+    """Read a file of gene sets: a line each, with the name, a description and the genes.
+
+    Parameters
+    ----------
+    path
+        A ``.gmt`` file, or one compressed with gzip.
+
+    Raises
+    ------
+    InputFileError
+        It is missing (E-F07), or is no such file (E-F22).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputFileError(
+            "E-F07", "the file does not exist", where=str(path), fix="pass the path of a .gmt file"
+        )
+    try:
+        held = path.read_bytes()
+        text = (gzip.decompress(held) if path.suffix == ".gz" else held).decode("utf-8")
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise InputFileError(
+            "E-F22",
+            "the gene sets cannot be read",
+            where=str(path),
+            why=str(error)[:200],
+            fix="pass a text file, or one compressed with gzip",
+        ) from error
+    fields = [line.split("\t") for line in text.splitlines() if line.strip()]
+    short = [f[0] for f in fields if len(f) < 3]
+    if short or not fields:
+        raise InputFileError(
+            "E-F22",
+            "the gene sets cannot be read",
+            where=str(path),
+            count=len(short),
+            total=len(fields),
+            examples=[s[:60] for s in short],
+            why="a line has fewer than three fields" if fields else "it holds no set",
+            fix="a line is the name of a set, a description and its genes, separated by tabs",
+        )
+    return {f[0]: [g.strip() for g in f[2:] if g.strip()] for f in fields}
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedProgrammes:
+    """Programmes by the columns of a model's genes.
+
+    Parameters
+    ----------
+    columns
+        Ascending columns of the genes of every programme that is kept, by its name.
+    targets
+        Column of the gene that a programme is named after, for those where it is a gene of the
+        model; that column is not among the programme's own.
+    dropped
+        Programmes that are left out, and why.
+    n_genes
+        Genes of the model that are in a programme.
+    """
+
+    columns: Mapping[str, tuple[int, ...]]
+    targets: Mapping[str, int]
+    dropped: Mapping[str, str]
+    n_genes: int
+
+    @property
+    def text(self) -> str:
+        """One line for the log."""
+        return (
+            f"{len(self.columns):,} of {len(self.columns) + len(self.dropped):,} gene programmes "
+            f"are used; they hold {self.n_genes:,} genes"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GeneProgrammes:
+    """Named sets of genes, such as those of a file of MSigDB.
+
+    Parameters
+    ----------
+    sets
+        Symbols or identifiers of the genes, by the name of the programme.
+    targets
+        Gene that a programme is asked for, by its name; default what stands before the first
+        underscore of the name, as in ``E2F1_TARGET_GENES``.
+
+    Examples
+    --------
+    >>> programmes = GeneProgrammes({"E2F1_Q6": ["MCM2", "E2F1"], "cycle": ["MKI67"]})
+    >>> programmes.target_of("E2F1_Q6"), len(programmes)
+    ('E2F1', 2)
+    """
+
+    sets: Mapping[str, Sequence[str]]
+    targets: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_gmt(cls, *paths: str | Path) -> GeneProgrammes:
+        """Read files of gene sets.
+
+        Parameters
+        ----------
+        *paths
+            Files in the GMT format; names of sets must not repeat.
+
+        Raises
+        ------
+        InputFileError
+            A file is missing (E-F07) or none of gene sets (E-F22).
+        UsageError
+            A name is in two files with other genes (E-U107).
+        """
+        found: dict[str, list[str]] = {}
+        for path in paths:
+            for name, genes in read_gmt(path).items():
+                if set(found.get(name, genes)) != set(genes):
+                    raise UsageError(
+                        "E-U107",
+                        f"the gene set {name!r} is there twice, with other genes",
+                        where=str(path),
+                        fix="rename one of them, or pass one file",
+                    )
+                found[name] = genes
+        return cls(found)
+
+    @classmethod
+    def of(
+        cls, given: GeneProgrammes | Mapping[str, Sequence[str]] | str | Path
+    ) -> GeneProgrammes:
+        """Return programmes of any form: themselves, a mapping, or the path of a file."""
+        if isinstance(given, cls):
+            return given
+        return cls.from_gmt(given) if isinstance(given, str | Path) else cls(dict(given))
+
+    def __len__(self) -> int:
+        """Return the number of programmes."""
+        return len(self.sets)
+
+    def target_of(self, name: str) -> str:
+        """Return the gene that a programme is asked for."""
+        return self.targets.get(name, name.partition("_")[0])
+
+    def matched(
+        self, features: FeatureSpace, *, min_share: float = 0.5, min_genes: int = 5
+    ) -> MatchedProgrammes:
+        """Look for the genes of all programmes among those of a model.
+
+        Names are matched as genes of a query are: symbols or identifiers, with or without
+        versions. A target is no member of its own programme.
+
+        Parameters
+        ----------
+        features
+            Genes of the model.
+        min_share, min_genes
+            Programmes with a smaller share of their genes, or fewer of them, are left out.
+
+        Raises
+        ------
+        GeneMatchError
+            No programme is left (E-G29).
+        """
+        wanted = [self.target_of(name) for name in self.sets]
+        names = list(dict.fromkeys([*(g for of in self.sets.values() for g in of), *wanted]))
+        column = self._columns(features, names)
+        columns, targets, dropped = {}, {}, {}
+        for name, target in zip(self.sets, wanted, strict=True):
+            genes = dict.fromkeys(self.sets[name])
+            inside = {column[g] for g in genes if g in column}
+            at = column.get(target)
+            if len(inside) < min_genes or len(inside) < min_share * len(genes):
+                dropped[name] = f"{len(inside)} of {len(genes)} genes are there"
+            elif len(left := inside - {at}) < 1:
+                dropped[name] = "it holds no gene but its target"
+            else:
+                columns[name] = tuple(sorted(left if at is not None else inside))
+                if at is not None:
+                    targets[name] = at
+        if not columns:
+            raise GeneMatchError(
+                "E-G29",
+                f"none of {len(self.sets):,} gene programmes has enough of the model's genes",
+                where="programmes",
+                examples=[f"{k}: {v}" for k, v in dropped.items()][:3],
+                why=f"at least {min_genes} genes and {min_share:.0%} of a programme are wanted",
+                fix="use programmes of the same species and kind of names, or lower min_share",
+            )
+        held = {c for of in columns.values() for c in of}
+        return MatchedProgrammes(columns, targets, dropped, len(held))
+
+    @staticmethod
+    def _columns(features: FeatureSpace, names: list[str]) -> dict[str, int]:
+        """Column of every name that is a gene of the model."""
+        found = features.match(
+            pd.DataFrame(index=names), duplicates="sum", where="programmes"
+        ).columns
+        return {n: c for n, c in zip(names, found.tolist(), strict=True) if c >= 0}

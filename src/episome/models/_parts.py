@@ -1,0 +1,375 @@
+"""Encoders that models hand on: out of a folder or a live model, gene by gene into another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from episome.errors import GeneMatchError, ModelMismatchError
+from episome.inference import folder_features, folder_rule
+from episome.io import read_model_folder
+from episome.log import get_logger
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from episome.data import FeatureSpace, InputRule
+    from episome.io import ModelFolder
+    from episome.models._base import EpisomeModel
+    from episome.nn import TorchCore
+
+logger = get_logger(__name__)
+
+#: Key of ``fit`` under which a model keeps the digests of the donors that it was trained on.
+DONORS = "donor_digests"
+#: By how much the size that counts are scaled to may differ, as a share.
+_SCALE = 0.02
+
+
+class EncoderReport(NamedTuple):
+    """What came from another model.
+
+    Parameters
+    ----------
+    n_tensors
+        Tensors of the encoder that were filled: all of them.
+    n_genes, n_known
+        Genes that enter the network, and those of them that the other encoder knows; rows of the
+        others keep their fresh weights.
+    source
+        Spec name of the other model.
+    """
+
+    n_tensors: int
+    n_genes: int
+    n_known: int
+    source: str
+
+    @property
+    def text(self) -> str:
+        """One line for the log."""
+        return (
+            f"{self.n_tensors} tensors of the encoder come from a folder of {self.source}; "
+            f"{self.n_known:,} of {self.n_genes:,} genes are known there"
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncoderPart:
+    """The encoder of a trained model.
+
+    Cores name it in ``parts()["encoder"]``, plain data that the manifest keeps as
+    ``parts.encoder``: ``prefix`` and ``tensors``, the names under it; ``gene_axes``, the axis of
+    genes of those that have one; and ``settings``, which must be the same where it goes.
+
+    Parameters
+    ----------
+    tensors
+        Weights, by their names without the prefix.
+    gene_axes, settings
+        See above.
+    features
+        Genes, in the order of the axes of genes.
+    rule
+        What its input is.
+    source
+        Spec name, or class, of the model.
+    facts
+        Of its training: what ``fit_`` holds.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    gene_axes: Mapping[str, int]
+    features: FeatureSpace
+    rule: InputRule
+    settings: Mapping[str, Any]
+    source: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: EpisomeModel | str | Path) -> EncoderPart:
+        """Take the encoder out of a trained model or its folder; nothing of it is run.
+
+        Parameters
+        ----------
+        given
+            A model, or the folder of one.
+
+        Raises
+        ------
+        ModelMismatchError
+            It has no encoder to hand on (E-M06).
+        UsageError
+            The model is not trained (E-M20).
+        ModelFileError
+            It is no sound model folder.
+        """
+        if isinstance(given, str | Path):
+            folder = read_model_folder(given)
+            return cls._of_folder(folder, str(given))
+        given._require_trained()
+        name = type(given).__name__
+        spec = type(given).spec()
+        tensors = {k: v.detach().cpu() for k, v in given.module.state_dict().items()}
+        return cls._of_parts(
+            _parts_of(given.module),
+            tensors,
+            features=given.features,
+            rule=given.input_rule,
+            source=name if spec is None else spec.name,
+            facts=given.fit_,
+            where=f"a {name}",
+        )
+
+    @classmethod
+    def _of_folder(cls, folder: ModelFolder, where: str) -> EncoderPart:
+        model = folder.manifest["model"]
+        return cls._of_parts(
+            folder.manifest.get("parts") or {},
+            {k: torch.from_numpy(np.array(v)) for k, v in folder.tensors.items()},
+            features=folder_features(folder),
+            rule=folder_rule(folder),
+            source=str(model.get("spec") or model["class"]),
+            facts=dict(folder.manifest.get("fit") or {}),
+            where=where,
+        )
+
+    @classmethod
+    def _of_parts(
+        cls,
+        parts: Mapping[str, Any],
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        where: str,
+        **more: Any,
+    ) -> EncoderPart:
+        found = parts.get("encoder")
+        named = [] if found is None else found["tensors"]
+        missing = [n for n in named if _full(found, n) not in tensors]
+        if found is None or missing:
+            raise ModelMismatchError(
+                "E-M06",
+                "the model has no encoder to hand on",
+                where=where,
+                count=len(missing) or None,
+                examples=missing,
+                why="its folder names none in parts.encoder",
+                fix="take a model with an encoder, such as one that was pretrained",
+            )
+        return cls(
+            {n: tensors[_full(found, n)] for n in found["tensors"]},
+            dict(found["gene_axes"]),
+            settings=dict(found["settings"]),
+            **more,
+        )
+
+    def fill(
+        self, core: TorchCore, features: FeatureSpace, *, min_gene_overlap: float = 0.5
+    ) -> EncoderReport:
+        """Fill the encoder of a core, all of it or nothing.
+
+        Names and sizes must match, and rows of genes go to the genes of the same name. Genes that
+        are not known here keep their fresh weights.
+
+        Parameters
+        ----------
+        core
+            Changed in place; names its own encoder in ``parts()``.
+        features
+            Its genes.
+        min_gene_overlap
+            Smallest accepted share of these genes that are known here.
+
+        Raises
+        ------
+        ModelMismatchError
+            Tensors or settings differ (E-M06).
+        GeneMatchError
+            Too few genes are known (E-G03).
+        """
+        mine = _parts_of(core)["encoder"]
+        state = core.state_dict()
+        wanted = {n: state[_full(mine, n)] for n in mine["tensors"]}
+        self._require_same(wanted, mine)
+        places = gene_places(features, self.features)
+        require_known_genes(places, min_gene_overlap, where=f"an encoder of {self.source}")
+        for name, tensor in wanted.items():
+            axis = mine["gene_axes"].get(name)
+            filled = filled_by_gene(tensor, self.tensors[name], places, axis)
+            state[_full(mine, name)] = filled.to(tensor.device)
+        core.load_state_dict(state)
+        known = int((places >= 0).sum())
+        report = EncoderReport(len(wanted), len(places), known, self.source)
+        logger.info("%s", report.text)
+        return report
+
+    def _require_same(self, wanted: Mapping[str, torch.Tensor], mine: Mapping[str, Any]) -> None:
+        differ = [
+            f"{k} is {v!r} here and {self.settings.get(k)!r} there"
+            for k, v in mine["settings"].items()
+            if self.settings.get(k) != v
+        ]
+        missing = sorted(set(wanted) - set(self.tensors))
+        unknown = sorted(set(self.tensors) - set(wanted))
+        axes = mine["gene_axes"]
+        wrong = [
+            n
+            for n, tensor in wanted.items()
+            if n in self.tensors and not _alike(tensor, self.tensors[n], axes.get(n))
+        ]
+        if not (differ or missing or unknown or wrong):
+            return
+        settings = ", ".join(f"{k}={v!r}" for k, v in self.settings.items())
+        names = [*(f"missing {k}" for k in missing), *(f"unknown {k}" for k in unknown), *wrong]
+        raise ModelMismatchError(
+            "E-M06",
+            "the encoder is another",
+            where=f"an encoder of {self.source}",
+            count=len(differ) or len(names),
+            total=None if differ else len(wanted),
+            examples=differ or names,
+            why="an encoder that is filled in part, or used in another way, is no start",
+            fix=f"build the model with {settings}",
+        )
+
+    def require_rule(self, rule: InputRule) -> None:
+        """Refuse an encoder that was trained on values of another scale.
+
+        Parameters
+        ----------
+        rule
+            What the values are here.
+
+        Raises
+        ------
+        ModelMismatchError
+            E-M06.
+        """
+        here, there = rule.target_sum, self.rule.target_sum
+        if abs(here - there) <= _SCALE * there and (rule.obsm_key == self.rule.obsm_key):
+            return
+        raise ModelMismatchError(
+            "E-M06",
+            "the encoder reads values of another scale",
+            where=f"an encoder of {self.source}",
+            why=f"cells are scaled to {here:g} here and to {there:g} there",
+            fix="set up with the counts, layer= or use_raw=True, or take another encoder",
+        )
+
+
+def _parts_of(core: Any) -> Mapping[str, Any]:
+    parts = getattr(core, "parts", None)
+    return {} if parts is None else parts()
+
+
+def _full(part: Mapping[str, Any], name: str) -> str:
+    return f"{part['prefix']}{name}"
+
+
+def _alike(mine: torch.Tensor, its: torch.Tensor, axis: int | None) -> bool:
+    """Whether shapes are equal but for the axis of genes."""
+    shapes = [[n for i, n in enumerate(t.shape) if i != axis] for t in (mine, its)]
+    return mine.ndim == its.ndim and shapes[0] == shapes[1]
+
+
+def gene_places(features: FeatureSpace, known: FeatureSpace) -> NDArray[np.int64]:
+    """Return the place of every gene among those of an encoder, -1 for unknown ones.
+
+    Parameters
+    ----------
+    features
+        Genes to look for, (n,).
+    known
+        Genes of the encoder.
+    """
+    mine = pd.DataFrame({k: list(v) for k, v in features.other.items()}, index=list(features.ids))
+    return known.match(mine, duplicates="first", where="the model's genes").columns
+
+
+def require_known_genes(places: NDArray[np.int64], min_gene_overlap: float, *, where: str) -> None:
+    """Refuse an encoder that knows too few genes.
+
+    Parameters
+    ----------
+    places
+        Of :func:`gene_places`.
+    min_gene_overlap
+        Smallest accepted share that is known.
+    where
+        How the message names the encoder.
+
+    Raises
+    ------
+    GeneMatchError
+        E-G03.
+    """
+    n_known = int((places >= 0).sum())
+    if n_known < min_gene_overlap * len(places):
+        raise GeneMatchError(
+            "E-G03",
+            f"only {n_known:,} of {len(places):,} genes are known to the encoder",
+            where=where,
+            why=f"the others would start anew; min_gene_overlap is {min_gene_overlap:g}",
+            fix="take a folder of the same species and gene names",
+        )
+
+
+def filled_by_gene(
+    mine: torch.Tensor, its: torch.Tensor, places: NDArray[np.int64], axis: int | None
+) -> torch.Tensor:
+    """Return a tensor with the values of another, genes by their places.
+
+    Parameters
+    ----------
+    mine, its
+        The tensor, and the other.
+    places
+        Of every gene of ``mine`` in ``its``, -1 where it is unknown: these keep their values.
+    axis
+        Of the genes; ``None``: the tensor has none and is taken whole.
+    """
+    if axis is None:
+        return its.clone()
+    known = torch.from_numpy(np.flatnonzero(places >= 0))
+    from_where = torch.from_numpy(places[places >= 0])
+    out = mine.detach().cpu().clone()
+    out.index_copy_(axis, known, its.index_select(axis, from_where).to(out.dtype))
+    return out
+
+
+def donor_digests(donors: Iterable[object] | None) -> list[str]:
+    """Return a digest of every donor, sorted; what a folder keeps instead of names.
+
+    Parameters
+    ----------
+    donors
+        Names of donors; ``None`` where a cell has no definite one, and where none are known.
+    """
+    named = {str(d) for d in donors if d is not None} if donors is not None else set()
+    return sorted(_digest(d) for d in named)
+
+
+def shared_donors(digests: Collection[str], donors: Iterable[object] | None) -> list[str]:
+    """Return the donors whose digests are among others, sorted.
+
+    Parameters
+    ----------
+    digests
+        Of :func:`donor_digests`.
+    donors
+        Names of donors.
+    """
+    known = set(digests)
+    named = {str(d) for d in donors if d is not None} if donors is not None else set()
+    return sorted(d for d in named if _digest(d) in known)
+
+
+def _digest(donor: str) -> str:
+    return hashlib.sha256(donor.encode()).hexdigest()[:16]
