@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         threshold_curve,
     )
     from episome.benchmark._store import ResultStore, RunResult
-    from episome.benchmark._study import Contrast, ModelEntry, Study, lineup, scale_of
+    from episome.benchmark._study import Contrast, ModelEntry, Pretraining, Study, lineup, scale_of
     from episome.benchmark._tasks import Task
 
 _HOME = {
@@ -52,6 +52,7 @@ _HOME = {
     "LABEL": "_data",
     "LocalExecutor": "_local",
     "ModelEntry": "_study",
+    "Pretraining": "_study",
     "Outcome": "_case",
     "Ranks": "_stats",
     "RayExecutor": "_ray",

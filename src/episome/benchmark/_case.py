@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +16,19 @@ from anndata import AnnData
 
 from episome import plugins, settings
 from episome.benchmark._data import COARSE, DONOR, LABEL, TARGET, TERM
+from episome.benchmark._pretrain import (
+    load_pretrained,
+    pretrained_folder,
+    pretrained_model,
+)
+from episome.benchmark._runs import version_of
 from episome.data import as_mudata
 from episome.errors import UsageError
 from episome.models import Ensemble, NetworkModel
 
 if TYPE_CHECKING:
     from episome.benchmark._data import DataEntry
-    from episome.benchmark._study import ModelEntry
+    from episome.benchmark._study import ModelEntry, Pretraining
 
 _RNA = "rna"
 #: Columns of ``obs`` that a model may see in training; of test cells it sees none but the batch.
@@ -52,6 +59,8 @@ class Case:
         Of the task.
     compute
         ``accelerator``, ``devices``, ``precision`` of the study.
+    base
+        Folder that paths of data are relative to.
     measured
         Values of the other modality in the test cells, CSR, where the data set has one: for scores
         only.
@@ -67,6 +76,7 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
     compute: Mapping[str, Any] = field(default_factory=dict)
     measured: Any = None
+    base: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -100,13 +110,50 @@ class Case:
         labels
             Whether the model is told the labels; one that cannot do without is told in any case.
         """
+        asked = self.model.pretrain
+        if asked is not None and not asked.model:
+            return load_pretrained(self.pretrained(asked))
+        start = {} if asked is None else {"init": self.pretrained(asked)}
         with self.timed("train"):
-            found = self.untrained(train, labels=labels)
+            found = self.untrained(train, labels=labels, **start)
             found.train(**self._training(found), **self.model.train)
         return found
 
-    def untrained(self, train: AnnData | None = None, *, labels: bool = True) -> Any:
-        """Set a model up on training cells, and return it as it is; parameters of `fitted`."""
+    def pretrained(self, asked: Pretraining) -> Path:
+        """Return the folder of what is learned before, without labels.
+
+        Parameters
+        ----------
+        asked
+            What is learned.
+        """
+        test = self.test.copy()
+        if DONOR in self.truth:
+            test.obs[DONOR] = self.truth[DONOR].to_numpy()
+        with self.timed("pretrain"):
+            return pretrained_folder(
+                self.model,
+                asked,
+                self.train,
+                test,
+                seed=self.seed,
+                base=self.base,
+                version=version_of(pretrained_model(self.model)),
+                compute={k: v for k, v in self.compute.items() if v is not None},
+            )
+
+    def untrained(
+        self, train: AnnData | None = None, *, labels: bool = True, **more: object
+    ) -> Any:
+        """Set a model up on training cells, and return it as it is.
+
+        Parameters
+        ----------
+        train, labels
+            Of :meth:`fitted`.
+        **more
+            Arguments of the class beside those of the entry.
+        """
         cells: Any = self.train if train is None else train
         setup: dict[str, Any] = {"donor_key": DONOR if DONOR in cells.obs else None}
         cls = class_of(self)
@@ -121,7 +168,7 @@ class Case:
         members = []
         for _ in range(self.model.ensemble):
             set_up(cells, **_known(set_up, setup), **self.model.setup)
-            members.append(cls(cells, **self.model.init))
+            members.append(cls(cells, **{**self.model.init, **more}))
         found: Any = members[0] if len(members) == 1 else Ensemble(members)
         return found
 

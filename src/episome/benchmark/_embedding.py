@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 from sklearn.cluster import KMeans
-from sklearn.linear_model import LogisticRegression as LinearProbe
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import StandardScaler
 
 from episome import settings
 from episome.benchmark._case import Case, Outcome, class_of, needs_labels
@@ -19,7 +17,7 @@ from episome.benchmark._data import LABEL
 from episome.benchmark._scores import call_scores
 from episome.benchmark._tasks import Task, predictions_of
 from episome.errors import MissingDependencyError, UsageError
-from episome.metrics import knn_probabilities
+from episome.models import LabelTransfer
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -56,7 +54,7 @@ class EmbeddingTask(Task):
         """Embed both parts, and classify the test cells in two ways."""
         train, test = embedded(case, labels=bool(case.options["labels"]))
         truth = case.truth[LABEL].to_numpy(dtype=str)
-        classes, codes = np.unique(case.train.obs[LABEL].to_numpy(dtype=str), return_inverse=True)
+        labels = case.train.obs[LABEL].to_numpy(dtype=str)
         clusters = _clusters(test, len(np.unique(truth)), case.seed)
         shared = {
             "ari": float(adjusted_rand_score(truth, clusters)),
@@ -66,10 +64,10 @@ class EmbeddingTask(Task):
             "saw_labels": float(bool(case.options["labels"]) or needs_labels(class_of(case))),
         }
         k = min(int(case.options["n_neighbors"]), len(train))
-        votes = knn_probabilities(train, codes, test, n_neighbors=k, n_classes=len(classes))
-        scaler = StandardScaler().fit(train)
-        probe = LinearProbe(max_iter=1000).fit(scaler.transform(train), codes)
-        shares = {"kNN": votes, "linear probe": probe.predict_proba(scaler.transform(test))}
+        votes = LabelTransfer(train, labels, k=k, weights="distance")
+        probe = LabelTransfer(train, labels, method="linear")
+        classes = np.array(votes.classes)
+        shares = {"kNN": votes.shares(test), "linear probe": probe.shares(test)}
         scores, said = {}, []
         for condition, values in shares.items():
             frame = pd.DataFrame(np.asarray(values), columns=classes)

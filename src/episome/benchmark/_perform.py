@@ -140,6 +140,7 @@ def case_of(run: Run) -> tuple[Case, str, dict[str, Any]]:
         run.options,
         run.compute,
         measured=test.obsm.get(TARGET),
+        base=base,
     )
     unknowns = {"donors": "unknown", "n_unseen": _unseen(data, train, test)}
     if data.donor_key is not None:

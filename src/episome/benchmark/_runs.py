@@ -23,6 +23,7 @@ from episome.benchmark._data import (
     parts_of,
 )
 from episome.benchmark._load import load_data
+from episome.benchmark._pretrain import pretrained_model, pretraining_digest
 from episome.benchmark._study import ModelEntry, Study, lineup
 from episome.errors import EpisomeError, UsageError
 
@@ -102,6 +103,17 @@ class Run:
             "options": dict(self.options),
             "compute": dict(self.compute),
         }
+        if (asked := self.model.pretrain) is not None:
+            named["pretrain"] = [
+                asked.model,
+                dict(asked.setup),
+                dict(asked.init),
+                dict(asked.train),
+                [one.name for one in asked.data],
+                asked.donor_fraction,
+                sorted(asked.allow),
+                version_of(pretrained_model(self.model)),
+            ]
         text = json.dumps(named, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
@@ -169,6 +181,7 @@ def plan(study: Study, task: Task, base: Path | None = None) -> Planned:
             if model.data and entry.name not in model.data:
                 continue
             version, given = version_of(model.model), _given(data, model.model)
+            given += pretraining_digest(model, base)
             runs += [
                 Run(
                     study.name,

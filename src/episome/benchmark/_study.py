@@ -25,6 +25,46 @@ _CONDITIONS = {"where", "keep", "keep_query"}
 
 
 @dataclass(frozen=True, slots=True)
+class Pretraining:
+    """What is learned before a run, without labels.
+
+    Parameters
+    ----------
+    model
+        Name of the spec that is pretrained, from whose encoder the model of the entry starts (its
+        argument ``init``). Empty: the model of the entry itself, which is then used as it is:
+        zero-shot.
+    setup, init, train
+        Arguments of ``setup_source``, of the class and of ``train``.
+    data
+        Cells to learn from; none: the training cells of the run, all of them, also where a
+        condition takes the labels of a few. Donors and cells that are tested on must not be among
+        them.
+    donor_fraction
+        Share of the donors of every data set that is learned from.
+    allow
+        Kinds of leaks that are meant: ``"donor"``, ``"barcode"``, ``"cell"``.
+    """
+
+    model: str = ""
+    setup: Mapping[str, Any] = field(default_factory=dict)
+    init: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    data: tuple[DataEntry, ...] = ()
+    donor_fraction: float = 1.0
+    allow: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.donor_fraction <= 1:
+            raise UsageError(
+                "E-B07",
+                f"donor_fraction={self.donor_fraction!r}",
+                where="pretrain",
+                fix="pass a share above 0, 1 at most",
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class ModelEntry:
     """One model of a study, with the settings it is tried with.
 
@@ -40,6 +80,8 @@ class ModelEntry:
         Members, trained one after the other; 1 is the model alone.
     data
         Names of the data sets it is tried on; default all.
+    pretrain
+        What is learned before, without labels.
     """
 
     model: str
@@ -49,6 +91,7 @@ class ModelEntry:
     train: Mapping[str, Any] = field(default_factory=dict)
     ensemble: int = 1
     data: tuple[str, ...] = ()
+    pretrain: Pretraining | None = None
 
     @property
     def shown(self) -> str:
@@ -373,7 +416,15 @@ def _model(given: Any) -> ModelEntry:
         return given
     if isinstance(given, str):
         return ModelEntry(given)
-    found: ModelEntry = _entry(ModelEntry, given, "models")
+    values = dict(given) if isinstance(given, Mapping) else given
+    if isinstance(values, dict) and values.get("pretrain") is not None:
+        where = "models.pretrain"
+        asked = values["pretrain"]
+        if isinstance(asked, Mapping):
+            sets = [_entry(DataEntry, d, f"{where}.data") for d in _listed(asked.get("data", ()))]
+            asked = {**asked, "data": sets}
+        values["pretrain"] = _entry(Pretraining, asked, where)
+    found: ModelEntry = _entry(ModelEntry, values, "models")
     return found
 
 

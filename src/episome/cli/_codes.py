@@ -60,6 +60,7 @@ CODES: dict[str, str] = {
         "difference."
     ),
     "E-B13": "There are no results of this study in the folder.",
+    "E-B15": "A study wants a model pretrained whose plugin does not say that it can be.",
     "E-B14": (
         "A study is a TOML file, or a name that a plugin registers; `episome benchmark list` "
         "shows the names."
@@ -699,6 +700,11 @@ CODES: dict[str, str] = {
         "No gene programme has enough genes of the model: names of another species or kind match "
         "none."
     ),
+    "E-U108": "No plugin registers a pretext task of this name.",
+    "E-U109": "A pretext task needs gene programmes, and none were given.",
+    "E-U110": "A decoder is asked for a batch that it does not know.",
+    "E-T14": "An embedding gives all cells nearly the same numbers: it has collapsed.",
+    "E-L46": "An encoder was pretrained on donors that are held out to score what came of it.",
     "E-U107": "Files of gene sets name the same set with different genes.",
     "E-U103": "No cell fulfils the conditions that were given.",
     "E-U86": (

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from episome.data._own_sources import has_own_source, own_source
     from episome.data._parquet import ParquetSource
     from episome.data._prepared import PreparedCells, ScannedSource, in_memory
-    from episome.data._programmes import GeneProgrammes, MatchedProgrammes, read_gmt
+    from episome.data._programmes import GeneProgrammes, MatchedProgrammes, Programmes, read_gmt
     from episome.data._proteins import ProteinNames, modality_kind, protein_names
     from episome.data._query import (
         Query,
@@ -151,6 +151,7 @@ _HOME = {
     "PairedCells": "_modalities",
     "ParquetSource": "_parquet",
     "PreparedCells": "_prepared",
+    "Programmes": "_programmes",
     "ProteinNames": "_proteins",
     "Query": "_query",
     "QueryKind": "_rule",

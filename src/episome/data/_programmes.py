@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
@@ -15,6 +15,9 @@ from episome.errors import GeneMatchError, InputFileError, UsageError
 
 if TYPE_CHECKING:
     from episome.data._features import FeatureSpace
+
+#: Gene programmes of any form: see :meth:`GeneProgrammes.of`.
+Programmes: TypeAlias = "GeneProgrammes | Mapping[str, Sequence[str]] | Sequence[Any] | str | Path"
 
 
 def read_gmt(path: str | Path) -> dict[str, list[str]]:
@@ -145,13 +148,22 @@ class GeneProgrammes:
         return cls(found)
 
     @classmethod
-    def of(
-        cls, given: GeneProgrammes | Mapping[str, Sequence[str]] | str | Path
-    ) -> GeneProgrammes:
-        """Return programmes of any form: themselves, a mapping, or the path of a file."""
-        if isinstance(given, cls):
+    def of(cls, given: Programmes) -> GeneProgrammes:
+        """Return programmes of any form: themselves, a file, a mapping, or :attr:`plain` data."""
+        if isinstance(given, GeneProgrammes):
             return given
-        return cls.from_gmt(given) if isinstance(given, str | Path) else cls(dict(given))
+        if isinstance(given, str | Path):
+            return cls.from_gmt(given)
+        if isinstance(given, Mapping):
+            return cls(dict(given))
+        rows: list[Any] = list(given)
+        sets = {str(name): [str(g) for g in genes] for name, _, genes in rows}
+        return cls(sets, {str(name): str(t) for name, t, _ in rows if t})
+
+    @property
+    def plain(self) -> list[list[object]]:
+        """Name, target where one was given, and genes of every programme: plain data."""
+        return [[name, self.targets.get(name), list(of)] for name, of in self.sets.items()]
 
     def __len__(self) -> int:
         """Return the number of programmes."""

@@ -160,15 +160,20 @@ class Predictor:
         rows: NDArray[np.int64] | None = None,
         batch_size: int | None = None,
         hidden: sparse.csr_matrix | None = None,
+        outputs: Iterable[str] | None = None,
     ) -> Iterator[dict[str, NDArray[Any]]]:
         """Yield outputs batch by batch, in the order of the query.
 
         Each is a dictionary with ``ind_x`` (row numbers), ``empty`` (cells with none of the
         model's genes) and what the core gives: ``probabilities`` (from logits by softmax),
-        ``latent``, ... ``hidden``: see :meth:`batches`.
+        ``latent``, ... ``hidden``: see :meth:`batches`. ``outputs`` are those that are wanted: a
+        core may leave out others that would take long.
         """
         softer = self._temperature(query)
+        wanted = None if outputs is None else frozenset(outputs)
         for batch in self.batches(query, rows=rows, batch_size=batch_size, hidden=hidden):
+            if wanted is not None:
+                batch["outputs"] = wanted
             out = {k: self._kept(to_numpy(v)) for k, v in self._run(batch).items()}
             if "logits" in out:
                 out["probabilities"] = class_probabilities(out)
@@ -250,7 +255,7 @@ class Predictor:
         """Return chosen outputs of all cells, stacked; empty arrays for an empty query."""
         keys = [*keys, "empty"]
         parts: dict[str, list[NDArray[Any]]] = {k: [] for k in keys}
-        for out in self.stream(query, rows=rows, batch_size=batch_size):
+        for out in self.stream(query, rows=rows, batch_size=batch_size, outputs=keys):
             for key in keys:
                 if key not in out:
                     raise UsageError(

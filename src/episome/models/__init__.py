@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from episome.models._reference import ReferenceWeights
     from episome.models._registry import registry_from_parts
     from episome.models._training import checked_splitter, normalized_rows
+    from episome.models._transfer import LabelTransfer, label_transfer
     from episome.models._translation import TranslationMixin
     from episome.models._tuning import Between, TuningSpace
     from episome.models._weights_file import WeightsFile
@@ -89,6 +90,8 @@ _HOME = {
     "ClassifierModel": "_classifier",
     "Ensemble": "_ensemble",
     "EpisomeModel": "_base",
+    "label_transfer": "_transfer",
+    "LabelTransfer": "_transfer",
     "shared_donors": "_parts",
     "require_known_genes": "_parts",
     "gene_places": "_parts",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from episome.models._arguments import as_rows
 from episome.models._calls import Answering
+from episome.models._transfer import label_transfer
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -55,3 +57,105 @@ class EmbeddingMixin(Answering):
         )
         latent: NDArray[np.float32] = out["latent"].astype(np.float32, copy=False)
         return latent
+
+    def zero_shot_predict(
+        self,
+        query: AnnData,
+        reference: AnnData,
+        labels_key: str,
+        *,
+        k: int = 5,
+        weights: Literal["uniform", "distance"] = "uniform",
+        unlabeled_category: str = "unknown",
+        **options: Any,
+    ) -> pd.DataFrame:
+        """Call cells by the nearest labelled cells in this embedding; nothing is trained.
+
+        The same vote for every model that embeds: ``k`` neighbours among the reference, ties by
+        distance. As query and reference are different cells, no neighbour is left out.
+
+        Parameters
+        ----------
+        query
+            Cells to call, not modified.
+        reference
+            Labelled cells.
+        labels_key
+            Column of their labels; cells without a label take no part.
+        k
+            Votes per cell; 5 as in :cite:p:`richter2025ssl`.
+        weights
+            ``"uniform"``, or ``"distance"``: votes count by their inverse distance.
+        unlabeled_category
+            Label of reference cells without one.
+        **options
+            How both are read: ``layer``, ``use_raw``, ``input_kind``, ``min_gene_overlap``,
+            ``duplicates``.
+
+        Returns
+        -------
+        One row per query cell, by its name: ``label``, and ``confidence``, the share of votes.
+        It is not calibrated.
+
+        Raises
+        ------
+        UsageError
+            There is no such column (E-U04), or ``k`` is below one (E-U22).
+        LabelError
+            No reference cell has a label (E-L03).
+        """
+        return self._by_transfer(
+            query, reference, labels_key, options, unlabeled_category, k=k, weights=weights
+        )
+
+    def linear_probe(
+        self,
+        query: AnnData,
+        reference: AnnData,
+        labels_key: str,
+        *,
+        unlabeled_category: str = "unknown",
+        **options: Any,
+    ) -> pd.DataFrame:
+        """Call cells by a logistic regression on this embedding, which stays as it is.
+
+        Parameters
+        ----------
+        query, reference, labels_key, unlabeled_category, **options
+            As for :meth:`zero_shot_predict`. The regression learns from the reference, on
+            dimensions standardised by it.
+
+        Returns
+        -------
+        As :meth:`zero_shot_predict`; ``confidence`` is the probability of the label.
+
+        Raises
+        ------
+        UsageError
+            There is no such column (E-U04).
+        LabelError
+            The reference has fewer than two labels (E-L03).
+        """
+        return self._by_transfer(
+            query, reference, labels_key, options, unlabeled_category, method="linear"
+        )
+
+    def _by_transfer(
+        self,
+        query: AnnData,
+        reference: AnnData,
+        labels_key: str,
+        reading: dict[str, Any],
+        unlabeled_category: str,
+        **options: Any,
+    ) -> pd.DataFrame:
+        known = label_transfer(
+            self,
+            reference,
+            labels_key,
+            unlabeled_category=unlabeled_category,
+            query_kwargs=reading,
+            **options,
+        )
+        space = self.get_latent_representation(query, **reading)
+        return known.calls(space, query.obs_names)

@@ -117,7 +117,7 @@ class EncoderPart:
         given._require_trained()
         name = type(given).__name__
         spec = type(given).spec()
-        tensors = {k: v.detach().cpu() for k, v in given.module.state_dict().items()}
+        tensors = {k: torch.from_numpy(np.array(v)) for k, v in given.module.state()[0].items()}
         return cls._of_parts(
             _parts_of(given.module),
             tensors,
@@ -150,10 +150,9 @@ class EncoderPart:
         where: str,
         **more: Any,
     ) -> EncoderPart:
-        found = parts.get("encoder")
-        named = [] if found is None else found["tensors"]
-        missing = [n for n in named if _full(found, n) not in tensors]
-        if found is None or missing:
+        found: Mapping[str, Any] = parts.get("encoder") or {}
+        missing = [n for n in found.get("tensors", ()) if _full(found, n) not in tensors]
+        if not found or missing:
             raise ModelMismatchError(
                 "E-M06",
                 "the model has no encoder to hand on",

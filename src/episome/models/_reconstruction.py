@@ -106,7 +106,7 @@ class ReconstructionMixin(Answering):
     ) -> Iterator[NDArray[np.float32]]:
         """Yield the core's ``mean`` of every batch, (B, n_genes)."""
         for out in self.predictor().stream(
-            prepared, rows=rows, batch_size=batch_size, hidden=hidden
+            prepared, rows=rows, batch_size=batch_size, hidden=hidden, outputs=["mean"]
         ):
             if "mean" not in out:
                 raise UsageError(

@@ -156,19 +156,18 @@ class SSLCore(EncoderCore):
     ----------
     n_features, **options
         Of :class:`EncoderCore`.
-    task
-        What trains it; ``None`` in a core that only predicts.
     """
 
     task: PretextTask | None
 
-    def __init__(
-        self, n_features: int, *, task: PretextTask | None = None, **options: Any
-    ) -> None:
+    def __init__(self, n_features: int, **options: Any) -> None:
         super().__init__(n_features, **options)
+        self.task = None
+
+    def set_task(self, task: PretextTask) -> None:
+        """Say what trains the core; where it is only to predict, nothing need be said."""
+        task.prepare(self.net)
         self.task = task
-        if task is not None:
-            task.prepare(self.net)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return ``latent``, (B, n_latent), and ``mean``, (B, G), where there is a decoder."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from episome_ssl.lars import LARS, warmup_cosine
-
 from episome.errors import UsageError
 from episome.train import LossPlan
+from episome_ssl.lars import LARS, lars_groups, warmup_cosine
 
 if TYPE_CHECKING:
     from episome_ssl.core import SSLCore
@@ -62,27 +61,25 @@ class PretextPlan(LossPlan):
         """Return the optimiser, one for the whole training, and its schedule."""
         if self.optimizer == "adamw":
             return super().configure_optimizers()
-        weights = [p for p in self.core.parameters() if p.requires_grad and p.ndim > 1]
-        others = [p for p in self.core.parameters() if p.requires_grad and p.ndim <= 1]
-        groups = [
-            {"params": weights, "lr": self.lr, "base": self.lr},
-            {"params": others, "lr": self.lr_biases, "base": self.lr_biases},
-        ]
+        groups = lars_groups(self.core.parameters(), lr_weights=self.lr, lr_biases=self.lr_biases)
+        for group in groups:
+            group["base"] = group["lr"]
         return {"optimizer": LARS(groups, weight_decay=self.weight_decay)}
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Set the rates of this update."""
         if self.optimizer != "lars":
             return
+        factor = warmup_cosine(
+            self.trainer.global_step,
+            self._steps_per_epoch,
+            self.n_epochs,
+            batch_size=len(batch["ind_x"]),
+            # A short training would be over before the published ten.
+            warmup_epochs=min(self.warmup_epochs, self.n_epochs // 2),
+        )
         for group in self.optimizers().param_groups:
-            group["lr"] = warmup_cosine(
-                self.trainer.global_step,
-                base=group["base"],
-                batch_size=len(batch["ind_x"]),
-                steps_per_epoch=self._steps_per_epoch,
-                n_epochs=self.n_epochs,
-                warmup_epochs=min(self.warmup_epochs, self.n_epochs // 2),
-            )
+            group["lr"] = group["base"] * factor
 
     def on_train_batch_end(self, outputs: object, batch: dict[str, Any], batch_idx: int) -> None:
         """Tell the task that the weights were updated."""

@@ -1,0 +1,247 @@
+"""`SSLEncoder`: one encoder, pretrained without labels and used everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from episome.data import GeneProgrammes
+from episome.errors import InputDataError, Problem, UsageError, warn
+from episome.models import (
+    EmbeddingMixin,
+    NetworkModel,
+    ReconstructionMixin,
+    donor_digests,
+    require_counts,
+    shared_donors,
+)
+from episome_ssl.core import SSLCore
+from episome_ssl.plan import PretextPlan
+from episome_ssl.presets import pretraining
+from episome_ssl.pretexts import build_task, task_class
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+
+    from episome.data import CellSource, Programmes
+    from episome.train import CellDataModule, Fit
+
+#: Below these an embedding tells cells apart hardly or not.
+MIN_SPREAD, MIN_RANK = 0.01, 1.2
+
+
+class SSLEncoder(EmbeddingMixin, ReconstructionMixin, NetworkModel):
+    """An encoder that a self-supervised task trains: a pretext, solved without labels.
+
+    Parameters
+    ----------
+    adata, registry
+        As for every model. Labels are not read.
+    pretext
+        Name of a registered task: ``"random_mask"``, ``"programme_mask"``,
+        ``"programme_to_programme"``, ``"programme_to_tf"``, ``"byol"``, ``"barlow"``,
+        ``"vicreg"``, ``"simclr"``, or one of another plugin.
+    hidden, n_latent
+        Widths of the encoder's layers, and of the embedding.
+    activation
+        ``"selu"`` or ``"relu"``, in encoder and decoder.
+    output_activation
+        Of the reconstruction, with ``likelihood="mse"``: ``"identity"``, ``"softplus"``, or
+        ``"sigmoid"``, the authors' default, which cannot reach values above one.
+    dropout
+        After every hidden layer.
+    likelihood
+        ``"mse"``: squared errors of log1p values; ``"nb"``: negative binomial of counts.
+    mask_rate
+        Of tasks that hide genes; ``None``: the task's own.
+    programmes
+        Gene programmes, for tasks that need some: the path of a GMT file, ``{name: genes}``, or
+        ``GeneProgrammes``.
+    pretext_kwargs
+        Further options of the task.
+
+    Notes
+    -----
+    Embeddings are the linear output of the encoder, and the same activation is used in pretraining
+    and after: the published code evaluates SELU-trained weights in a ReLU network.
+
+    References
+    ----------
+    Richter et al., Nature Machine Intelligence 7, 68-78 (2025).
+
+    Examples
+    --------
+    >>> model = SSLEncoder("atlas.h5ad")  # doctest: +SKIP
+    >>> model.pretrain()  # doctest: +SKIP
+    >>> model.zero_shot_predict(query, reference, "cell_type")  # doctest: +SKIP
+    """
+
+    capabilities = ("embedding", "reconstruction", "pretraining")
+    _core_cls = SSLCore
+    _plan_cls = PretextPlan
+    module: SSLCore
+
+    def __init__(
+        self,
+        adata: AnnData | str | Path | CellSource | None = None,
+        registry: dict[str, object] | None = None,
+        *,
+        pretext: str = "random_mask",
+        hidden: Sequence[int] = (512, 512, 256, 256),
+        n_latent: int = 64,
+        activation: Literal["selu", "relu"] = "selu",
+        output_activation: Literal["identity", "softplus", "sigmoid"] = "identity",
+        dropout: float = 0.1,
+        likelihood: Literal["mse", "nb"] = "mse",
+        mask_rate: float | None = None,
+        programmes: Programmes | None = None,
+        pretext_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        init_locals = dict(locals())
+        cls = task_class(pretext)
+        super().__init__(adata, registry)
+        require_likelihood(likelihood, self.input_rule.input_kind)
+        programmes = None if programmes is None else GeneProgrammes.of(programmes)
+        options = dict(pretext_kwargs or {})
+        if mask_rate is not None:
+            options["mask_rate"] = mask_rate
+        self._pretext = {"name": pretext, "options": options, "programmes": programmes}
+        core = self._build_core(
+            hidden=list(hidden),
+            n_latent=n_latent,
+            activation=activation,
+            output_activation=output_activation,
+            dropout=dropout,
+            likelihood=likelihood,
+            decodes=cls.needs_decoder,
+            target_sum=float(self.input_rule.target_sum),
+        )
+        init_locals["programmes"] = None if programmes is None else programmes.plain
+        init_locals["hidden"] = list(hidden)
+        summary = f"SSLEncoder ({pretext}) of {len(self.features):,} genes, n_latent={n_latent}"
+        self._finish_init(core, init_locals, summary)
+        if self.has_data:
+            # What cannot be trained is refused here, and not when the cells were read.
+            core.set_task(self._task())
+
+    def _task(self) -> Any:
+        return build_task(
+            self._pretext["name"],
+            self.features,
+            int(self.module.config["n_latent"]),
+            options=self._pretext["options"],
+            programmes=self._pretext["programmes"],
+        )
+
+    # --- training ---------------------------------------------------------------------------
+
+    def pretrain(self, max_epochs: int | None = None, **kwargs: Any) -> None:
+        """Train the encoder: the same as :meth:`train`."""
+        self.train(max_epochs, **kwargs)
+
+    def _training_defaults(self) -> dict[str, Any]:
+        return pretraining(self.summary_stats.n_cells)
+
+    def _fit(self, datamodule: CellDataModule, *args: Any, **kwargs: Any) -> None:
+        if self.module.task is None:
+            self.module.set_task(self._task())
+        super()._fit(datamodule, *args, **kwargs)
+
+    def _remember(self, result: Fit, data: CellDataModule, facts: dict[str, Any]) -> None:
+        donors = data.donors
+        seen = None if donors is None else donors[data.split.train]
+        held = None if donors is None else donors[data.split.validation]
+        more = {
+            "pretext": self._pretext["name"],
+            # The validation cells chose the epoch: their donors are no unseen ones either.
+            "donor_digests": donor_digests(
+                [*(seen if seen is not None else ()), *(held if held is not None else ())]
+            ),
+        }
+        super()._remember(result, data, {**facts, **more})
+        self._look_for_collapse()
+
+    def _look_for_collapse(self) -> None:
+        """Warn where the embedding of held-out cells tells them apart hardly or not."""
+        part = "validation" if "validation_embedding_spread" in (self.history_ or {}) else "train"
+        last = {
+            k: float(self.history_[f"{part}_embedding_{k}"].iloc[-1].iloc[0])
+            for k in ("spread", "rank")
+        }
+        self.fit_ |= {f"embedding_{k}": round(v, 4) for k, v in last.items()}
+        if last["spread"] < MIN_SPREAD or last["rank"] < MIN_RANK:
+            warn(
+                Problem(
+                    "E-T14",
+                    "the embedding has collapsed: all cells get nearly the same",
+                    where="SSLEncoder",
+                    why=f"spread {last['spread']:.3f} (of 1), rank {last['rank']:.1f} "
+                    f"(of {self.module.config['n_latent']})",
+                    fix="lower the rate, use larger batches, or take another pretext task",
+                )
+            )
+
+    # --- what it was trained on -------------------------------------------------------------
+
+    def leaked_donors(self, donors: Sequence[object]) -> list[str]:
+        """Return those of some donors that the encoder was pretrained on.
+
+        Scores on cells of these donors say too much: the encoder has seen them, if not their
+        labels. Donors are compared by name, as the columns of ``donor_key`` name them.
+
+        Parameters
+        ----------
+        donors
+            Names, or a column of a cell table.
+        """
+        return shared_donors(self.fit_.get("donor_digests", ()), donors)
+
+    def require_no_leaks(self, donors: Sequence[object]) -> None:
+        """Refuse donors that the encoder was pretrained on; see :meth:`leaked_donors`.
+
+        Parameters
+        ----------
+        donors
+            Of the cells that are to be tested on.
+
+        Raises
+        ------
+        InputDataError
+            Some were (E-L20).
+        """
+        if found := self.leaked_donors(donors):
+            raise InputDataError(
+                "E-L20",
+                "pretraining and test share: donor",
+                where="SSLEncoder",
+                count=len(found),
+                total=len({str(d) for d in donors if d is not None}),
+                examples=found[:3],
+                why="cells of one donor are alike: the encoder is not tested on a new one",
+                fix="pretrain on other donors, or leave these out of the test",
+            )
+
+
+def require_likelihood(likelihood: str, input_kind: str) -> None:
+    """Refuse the likelihood of counts where there are none.
+
+    Parameters
+    ----------
+    likelihood
+        ``"mse"`` or ``"nb"``.
+    input_kind
+        What the training values are.
+
+    Raises
+    ------
+    UsageError
+        Another likelihood (E-U30).
+    InputDataError
+        ``"nb"`` with values after log1p (E-D53).
+    """
+    if likelihood not in {"mse", "nb"}:
+        raise UsageError("E-U30", f"likelihood={likelihood!r}", fix='use one of "mse", "nb"')
+    if likelihood == "nb":
+        require_counts(input_kind)

@@ -1,0 +1,78 @@
+"""Defaults of training, by the number of cells."""
+
+from __future__ import annotations
+
+#: The paper's sizes are for millions of cells; below this a batch of 8,192 would be a few updates.
+LARGE = 500_000
+_MEDIUM = 50_000
+
+
+def bounded_epochs(n_cells: int, *, cells: int, at_least: int, at_most: int) -> int:
+    """Return the epochs that show about so many cells.
+
+    Parameters
+    ----------
+    n_cells
+        Training cells.
+    cells
+        Cells to be shown in all.
+    at_least, at_most
+        Bounds of the epochs.
+    """
+    return int(min(max(cells // max(n_cells, 1), at_least), at_most))
+
+
+def pretraining(n_cells: int) -> dict[str, object]:
+    """Return the defaults of pretraining; for many cells those of the paper.
+
+    Parameters
+    ----------
+    n_cells
+        Training cells.
+    """
+    if n_cells >= LARGE:
+        return {
+            "max_epochs": bounded_epochs(n_cells, cells=200_000_000, at_least=10, at_most=200),
+            "batch_size": 8192,
+            "plan_kwargs": {
+                "lr": 1e-3,
+                "weight_decay": 0.01,
+                "lr_schedule": "step",
+                "lr_decay": 0.9**0.5,  # 0.9 every two epochs, as published
+            },
+            "gradient_clip_val": 1.0,
+        }
+    return {
+        "max_epochs": bounded_epochs(n_cells, cells=2_000_000, at_least=20, at_most=200),
+        "batch_size": 1024 if n_cells >= _MEDIUM else 256,
+        "plan_kwargs": {"lr": 1e-3, "weight_decay": 0.01, "lr_schedule": "cosine"},
+        "gradient_clip_val": 1.0,
+    }
+
+
+def classifying(n_cells: int) -> dict[str, object]:
+    """Return the defaults of a classifier; for many cells those of the paper.
+
+    Parameters
+    ----------
+    n_cells
+        Training cells.
+    """
+    if n_cells >= LARGE:
+        return {
+            "max_epochs": 50,
+            "batch_size": 16_384,
+            "plan_kwargs": {
+                "lr": 9e-4,
+                "weight_decay": 0.05,
+                "lr_schedule": "step",
+                "lr_decay": 0.9**0.5,
+            },
+            "gradient_clip_val": 1.0,
+        }
+    return {
+        "max_epochs": bounded_epochs(n_cells, cells=200_000, at_least=10, at_most=100),
+        "batch_size": 128 if n_cells < _MEDIUM else 1024,
+        "plan_kwargs": {"lr": 1e-3, "weight_decay": 0.05, "lr_schedule": "cosine"},
+        "gradient_clip_val": 1.0,
+    }

@@ -1,0 +1,161 @@
+"""Starts of the models that use a pretrained encoder."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from episome.errors import Problem, warn
+from episome.models import EncoderPart, EpisomeModel, NetworkModel, shared_donors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from anndata import AnnData
+
+    from episome.data import CellSource, PreparedCells
+    from episome.models import EncoderReport
+
+    _Model = NetworkModel
+else:
+    _Model = object
+
+
+class WarmStartMixin(_Model):
+    """What the models on top of an encoder share; mixed in before the host's base.
+
+    ``pretraining_`` holds what is known of the start, as plain data; empty for a fresh encoder.
+    """
+
+    pretraining_: dict[str, Any]
+
+    def init_from(
+        self, given: EpisomeModel | str | Path, *, min_gene_overlap: float = 0.5
+    ) -> EncoderReport:
+        """Take the encoder of a trained model as the start of training.
+
+        Every tensor of the encoder is filled, or none: names and sizes must match, and rows of
+        genes go to the genes of the same name. Genes that are not known there keep their fresh
+        weights. Nothing of a folder is run.
+
+        Parameters
+        ----------
+        given
+            A model with an encoder, or its folder.
+        min_gene_overlap
+            Smallest accepted share of this model's genes that the encoder knows.
+
+        Returns
+        -------
+        How many tensors and genes came from there.
+
+        Raises
+        ------
+        ModelMismatchError
+            There is no encoder, it is of other sizes, or of values of another scale (E-M06).
+        GeneMatchError
+            Too few genes are known there (E-G03).
+        ModelFileError
+            It is no sound model folder.
+        """
+        part = EncoderPart.of(given)
+        part.require_rule(self.input_rule)
+        report = part.fill(self.module, self.features, min_gene_overlap=min_gene_overlap)
+        digests = list(part.facts.get("donor_digests", ()))
+        self.pretraining_ = {**report._asdict(), "donor_digests": digests}
+        if pretext := part.facts.get("pretext"):
+            self.pretraining_["pretext"] = pretext
+        self.is_trained_ = False
+        return report
+
+    def _remember(self, result: Any, data: Any, facts: dict[str, Any]) -> None:
+        more = {"pretraining": self.pretraining_} if self.pretraining_ else {}
+        super()._remember(result, data, {**facts, **more})
+        self._look_for_leaks(data)
+
+    def _look_for_leaks(self, data: Any) -> None:
+        """Warn where donors that the scores are of were among those of pretraining."""
+        digests = self.pretraining_.get("donor_digests", ())
+        if data.donors is None or not digests:
+            return
+        parts = (data.split.validation, data.split.calibration, data.split.test)
+        held = data.donors[np.concatenate([np.asarray(p, dtype=np.int64) for p in parts])]
+        if found := shared_donors(digests, held):
+            warn(
+                Problem(
+                    "E-L46",
+                    "donors that are held out were seen in pretraining",
+                    where="train()",
+                    count=len(found),
+                    total=len({d for d in held if d is not None}),
+                    examples=found[:3],
+                    why="the encoder knows them, if not their labels: scores on their cells, and "
+                    "the confidence that is fitted on them, say too much of new donors",
+                    fix="pretrain on other donors, or keep other donors for the test",
+                )
+            )
+
+
+def on_genes_of(cells: PreparedCells, part: EncoderPart) -> PreparedCells:
+    """Return training cells that are read by the genes and the rule of an encoder.
+
+    Parameters
+    ----------
+    cells
+        Of ``setup_source``.
+    part
+        The encoder.
+
+    Raises
+    ------
+    ModelMismatchError
+        Their values are of another scale (E-M06).
+    """
+    part.require_rule(cells.rule)
+    rule = dataclasses.replace(part.rule, organisms=cells.rule.organisms)
+    registry = dict(cells.registry)
+    fields = {k: dict(v) for k, v in registry["field_registries"].items()}
+    state = dict(fields["X"]["state_registry"])
+    ids = np.array(part.features.ids, dtype=object)
+    state |= {
+        "column_names": ids,
+        "n_vars": len(ids),
+        "other_names": {k: np.array(v, dtype=object) for k, v in part.features.other.items()},
+        "input": rule.to_json(),
+    }
+    fields["X"] |= {"state_registry": state}
+    if "summary_stats" in fields["X"]:
+        fields["X"]["summary_stats"] = {**fields["X"]["summary_stats"], "n_vars": len(ids)}
+    registry["field_registries"] = fields
+    return dataclasses.replace(cells, features=part.features, rule=rule, registry=registry)
+
+
+def started(
+    cls: type[Any],
+    ssl: EpisomeModel | str | Path,
+    data: AnnData | str | Path | CellSource | Sequence[Any],
+    model_kwargs: dict[str, Any],
+    setup: dict[str, Any],
+) -> Any:
+    """Build a model on the genes of an encoder, and start it there.
+
+    Parameters
+    ----------
+    cls
+        Class of the model.
+    ssl
+        A trained model with an encoder, or its folder.
+    data
+        Training cells.
+    model_kwargs, setup
+        Of the constructor and of the set-up.
+    """
+    part = EncoderPart.of(ssl)
+    cells = on_genes_of(cls.setup_source(data, **setup), part)
+    sizes = {k: part.settings[k] for k in ("hidden", "n_latent", "activation")}
+    model = cls(cells, **{**sizes, **model_kwargs})
+    model.init_from(ssl, min_gene_overlap=0.0)
+    return model

@@ -1,0 +1,190 @@
+"""Pretraining before a run: on cells without labels, once for all runs that share it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from episome import models, plugins, settings
+from episome.benchmark._data import DONOR, content_digest
+from episome.benchmark._guard import find_leaks, require_no_leaks
+from episome.benchmark._load import load_data
+from episome.errors import InputDataError, UsageError
+from episome.log import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anndata import AnnData
+
+    from episome.benchmark._study import ModelEntry, Pretraining
+
+logger = get_logger(__name__)
+
+
+def pretrained_model(entry: ModelEntry) -> str:
+    """Return the spec name of what is pretrained."""
+    asked = entry.pretrain
+    return entry.model if asked is None or not asked.model else asked.model
+
+
+def pretraining_digest(entry: ModelEntry, base: Path | None) -> str:
+    """Return a digest of the cells that a model is pretrained on; empty for those of the run.
+
+    Parameters
+    ----------
+    entry
+        The model.
+    base
+        Folder that paths of data are relative to.
+    """
+    asked = entry.pretrain
+    if asked is None or not asked.data:
+        return ""
+    found = hashlib.sha256()
+    for one in asked.data:
+        found.update(content_digest(load_data(one, base, labels=False)).encode())
+    return found.hexdigest()[:16]
+
+
+def pretrained_folder(
+    entry: ModelEntry,
+    asked: Pretraining,
+    train: AnnData,
+    test: AnnData,
+    *,
+    seed: int,
+    base: Path | None,
+    version: str,
+    compute: dict[str, Any],
+) -> Path:
+    """Pretrain what an entry asks for, and return its folder; one that is there is taken.
+
+    Parameters
+    ----------
+    entry, asked
+        The model, and its ``pretrain``.
+    train
+        Training cells of the run: what is pretrained on where no other cells are named. Labels are
+        not shown.
+    test
+        Test cells with their donors, for the guard.
+    seed, base, version, compute
+        Of the run: seed, folder of the data, version of the code that is pretrained, and arguments
+        of ``train``.
+
+    Raises
+    ------
+    InputDataError
+        Pretraining and test share donors or cells that the entry does not allow (E-L20).
+    UsageError
+        The model cannot be pretrained (E-B15).
+    """
+    spec = plugins.get_spec(pretrained_model(entry))
+    if "pretraining" not in spec.capabilities:
+        raise UsageError(
+            "E-B15",
+            f"{spec.name} cannot be pretrained",
+            where=entry.shown,
+            why="its plugin does not say that it learns without labels",
+            fix='pretrain = { model = "NAME" } with a model of the capability pretraining',
+        )
+    sets = [_without_labels(train)] if not asked.data else []
+    for one in asked.data:
+        cells = load_data(one, base, labels=False).cells
+        leaks = find_leaks(cells, test, donor_key=DONOR if DONOR in cells.obs else None)
+        require_no_leaks(leaks, asked.allow, where=f"pretraining on {one.name}")
+        sets.append(_named(cells, one.name))
+    sets = [_fewer_donors(s, asked.donor_fraction, seed) for s in sets]
+    folder = _folder(spec.name, asked, sets, seed, version, compute)
+    if folder.is_dir():
+        return folder
+    cls = plugins.load_class(spec)
+    donors = {"donor_key": DONOR} if all(DONOR in s.obs for s in sets) else {}
+    cells = sets[0] if len(sets) == 1 else sets
+    model = cls(cls.setup_source(cells, **donors, **asked.setup), **asked.init)
+    model.train(**{**compute, **asked.train})
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    model.save(folder, overwrite=True)
+    return folder
+
+
+def load_pretrained(folder: Path) -> Any:
+    """Return a pretrained model that is used as it is."""
+    return models.load(folder)
+
+
+def _folder(
+    model: str,
+    asked: Pretraining,
+    sets: list[AnnData],
+    seed: int,
+    version: str,
+    compute: dict[str, Any],
+) -> Path:
+    named = {
+        "model": [model, version],
+        "arguments": [dict(asked.setup), dict(asked.init), dict(asked.train), compute],
+        "cells": [_cells_digest(s) for s in sets],
+        "seed": seed,
+    }
+    text = json.dumps(named, sort_keys=True, default=str)
+    name = hashlib.sha256(text.encode()).hexdigest()[:24]
+    return settings.cache_folder("pretrained") / name
+
+
+def _cells_digest(cells: AnnData) -> str:
+    found = hashlib.sha256()
+    donors = cells.obs[DONOR].astype(str) if DONOR in cells.obs else ()
+    for names in (cells.obs_names, cells.var_names, donors):
+        found.update("\n".join(map(str, names)).encode())
+    for array in _arrays(cells):
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+def _arrays(cells: AnnData) -> Iterator[np.ndarray]:
+    x = cells.X
+    if hasattr(x, "indptr"):
+        yield from (x.indptr, x.indices, x.data)
+    else:
+        yield np.asarray(x)
+
+
+def _without_labels(cells: AnnData) -> AnnData:
+    """Return cells with their donors and nothing else of their table."""
+    found = cells.copy()
+    found.obs = found.obs[[c for c in (DONOR,) if c in found.obs]].copy()
+    return found
+
+
+def _named(cells: AnnData, name: str) -> AnnData:
+    """Return cells without labels, donors and cells named after their data set."""
+    found = _without_labels(cells)
+    found.obs_names = [f"{name}/{n}" for n in found.obs_names]
+    if DONOR in found.obs:
+        donors = found.obs[DONOR].astype("object")
+        found.obs[DONOR] = [None if d is None or d != d else f"{name}/{d}" for d in donors]
+    return found
+
+
+def _fewer_donors(cells: AnnData, fraction: float, seed: int) -> AnnData:
+    """Return the cells of a share of the donors; larger shares hold the smaller ones."""
+    if fraction >= 1:
+        return cells
+    if DONOR not in cells.obs:
+        raise InputDataError(
+            "E-B05",
+            "a share of the donors is asked for, and no donors are known",
+            where="pretrain.donor_fraction",
+            fix="name donor_key = of the data",
+        )
+    donors = sorted(cells.obs[DONOR].dropna().astype(str).unique())
+    rng = np.random.default_rng(settings.stream_seed("pretraining-donors", seed))
+    order = [donors[i] for i in rng.permutation(len(donors))]
+    chosen = order[: max(round(fraction * len(donors)), 1)]
+    return cells[cells.obs[DONOR].astype(str).isin(chosen).to_numpy()].copy()
