@@ -205,7 +205,7 @@ def pipes(folder):
 #: Where a command is when Ctrl-C comes: what it calls there.
 MOMENTS = {
     "annotate": (
-        "episome.jobs._annotate:read_cells",
+        "episome.jobs._asked:read_cells",
         "episome.jobs._annotate:_calls",
         "episome.io._results:write_file",
         "os:replace",

@@ -25,9 +25,9 @@ def blocks(page: str) -> list[tuple[str, str]]:
     return BLOCK.findall((DOCS / page).read_text())
 
 
-def run_page(page: str, folder: Path) -> None:
-    """Run the page's blocks in their order, in a folder."""
-    names: dict[str, object] = {}
+def run_page(page: str, folder: Path) -> dict[str, Any]:
+    """Run the page's blocks in their order, in a folder; return what Python has then."""
+    names: dict[str, Any] = {}
     found = blocks(page)
     assert {kind for kind, _ in found} == {"python", "console"}
     for kind, text in found:
@@ -36,6 +36,7 @@ def run_page(page: str, folder: Path) -> None:
         else:
             for line in re.findall(r"^\$ (.*)$", text, re.M):
                 run(line, folder)
+    return names
 
 
 @pytest.mark.slow
@@ -107,6 +108,20 @@ def test_page_on_wrong_labels_as_written_runs(
 
     assert len(pd.read_csv("audit.csv")) == 240
     assert "cell_type_new" in anndata.read_h5ad("audited.h5ad").obs
+
+
+@pytest.mark.slow
+def test_page_on_imputed_expression_as_written_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    names = run_page("user_guide/impute.md", tmp_path)
+
+    assert anndata.read_h5ad("embedded.h5ad").obsm["X_pca"].shape == (200, 10)
+    assert anndata.read_h5ad("imputed.h5ad").shape == (200, 60)
+    assert list(pd.read_csv("few.csv", index_col=0)) == ["GENE3", "GENE20"]
+    assert names["agreement"]["GENE11"] > 0.8 > 0.3 > names["agreement"]["GENE46"]
 
 
 def run(line: str, folder: Path) -> None:

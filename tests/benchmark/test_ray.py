@@ -81,7 +81,8 @@ def test_a_worker_that_is_killed_is_replaced(folder, tmp_path):
 
 @pytest.mark.usefixtures("cluster")
 def test_a_run_that_takes_too_long_is_a_row(folder, tmp_path):
-    slow = ModelEntry("mlp", train={"max_epochs": 5000, "accelerator": "cpu"})
+    endless = {"max_epochs": 100_000, "early_stopping": False, "accelerator": "cpu"}
+    slow = ModelEntry("mlp", train=endless)
 
     again = ModelEntry("mlp", "slow again", train=slow.train)
     found = run_study(

@@ -375,9 +375,9 @@ def test_a_slip_is_found_before_the_cells_are_read(what, run, files, tmp_path, m
 def test_a_column_of_clusters_is_looked_for_before_the_cells_are_read(
     run, files, model, tmp_path, monkeypatch
 ):
-    from episome.jobs import _annotate
+    from episome.jobs import _asked
 
-    monkeypatch.setattr(_annotate, "read_cells", lambda *a, **k: pytest.fail("cells were read"))
+    monkeypatch.setattr(_asked, "read_cells", lambda *a, **k: pytest.fail("cells were read"))
     words = ["annotate", files / "query.h5ad", "-m", model, "-o", tmp_path / "c.h5ad"]
 
     result = CliRunner().invoke(_app.app, [*map(str, words), "--cluster-key", "bach"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from episome.data import FeatureSpace
-from episome.errors import GeneMatchError, InputDataError
+from episome.errors import GeneMatchError, InputDataError, UsageError
 
 POOL = [f"GENE{i}" for i in range(12)]
 ENSEMBL = [f"ENSG{i:011d}" for i in range(6)]
@@ -263,3 +263,38 @@ def test_symbols_fall_back_to_the_identifier():
 
     assert space.symbols == ("CD4", "E2")
     assert FeatureSpace(("E1",), {}).symbols == ("E1",)
+
+
+# -- genes by name -------------------------------------------------------------------------------
+
+KNOWN = FeatureSpace(
+    ("ENSG00000010610", "ENSG00000153563", "ENSG00000000003"),
+    {"feature_name": ("CD4", "CD8A", ""), "gene_symbol": ("T4", "CD8A", "ENSG00000010610")},
+)
+
+
+def test_places_are_found_by_identifier_and_symbol_in_the_order_asked_for():
+    asked = ["CD8A", "ENSG00000000003", "T4", "ENSG00000010610.7", " CD4 "]
+
+    assert KNOWN.places(asked).tolist() == [1, 2, 0, 0, 0]
+    assert KNOWN.places([]).tolist() == []
+
+
+def test_an_identifier_goes_before_the_other_name_of_another_gene():
+    assert KNOWN.places(["ENSG00000010610"]).tolist() == [0]
+
+
+def test_names_without_a_gene_are_counted_with_what_is_near():
+    with pytest.raises(
+        UsageError,
+        match=r"does not know in mine: 2 of 3, first: CD8, .*did you mean `CD8A`.*E-U61",
+    ):
+        KNOWN.places(["CD8", "CD4", ""], where="mine")
+
+
+def test_names_of_several_genes_are_refused_beside_unknown_ones():
+    space = FeatureSpace(("a", "b", "c"), {"feature_name": ("X", "X", "a")})
+
+    with pytest.raises(UsageError, match=r"(?s)2 problems.*first: Y.*several genes.*first: X"):
+        space.places(["X", "Y"])
+    assert space.places(["a"]).tolist() == [0]

@@ -27,6 +27,8 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
     for kind, text in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
         if "pip install" in text or (find_spec("tiledbsoma") is None and OPTIONAL.search(text)):
             continue
+        # TileDB takes relative addresses from where the process began, not from where it is.
+        text = text.replace("atlas.soma", str(tmp_path / "atlas.soma"))
         if kind == "python":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of so few cells

@@ -216,10 +216,71 @@ def _normalised(model, adata, hidden):
     return torch.tensor(values, dtype=torch.float32)
 
 
+def test_genes_hidden_by_name_are_as_those_that_a_query_lacks(toy, encoder):
+    query = toy.query()
+    first, second = encoder.features.ids[3:5]
+    lacks = query[:, [v not in {first, second} for v in query.var_names]].copy()
+
+    found = encoder.get_normalized_expression(query, hide=[first, second])
+
+    assert np.allclose(found, encoder.get_normalized_expression(lacks), atol=1e-6)
+    assert not np.allclose(found, encoder.get_normalized_expression(query), atol=1e-4)
+    assert np.array_equal(
+        found, encoder.get_normalized_expression(query[:, ::-1], hide=[second, first])
+    )
+    some = encoder.get_normalized_expression(query, hide=(first, second), indices=[7, 1])
+    assert np.allclose(some, found.iloc[[7, 1]], atol=1e-7)
+
+
+def test_hiding_takes_counts_out_of_the_size_of_cells_and_a_mask_does_not(toy, encoder):
+    query = toy.query()
+    gene, place = encoder.features.ids[3], 3
+    more = query.copy()
+    counts = more.X.toarray()
+    counts[:, list(query.var_names).index(gene)] += 500
+    more.X = sparse.csr_matrix(counts)
+    mask = np.zeros(query.shape, dtype=bool)
+    mask[:, place] = True
+
+    ask = encoder.get_normalized_expression
+    assert np.allclose(ask(more, hide=[gene]), ask(query, hide=[gene]), atol=1e-6)
+    assert not np.allclose(ask(more, mask=mask), ask(query, mask=mask), atol=1e-4)
+
+
+def test_hidden_genes_and_masked_entries_go_together(toy, encoder):
+    query = toy.query()
+    mask = np.zeros(query.shape, dtype=bool)
+    mask[:5, 6] = True
+
+    both = encoder.get_normalized_expression(query, hide=[encoder.features.ids[3]], mask=mask)
+
+    alone = encoder.get_normalized_expression(query, hide=[encoder.features.ids[3]])
+    assert np.allclose(both[5:], alone[5:], atol=1e-7)
+    assert not np.allclose(both[:5], alone[:5], atol=1e-5)
+
+
+def test_reconstruction_is_another_name_of_the_same(toy):
+    cls = toy.ToyEncoder
+
+    assert cls.get_reconstruction is cls.get_normalized_expression
+
+
+def test_nothing_of_the_query_is_changed_where_genes_are_hidden(toy, encoder):
+    query = toy.query()
+    before = fingerprint(query)
+
+    encoder.get_normalized_expression(query, hide=[encoder.features.ids[0]])
+
+    assert fingerprint(query) == before
+
+
 @pytest.mark.parametrize(
     ("wrong", "code"),
     [
         ({"gene_list": ["nothing"]}, "E-U61"),
+        ({"hide": ["nothing"]}, "hide.*E-U61"),
+        ({"hide": [f"GENE{i}" for i in range(30)]}, "10 of 40.*E-U106"),
+        ({"library_size": np.inf}, "E-U22"),
         ({"mask": np.zeros((2, 2), dtype=bool)}, "E-U62"),
         ({"library_size": 0}, "E-U22"),
     ],

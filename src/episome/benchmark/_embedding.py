@@ -65,7 +65,7 @@ class EmbeddingTask(Task):
         }
         k = min(int(case.options["n_neighbors"]), len(train))
         votes = LabelTransfer(train, labels, k=k, weights="distance")
-        probe = LabelTransfer(train, labels, method="linear")
+        probe = LabelTransfer(train, labels, method="probe")
         classes = np.array(votes.classes)
         shares = {"kNN": votes.shares(test), "linear probe": probe.shares(test)}
         scores, said = {}, []

@@ -30,7 +30,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "corpus": ("episome.cli.corpus:command", "Make one shuffled store on disk of many cells."),
     "demo": ("episome.cli.demo:command", "Train and annotate real data that needs no download."),
     "doctor": ("episome.cli.doctor:command", "Show versions, plugins, resources and folders."),
+    "embed": ("episome.cli.embed:command", "Write the vector that a model gives every cell."),
     "help": ("episome.cli.help:command", "Explain exit codes, or a command."),
+    "impute": (
+        "episome.cli.impute:command",
+        "Write the expression that a model expects of every cell.",
+    ),
     "plugins": ("episome.cli.plugins:command", "List plugins, and what failed to load and why."),
     "train": ("episome.cli.train:command", "Train a model on labelled cells."),
     "tune": ("episome.cli.tune:command", "Search for the settings of a model on held-out cells."),

@@ -420,7 +420,11 @@ CODES: dict[str, str] = {
     ),
     "E-U10": "The sizes of the parts have to be between 0 and 1 and to add up to at most 1.",
     "E-U11": "The rows of a given split have to be disjoint and inside the data.",
-    "E-U12": "The model does not have this output.",
+    "E-U12": (
+        "The model does not have this output: `episome plugins` lists what each can do. "
+        "Embeddings need a model with the capability embedding, imputed expression one with "
+        "reconstruction."
+    ),
     "E-U13": "The model does not annotate cells.",
     "E-U14": "plan_kwargs holds a key that the training plan does not take.",
     "E-U15": "A value in plan_kwargs is impossible.",
@@ -559,7 +563,8 @@ CODES: dict[str, str] = {
     "E-U60": "There is no modality of this name or kind; the message lists those that there are.",
     "E-U61": (
         "The list of genes names some that the model was not trained on, so there is nothing to "
-        "give back for them. Identifiers are those of model.features.ids."
+        "give back for them, or a symbol that several of its genes have. Identifiers are those of "
+        "model.features.ids."
     ),
     "E-U62": (
         "The mask says which values to hide, one row per cell asked for and one column per gene "
@@ -642,6 +647,10 @@ CODES: dict[str, str] = {
         "Conditions are all to be met by every cell, and a value must be written as it is in "
         "the file. Nothing was written."
     ),
+    "E-D59": (
+        "The model was fitted on some of the genes only, such as the variable ones, and expects "
+        "nothing of the others: they are NaN."
+    ),
     "E-D58": (
         "An experiment of SOMA holds its matrices in measurements, such as RNA, each with genes "
         "of its own."
@@ -693,6 +702,14 @@ CODES: dict[str, str] = {
         "ends, however it ends."
     ),
     "E-U105": "A table of common names has a label and its common name in every row.",
+    "E-U106": (
+        "What hidden genes are imputed from are the genes that are left, and the model has to see "
+        "as large a share of its genes as any query has to have."
+    ),
+    "E-U111": (
+        "A table of text is read as a whole by whoever opens it. Expression of many cells and "
+        "genes is written as h5ad, which is read in parts; or choose genes."
+    ),
     "E-U104": "A gene set is a name, =, and genes separated by commas.",
     "E-G27": "The query has no gene of a set whose score is wanted.",
     "E-G28": "The score of a gene set is that of the genes that the query has.",

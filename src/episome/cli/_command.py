@@ -26,6 +26,7 @@ __all__ = [
     "Outcome",
     "State",
     "answer",
+    "cell_options",
     "command_options",
     "examples",
     "global_options",
@@ -354,6 +355,33 @@ def gene_options(function: F) -> F:
             default="error",
             show_default=True,
             help="What to do with genes of one name.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def cell_options(function: F) -> F:
+    """Add the options that say which cells a model is run over, and how many at once."""
+    for option in (
+        click.option("--batch-size", type=click.IntRange(1), help="Cells at a time."),
+        click.option(
+            "--part",
+            type=click.Choice(["train", "validation", "test"]),
+            help="Part of --split; default test.",
+        ),
+        click.option(
+            "--split",
+            type=click.Path(path_type=Path),
+            help="File of `episome corpus split` of the same cells: only those of one part are "
+            "taken.",
+        ),
+        click.option(
+            "--where",
+            multiple=True,
+            metavar="COLUMN=VALUE",
+            help="Only cells with this value of obs, or one of several (COLUMN=A|B), or another "
+            "(COLUMN!=A); may be repeated.",
         ),
     ):
         function = option(function)

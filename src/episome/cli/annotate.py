@@ -10,6 +10,7 @@ import click
 from episome.cli._command import (
     NO_DIFFERENCE,
     Outcome,
+    cell_options,
     command_options,
     examples,
     file_options,
@@ -102,13 +103,6 @@ __all__ = ["command"]
     help="Before the names of the columns; default episome_ in an h5ad, else nothing.",
 )
 @click.option(
-    "--where",
-    multiple=True,
-    metavar="COLUMN=VALUE",
-    help="Only cells with this value of obs, or one of several (COLUMN=A|B), or another "
-    "(COLUMN!=A); may be repeated.",
-)
-@click.option(
     "--score",
     "scores",
     multiple=True,
@@ -116,17 +110,7 @@ __all__ = ["command"]
     help="Add the score of a gene set, score_NAME: GENES are symbols or identifiers, separated by "
     "commas; may be repeated.",
 )
-@click.option(
-    "--split",
-    type=click.Path(path_type=Path),
-    help="File of `episome corpus split` of the same cells: only those of one part are annotated.",
-)
-@click.option(
-    "--part",
-    type=click.Choice(["train", "validation", "test"]),
-    help="Part of --split; default test.",
-)
-@click.option("--batch-size", type=click.IntRange(1), help="Cells at a time.")
+@cell_options
 @machine_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option(

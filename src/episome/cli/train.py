@@ -395,6 +395,8 @@ def _shown(metrics: dict[str, float], total: int) -> str:
 
 
 def _text(result: Any) -> str:
+    from episome import plugins
+
     n_models = int(result.fit.get("n_models", 1))
     what = result.model if n_models == 1 else f"{n_models} models of {result.model}"
     classes = f", {result.n_classes} classes" if result.n_classes else ""
@@ -407,6 +409,8 @@ def _text(result: Any) -> str:
     ]
     if result.n_classes:
         lines.append(f"  next: episome annotate query.h5ad -m {result.output} -o calls.csv")
+    elif "embedding" in plugins.get_spec(result.model).capabilities:
+        lines.append(f"  next: episome embed query.h5ad -m {result.output} -o embedding.csv")
     else:
         lines.append(f'  next, in Python: model = episome.models.load("{result.output}")')
     return "\n".join(lines)

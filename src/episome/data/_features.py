@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -22,6 +22,7 @@ from episome.data._alignment import (
 from episome.data._gene_match import (
     clean_names,
     placeholders,
+    positions,
     strip_versions,
     without_version,
 )
@@ -40,7 +41,16 @@ from episome.data._gene_search import (
     warn_dates,
 )
 from episome.data._keys import GENE_ID_COLUMNS, SYMBOL_COLUMNS
-from episome.errors import Collector, GeneMatchError, InputDataError, Problem, raise_problems, warn
+from episome.errors import (
+    Collector,
+    GeneMatchError,
+    InputDataError,
+    Problem,
+    UsageError,
+    did_you_mean,
+    raise_problems,
+    warn,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -88,6 +98,64 @@ class FeatureSpace:
         """Symbol of every gene where one is known, else its identifier."""
         known = next((self.other[c] for c in SYMBOL_COLUMNS if c in self.other), self.ids)
         return tuple(s or i for s, i in zip(known, self.ids, strict=True))
+
+    def places(self, names: Sequence[str], *, where: str = "genes") -> NDArray[np.int64]:
+        """Return where genes are by their identifier or another name, in the order asked for.
+
+        Parameters
+        ----------
+        names
+            Identifiers, with or without a version of Ensembl, or symbols.
+        where
+            How messages name the list.
+
+        Returns
+        -------
+        Positions in ``ids``, int64 (n_names,); a gene that is named twice comes twice.
+
+        Raises
+        ------
+        UsageError
+            Names that no gene has, or several have (E-U61).
+        """
+        asked = clean_names(list(names))
+        found = np.full(len(asked), -1, dtype=np.int64)
+        several_have = np.zeros(len(asked), dtype=bool)
+        for known in map(pd.Index, self._names):
+            for tried in (asked, without_version(asked)):
+                at = positions(known, tried)
+                found = np.where(found < 0, at, found)
+            several_have |= np.isin(asked, known[known.duplicated() & (known != "")])
+        problems = []
+        if (unknown := (found < 0) & ~several_have).any():
+            first = str(asked[unknown][0])
+            problems.append(
+                Problem(
+                    "E-U61",
+                    "genes that the model does not know",
+                    where=where,
+                    count=int(unknown.sum()),
+                    total=len(asked),
+                    examples=list(asked[unknown][:3]),
+                    fix=did_you_mean(first, dict.fromkeys(n for of in self._names for n in of))
+                    or "use identifiers of model.features.ids, or symbols of the model's genes",
+                )
+            )
+        if (doubtful := (found < 0) & several_have).any():
+            problems.append(
+                Problem(
+                    "E-U61",
+                    "names that several genes of the model have",
+                    where=where,
+                    count=int(doubtful.sum()),
+                    total=len(asked),
+                    examples=list(asked[doubtful][:3]),
+                    why="which is meant is not certain",
+                    fix="use identifiers of model.features.ids",
+                )
+            )
+        raise_problems(UsageError, problems)
+        return found
 
     @classmethod
     def from_var(

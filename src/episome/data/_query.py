@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
+from episome.data._gene_match import clean_names, without_version
 from episome.data._gene_names import transposed
 from episome.data._loader import CellLoader
 from episome.data._many import ManyCells
@@ -19,13 +22,18 @@ from episome.data._read import read_cells
 from episome.data._read_kind import cell_files
 from episome.data._read_modality import read_modality
 from episome.data._rule import InputRule, QueryKind, query_kind
-from episome.data._source import AnnDataSource, CellSource, NanAsZero, repeated_names
+from episome.data._source import (
+    AnnDataSource,
+    CellSource,
+    NanAsZero,
+    WithoutGenes,
+    repeated_names,
+)
 from episome.data._values import ValueReport, doubtful_values, inspect_values
 from episome.errors import Collector, InputDataError, UsageError, warn
 from episome.log import get_logger
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -62,6 +70,39 @@ class Query:
             rows=rows,
             batch_size=batch_size,
         )
+
+    def without_genes(self, places: NDArray[np.int64], *, min_gene_overlap: float = 0.5) -> Query:
+        """Return the query with some genes left out of every cell, and of its size.
+
+        Parameters
+        ----------
+        places
+            Genes by their position in the model; what the query lacks is left out already.
+        min_gene_overlap
+            Smallest accepted share of the model's genes that are left.
+
+        Raises
+        ------
+        UsageError
+            Too few genes are left (E-U106).
+        """
+        found = self.alignment.columns
+        hidden = (found >= 0) & np.isin(found, places)
+        n_left, n_model = len(np.unique(found[(found >= 0) & ~hidden])), self.alignment.n_features
+        if not n_left or n_left < min_gene_overlap * n_model:
+            raise UsageError(
+                "E-U106",
+                "too few genes are left beside the hidden ones",
+                where=self.source.where,
+                count=n_left,
+                total=n_model,
+                why=f"the model has to see {min_gene_overlap:.0%} of its genes",
+                fix="hide fewer genes (--hide), or lower min_gene_overlap (--min-gene-overlap)",
+            )
+        # Copies of a gene that were not taken would tell of it by the size of the cell.
+        names = without_version(clean_names(self.source.var.index))
+        hidden |= np.isin(names, names[hidden & (names != "")])
+        return replace(self, source=WithoutGenes(self.source, np.flatnonzero(hidden)))
 
 
 def require_choice(name: str, value: object, choices: Sequence[str]) -> None:

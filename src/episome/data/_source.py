@@ -406,6 +406,34 @@ class NanAsZero(ChangedSource):
         return block
 
 
+class WithoutGenes(ChangedSource):
+    """Another source, with zero for every value of some genes.
+
+    Parameters
+    ----------
+    source
+        What is read.
+    columns
+        Its columns, int64.
+    """
+
+    def __init__(self, source: CellSource, columns: NDArray[np.int64]) -> None:
+        super().__init__(source)
+        self._kept = np.ones(source.n_vars, dtype=bool)
+        self._kept[columns] = False
+
+    def read(self, rows: Rows) -> sparse.csr_matrix:
+        """Return the expression of ``rows`` as CSR float32, in the order asked for."""
+        block = self._source.read(rows)
+        kept = self._kept[block.indices]
+        if kept.all():
+            return block
+        # The block may share the caller's memory.
+        ends = np.concatenate([[0], np.cumsum(kept)])[block.indptr]
+        parts = (block.data[kept], block.indices[kept], ends)
+        return sparse.csr_matrix(parts, shape=block.shape)
+
+
 def _only_raw_holds_counts(adata: AnnData) -> bool:
     """Whether ``raw`` holds counts and ``X`` none."""
     if adata.raw is None or adata.n_obs == 0:

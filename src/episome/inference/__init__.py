@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from episome.inference._cores import BatchSource, Core
     from episome.inference._device import pick_device
     from episome.inference._ensemble import EnsembleCore
+    from episome.inference._expected import ExpectedExpression
     from episome.inference._folders import (
         CONFIDENCE_PREFIX,
         IMPORTANCE,
@@ -51,6 +52,7 @@ _HOME = {
     "ContrastingCore": "_attribution",
     "Core": "_cores",
     "EnsembleCore": "_ensemble",
+    "ExpectedExpression": "_expected",
     "ExplainingCore": "_attribution",
     "Predictor": "_predictor",
     "ShiftReport": "_shift_report",

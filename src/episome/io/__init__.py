@@ -8,6 +8,16 @@ from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
     from episome.io._atomic import ensure_free, write_file, write_folder
+    from episome.io._blocks import (
+        EMBEDDING_KINDS,
+        EXPRESSION_KINDS,
+        check_obsm,
+        frames_of,
+        latent_columns,
+        require_space,
+        write_embedding,
+        write_expression,
+    )
     from episome.io._corpus import is_corpus, read_corpus_manifest
     from episome.io._ensemble import (
         EnsembleFolder,
@@ -27,31 +37,41 @@ if TYPE_CHECKING:
         SCHEMA_COLUMNS,
         check_columns,
         check_output,
+        ending,
         prefixed,
         write_calls,
         write_calls_in_parts,
     )
 
 _HOME = {
+    "EMBEDDING_KINDS": "_blocks",
+    "EXPRESSION_KINDS": "_blocks",
     "EnsembleFolder": "_ensemble",
     "ModelFolder": "_folder",
     "SCHEMA_COLUMNS": "_results",
     "check_columns": "_results",
+    "check_obsm": "_blocks",
     "check_model_output": "_folder",
     "check_output": "_results",
     "decode": "_json",
     "encode": "_json",
+    "ending": "_results",
     "ensure_free": "_atomic",
+    "frames_of": "_blocks",
     "is_corpus": "_corpus",
     "is_ensemble": "_folder",
+    "latent_columns": "_blocks",
     "read_corpus_manifest": "_corpus",
     "prefixed": "_results",
     "read_ensemble_folder": "_ensemble",
+    "require_space": "_blocks",
     "read_manifest": "_folder",
     "read_model_folder": "_folder",
     "write_calls": "_results",
     "write_calls_in_parts": "_results",
+    "write_embedding": "_blocks",
     "write_ensemble_folder": "_ensemble",
+    "write_expression": "_blocks",
     "write_file": "_atomic",
     "write_folder": "_atomic",
     "write_model_folder": "_folder",

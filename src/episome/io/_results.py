@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import gzip
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from episome.errors import InputFileError, UsageError
 from episome.io._atomic import ensure_free, write_file
@@ -27,6 +30,7 @@ def check_output(
     *,
     overwrite: bool,
     allow_h5ad: bool = True,
+    kinds: Sequence[str] | None = None,
     source: str | Path | None = None,
 ) -> Path:
     """Check before any work that a result can be written to ``path``.
@@ -39,6 +43,8 @@ def check_output(
         Replace an existing file.
     allow_h5ad
         Whether the result may be an ``h5ad``.
+    kinds
+        Endings that the name may have; default those of tables and ``.h5ad``.
     source
         File that is read; it is never replaced.
 
@@ -50,8 +56,8 @@ def check_output(
         The output is the input (E-F25); see also ``ensure_free``.
     """
     path = Path(path)
-    known = (*TABLES, ".h5ad") if allow_h5ad else TABLES
-    if path.suffix not in known:
+    known = kinds or ((*TABLES, ".h5ad") if allow_h5ad else TABLES)
+    if ending(path, known) is None:
         raise UsageError(
             "E-U08",
             f"results cannot be written as {path.suffix or 'a file without extension'}",
@@ -71,6 +77,12 @@ def check_output(
         )
     ensure_free(path, overwrite=overwrite)
     return path
+
+
+def ending(path: Path, kinds: Iterable[str]) -> str | None:
+    """Return which of some endings the name of a file has, ``.csv.gz`` before ``.gz``."""
+    fitting = [k for k in kinds if path.name.endswith(k) and path.name != k]
+    return max(fitting, key=len, default=None)
 
 
 def prefixed(columns: Sequence[str], prefix: str) -> list[str]:
@@ -225,18 +237,51 @@ def write_calls_in_parts(
 
         return write_file(path, write, overwrite=overwrite)
     named = (p.set_axis(prefixed(p.columns, prefix or ""), axis=1) for p in parts())
+    return write_table(path, named, overwrite=overwrite)
+
+
+def write_table(
+    path: str | Path, frames: Iterable[pd.DataFrame], *, overwrite: bool = False
+) -> Path:
+    """Write one table of cells whose parts are never in memory together.
+
+    Parameters
+    ----------
+    path
+        ``.csv``, ``.tsv``, each also with ``.gz``, or ``.parquet``.
+    frames
+        The parts, at least one, in the order of the cells, each indexed by cell name.
+    overwrite
+        Replace an existing file.
+    """
+    path = Path(path)
     if path.suffix == ".parquet":
-        return write_file(path, lambda p: _to_parquet(named, p), overwrite=overwrite)
-    separator = "," if path.suffix == ".csv" else "\t"
+        return write_file(path, lambda p: _to_parquet(frames, p), overwrite=overwrite)
+    separator = "," if ending(path, (".csv", ".csv.gz")) else "\t"
 
     def write_text(target: Path) -> None:
-        with target.open("w", encoding="utf-8", newline="") as handle:
-            for i, frame in enumerate(named):
+        with _text(target) as handle:
+            for i, frame in enumerate(frames):
                 frame.to_csv(
                     handle, sep=separator, index_label="cell", header=i == 0, lineterminator="\n"
                 )
 
     return write_file(path, write_text, overwrite=overwrite)
+
+
+@contextlib.contextmanager
+def _text(path: Path) -> Iterator[TextIO]:
+    """Open a file for text; what ends in ``.gz`` is compressed, the same bytes at any time."""
+    if path.suffix != ".gz":
+        with path.open("w", encoding="utf-8", newline="") as handle:
+            yield handle
+        return
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="") as handle,
+    ):
+        yield handle
 
 
 def _to_parquet(frames: Iterable[pd.DataFrame], path: Path) -> None:
@@ -291,10 +336,13 @@ def _copy_with(file: Path, target: Path, obs: pd.DataFrame, provenance: dict[str
         write_elem(handle, "obs", obs, dataset_kwargs={"compression": "gzip"})
         if "uns" not in handle:
             write_elem(handle, "uns", {})
-        uns = handle["uns"]
-        for key in [k for k in uns if k.startswith("_scvi")]:
-            del uns[key]
-        write_elem(uns, "episome", provenance)
+        _drop_scvi(handle["uns"])
+        write_elem(handle["uns"], "episome", provenance)
+
+
+def _drop_scvi(uns: Any) -> None:
+    for key in [k for k in uns if k.startswith("_scvi")]:
+        del uns[key]
 
 
 def _storable(obs: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
     from episome.jobs._annotate import AnnotateRequest, AnnotateResult, annotate, describe_input
+    from episome.jobs._asked import QueryRequest
     from episome.jobs._audit import AuditRequest, AuditResult, audit
     from episome.jobs._auto import AutoResult, train_auto
     from episome.jobs._benchmark import (
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
         corpus_verify,
     )
     from episome.jobs._demo import DemoResult, DemoScore, demo
+    from episome.jobs._embed import EmbedRequest, EmbedResult, embed
+    from episome.jobs._impute import ImputeRequest, ImputeResult, impute
     from episome.jobs._labels_file import LabelJoin, join_labels
     from episome.jobs._new_plugin import NewPluginRequest, NewPluginResult, new_plugin
     from episome.jobs._runs import Run
@@ -73,11 +76,16 @@ _HOME = {
     "corpus_verify": "_corpus",
     "DemoResult": "_demo",
     "DemoScore": "_demo",
+    "EmbedRequest": "_embed",
+    "EmbedResult": "_embed",
+    "ImputeRequest": "_impute",
+    "ImputeResult": "_impute",
     "LabelJoin": "_labels_file",
     "NewPluginRequest": "_new_plugin",
     "NewPluginResult": "_new_plugin",
     "PluginCheckRequest": "_check_plugin",
     "PluginCheckResult": "_check_plugin",
+    "QueryRequest": "_asked",
     "Run": "_runs",
     "TrainRequest": "_train",
     "TrainResult": "_train",
@@ -88,6 +96,8 @@ _HOME = {
     "demo": "_demo",
     "describe_input": "_annotate",
     "device_arguments": "_train",
+    "embed": "_embed",
+    "impute": "_impute",
     "join_labels": "_labels_file",
     "new_plugin": "_new_plugin",
     "run_folder": "_train",

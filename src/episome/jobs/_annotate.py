@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import pandas as pd
 
-from episome.data import (
-    AnnDataSource,
-    CellSource,
-    ChosenCells,
-    Condition,
-    ObsmSource,
-    cells_where,
-    check_inputs,
-    read_cells,
-    read_split,
-    require_choice,
-    split_columns,
-)
-from episome.errors import UsageError
+from episome.data import CellSource, check_inputs
 from episome.inference import (
     CallLimits,
     GeneSetScores,
@@ -37,29 +22,28 @@ from episome.inference import (
 from episome.io import (
     check_columns,
     check_output,
-    is_ensemble,
     read_manifest,
     write_calls,
     write_calls_in_parts,
 )
 from episome.jobs import _streamed
-from episome.jobs._inputs import (
-    is_streamed,
-    kind_of_input,
-    require_columns_of_file,
-    shown_name,
-    streamed_cells,
+from episome.jobs._asked import (
+    chosen_cells,
+    chosen_rows,
+    opened_cells,
+    prepared_query,
+    provenance_of,
+    require_columns,
+    require_part,
+    require_whole_file,
 )
+from episome.jobs._inputs import is_streamed, shown_name
 from episome.jobs._runs import Run
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from episome.data import Query
-
-
-#: Parts of a split.
-PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,17 +180,19 @@ def annotate(
     if request.output is not None:
         check_output(request.output, overwrite=request.overwrite, source=request.input)
     in_blocks = is_streamed(request.input)
-    _require_part(request)
+    require_part(request)
     whole = request.output is not None and request.output.suffix == ".h5ad"
     if whole:
-        _require_whole_file(request, in_blocks=in_blocks)
+        require_whole_file(request, in_blocks=in_blocks, made="an annotated h5ad", table="calls")
     if not in_blocks:
-        _require_columns(request)
+        require_columns(request, [] if request.cluster_key is None else [request.cluster_key])
     sets = read_gene_sets(request.scores)
     predictor = Predictor.from_folder(request.model, device=request.device)
     key = _key(request)
-    with _opened(request, whole=whole, in_blocks=in_blocks) as (found, adata):
-        source = _chosen(request, found, predictor.rule.obsm_key)
+    with opened_cells(
+        request, whole=whole, in_blocks=in_blocks, copies=lambda cells: _is_large(request, cells)
+    ) as (found, adata):
+        source = chosen_cells(found, chosen_rows(request, found), predictor.rule.obsm_key)
         limits = CallLimits(
             request.error_rate,
             request.false_alarms,
@@ -225,18 +211,9 @@ def annotate(
                 overwrite_columns=request.overwrite_columns,
                 name=shown_name(request.input),
             )
-        query = predictor.prepare(
-            source,
-            input_kind=request.input_kind,
-            min_gene_overlap=request.min_gene_overlap,
-            duplicates=request.duplicates,
-            gene_map=request.gene_map,
-            gene_case=request.gene_case,
-            allow_fractional=request.allow_fractional,
-            nan=request.nan,
-        )
+        query = prepared_query(request, predictor, source)
         scores = GeneSetScores(query, sets) if sets else None
-        provenance = _provenance(manifest, query)
+        provenance = provenance_of(manifest, query)
         copied = adata is not None and adata.isbacked
         if _is_large(request, source) and (copied or not whole):
             obs = None if adata is None else adata.obs
@@ -270,116 +247,8 @@ def annotate(
     )
 
 
-def _require_part(request: AnnotateRequest) -> None:
-    """Refuse a part of nothing, and words that name none."""
-    if request.part is None:
-        return
-    require_choice("part (--part)", request.part, PARTS)
-    if request.split is None:
-        raise UsageError(
-            "E-U34",
-            f"part={request.part!r} (--part) is given without a split",
-            why="it is a part of the file that `episome corpus split` wrote",
-            fix="give split (--split) too, or leave it out to annotate all cells",
-        )
-
-
-def _require_whole_file(request: AnnotateRequest, *, in_blocks: bool) -> None:
-    """Refuse an annotated copy of what is no file of all the cells that are annotated."""
-    if not in_blocks and request.split is None and not request.where:
-        return
-    part = "a part of a split" if request.split is not None else "some conditions"
-    what = kind_of_input(request.input) if in_blocks else part
-    raise UsageError(
-        "E-U09",
-        f"an annotated h5ad is asked for, and the cells are those of {what}",
-        where=shown_name(request.input),
-        why="an annotated h5ad is a copy of one file with all its cells",
-        fix="take a table, such as -o calls.csv or -o calls.parquet",
-    )
-
-
-def _require_columns(request: AnnotateRequest) -> None:
-    """Refuse columns that the file does not have, before it is read."""
-    wanted = [] if request.cluster_key is None else [request.cluster_key]
-    wanted += [Condition.parse(text).column for text in request.where]
-    if request.split is not None:
-        wanted += split_columns(request.split)
-    require_columns_of_file(
-        request.input, wanted, max_memory=request.max_memory, trust=request.trust
-    )
-
-
 def _is_large(request: AnnotateRequest, source: CellSource) -> bool:
     return request.output is not None and source.n_obs > _streamed.PART
-
-
-@contextlib.contextmanager
-def _opened(
-    request: AnnotateRequest, *, whole: bool, in_blocks: bool
-) -> Iterator[tuple[CellSource, AnnData | None]]:
-    """Give all cells, and the object of the file where it is one."""
-    if in_blocks:
-        found = streamed_cells(
-            request.input,
-            layer=request.layer,
-            use_raw=request.use_raw,
-            duplicates="sum" if request.duplicates == "sum" else "error",
-            min_gene_overlap=request.min_gene_overlap,
-        )
-        assert found is not None
-        yield found, None
-        return
-    options: dict[str, Any] = {"max_memory": request.max_memory, "trust": request.trust}
-    adata = read_cells(request.input, backed=True, **options)
-    source = _source(request, adata)
-    copied = _is_large(request, source) and adata.isbacked
-    if whole and not copied and (adata.isbacked or not source.in_memory):
-        if adata.isbacked:
-            adata.file.close()
-        adata = read_cells(request.input, **options)
-        source = _source(request, adata)
-    try:
-        yield source, adata
-    finally:
-        if adata.isbacked:
-            adata.file.close()
-
-
-def _source(request: AnnotateRequest, adata: AnnData) -> AnnDataSource:
-    return AnnDataSource(
-        adata, layer=request.layer, use_raw=request.use_raw, name=shown_name(request.input)
-    )
-
-
-def _chosen(request: AnnotateRequest, source: CellSource, obsm_key: str | None) -> CellSource:
-    """Return the cells of the wanted part of a split that conditions hold for.
-
-    Raises
-    ------
-    UsageError
-        None are left (E-U103).
-    """
-    if request.split is None and not request.where:
-        return source
-    rows = np.arange(source.n_obs)
-    if request.split is not None:
-        rows = getattr(read_split(request.split, source), request.part or "test")
-    if request.where:
-        rows = rows[cells_where(source, request.where)[rows]]
-        if not len(rows):
-            raise UsageError(
-                "E-U103",
-                "no cells are left",
-                where=shown_name(request.input),
-                total=source.n_obs,
-                count=0,
-                why=f"of those for which {' and '.join(request.where)}",
-                fix="correct the conditions (--where), or leave them out",
-            )
-    if obsm_key is not None and isinstance(source, AnnDataSource):
-        return ObsmSource(source.adata[rows], obsm_key, name=source.name)
-    return ChosenCells(source, rows)
 
 
 def _plain(counts: pd.Series) -> dict[str, int]:
@@ -485,25 +354,6 @@ def _calls(
         if progress is not None:
             progress(done, total)
     return pd.concat(parts) if parts else predictor.no_calls(limits=limits)
-
-
-def _provenance(manifest: dict[str, Any], query: Query) -> dict[str, object]:
-    model = manifest["model"]
-    return {
-        "model": str(model["class"]),
-        "plugin": str(model["plugin"]),
-        "model_sha256": _weights_digest(manifest),
-        "episome": str(manifest["provenance"]["versions"]["episome"]),
-        "input_kind": query.values.form,
-    }
-
-
-def _weights_digest(manifest: dict[str, Any]) -> str:
-    """SHA-256 of the weights; of an ensemble, of its members' manifests, which hold theirs."""
-    if not is_ensemble(manifest):
-        return str(manifest["files"]["weights.safetensors"]["sha256"])
-    seals = "".join(str(m["manifest_sha256"]) for m in manifest["members"])
-    return hashlib.sha256(seals.encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

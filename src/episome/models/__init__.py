@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from episome.models._transfer import LabelTransfer, label_transfer
     from episome.models._translation import TranslationMixin
     from episome.models._tuning import Between, TuningSpace
-    from episome.models._weights_file import WeightsFile
+    from episome.models._weights_file import WeightsContent, WeightsFile
 
 _HOME = {
     "AnnotationMixin": "_annotation",
@@ -101,6 +101,7 @@ _HOME = {
     "EncoderPart": "_parts",
     "ExplanationMixin": "_explanation",
     "TrainingCells": "_array",
+    "WeightsContent": "_weights_file",
     "WeightsFile": "_weights_file",
     "add_batches": "_batches",
     "batch_names": "_batches",

@@ -137,7 +137,7 @@ class EmbeddingMixin(Answering):
             The reference has fewer than two labels (E-L03).
         """
         return self._by_transfer(
-            query, reference, labels_key, options, unlabeled_category, method="linear"
+            query, reference, labels_key, options, unlabeled_category, method="probe"
         )
 
     def _by_transfer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from episome.errors import PluginError, UsageError
+from episome.errors import UsageError
+from episome.inference import ExpectedExpression
 from episome.models._arguments import as_rows
 from episome.models._calls import Answering
 
@@ -18,10 +19,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from episome.data import CellSource, Query
-
-#: Scales of a core's ``mean``.
-SCALES = ("log1p", "proportion")
+    from episome.data import CellSource
 
 
 class ReconstructionMixin(Answering):
@@ -40,12 +38,15 @@ class ReconstructionMixin(Answering):
         indices: Sequence[int] | None = None,
         gene_list: Sequence[str] | None = None,
         library_size: float = 1.0,
+        hide: Sequence[str] | None = None,
         mask: sparse.spmatrix | NDArray[np.bool_] | None = None,
         batch_size: int | None = None,
         return_numpy: bool = False,
         **query: Any,
     ) -> pd.DataFrame | NDArray[np.float32]:
         """Return the expression that the model expects of every cell, the noise taken out.
+
+        ``get_reconstruction`` is another name of it; ``episome impute`` writes the same to a file.
 
         Parameters
         ----------
@@ -55,13 +56,17 @@ class ReconstructionMixin(Answering):
         indices
             Rows; default all.
         gene_list
-            Genes to return, by the model's identifiers; default all.
+            Genes to return, by identifier or symbol; default all of the model.
         library_size
             Molecules of a cell to which the result is scaled, as in scvi-tools; 1: proportions.
+        hide
+            Genes, by identifier or symbol, that the model must not see in any cell: the result is
+            that of a query without them, so that what comes out for them is imputed from the
+            others alone. They count for no library size either.
         mask
-            Entries that the model must not see, boolean or sparse (n_rows, n_genes) in the order
-            of ``indices`` and the model's genes: they are zero on the way in, so that what comes
-            out there is imputed. Library sizes are those of the whole cell.
+            Single entries that the model must not see, boolean or sparse (n_rows, n_genes) in the
+            order of ``indices`` and the model's genes: they are zero on the way in, so that what
+            comes out there is imputed. Library sizes are those of the whole cell.
         batch_size
             Cells at a time.
         return_numpy
@@ -76,79 +81,38 @@ class ReconstructionMixin(Answering):
         Raises
         ------
         UsageError
-            Unknown genes (E-U61), a mask of another shape (E-U62), a size that is not positive
-            (E-U22).
+            Genes that are unknown, or that several genes may be (E-U61), a mask of another shape
+            (E-U62), a size that is not positive (E-U22), too few genes beside the hidden ones
+            (E-U106).
         """
         predictor, prepared = self.predictor(), self.prepare(adata, **query)
         rows = as_rows(indices)
         names = prepared.source.obs_names if rows is None else prepared.source.obs_names[rows]
-        columns = self._gene_columns(gene_list)
-        if not library_size > 0:
-            raise UsageError("E-U22", f"library_size={library_size!r}", fix="pass 1 or 10000")
+        found = ExpectedExpression(
+            predictor,
+            prepared,
+            genes=self._places(gene_list, "gene_list"),
+            hide=self._places(hide, "hide"),
+            library_size=library_size,
+            min_gene_overlap=float(query.get("min_gene_overlap", 0.5)),
+        )
         hidden = None if mask is None else _as_mask(mask, (len(names), len(self.features)))
-        parts = [
-            self._proportions(values)[:, columns] * np.float32(library_size)
-            for values in self._means(prepared, rows, hidden, batch_size)
-        ]
-        empty = np.empty((0, len(columns)), dtype=np.float32)
-        found: NDArray[np.float32] = np.concatenate([empty, *parts])
+        blocks = found.blocks(rows=rows, batch_size=batch_size, mask=hidden)
+        parts = [values for values, _ in blocks]
+        empty = np.empty((0, len(found.genes)), dtype=np.float32)
+        values: NDArray[np.float32] = np.concatenate([empty, *parts])
         if return_numpy:
-            return found
-        genes = np.array(predictor.features.ids, dtype=object)[columns]
-        return pd.DataFrame(found, index=names, columns=genes)
+            return values
+        genes = np.array(predictor.features.ids, dtype=object)[found.genes]
+        return pd.DataFrame(values, index=names, columns=genes)
 
-    def _means(
-        self,
-        prepared: Query,
-        rows: NDArray[np.int64] | None,
-        hidden: sparse.csr_matrix | None,
-        batch_size: int | None,
-    ) -> Iterator[NDArray[np.float32]]:
-        """Yield the core's ``mean`` of every batch, (B, n_genes)."""
-        for out in self.predictor().stream(
-            prepared, rows=rows, batch_size=batch_size, hidden=hidden, outputs=["mean"]
-        ):
-            if "mean" not in out:
-                raise UsageError(
-                    "E-U12", "the model gives no 'mean'", fix="use a model that reconstructs"
-                )
-            yield out["mean"].astype(np.float32, copy=False)
+    #: Another name of :meth:`get_normalized_expression`.
+    get_reconstruction = get_normalized_expression
 
-    def _proportions(self, mean: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Turn what the core gives into shares of the cell's molecules."""
-        scale = getattr(self.module, "mean_scale", "log1p")
-        if scale not in SCALES:
-            raise PluginError(
-                "E-P06",
-                f"mean_scale={scale!r} of {type(self.module).__name__}",
-                why="the host cannot tell what `mean` is",
-                fix=f"set it to one of {', '.join(SCALES)}",
-            )
-        if scale == "proportion":
-            return mean
-        amounts = np.expm1(mean.clip(0.0))
-        sums = amounts.sum(axis=1, keepdims=True)
-        shares: NDArray[np.float32] = amounts / np.where(sums > 0, sums, 1)
-        return shares
-
-    def _gene_columns(self, gene_list: Sequence[str] | None) -> NDArray[np.int64]:
-        ids = pd.Index(self.features.ids)
-        if gene_list is None:
-            return np.arange(len(ids))
-        found = ids.get_indexer(list(gene_list))
-        if (found < 0).any():
-            unknown = [g for g, i in zip(gene_list, found, strict=True) if i < 0]
-            raise UsageError(
-                "E-U61",
-                "genes that the model does not know",
-                where="gene_list",
-                count=len(unknown),
-                total=len(found),
-                examples=unknown,
-                fix="use identifiers of model.features.ids",
-            )
-        columns: NDArray[np.int64] = found.astype(np.int64)
-        return columns
+    def _places(self, genes: Sequence[str] | None, where: str) -> NDArray[np.int64] | None:
+        if isinstance(genes, str):
+            genes = [genes]
+        return None if genes is None else self.features.places(genes, where=where)
 
 
 def _as_mask(

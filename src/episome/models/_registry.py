@@ -16,12 +16,13 @@ from episome.models._fields import ExpressionField, LabelsField
 if TYPE_CHECKING:
     from episome.data import FeatureSpace, InputRule, Labels
     from episome.models._annotation import AnnotationMixin
+    from episome.models._base import EpisomeModel
 
 
 def registry_from_parts(
-    cls: type[AnnotationMixin],
+    cls: type[EpisomeModel] | type[AnnotationMixin],
     features: FeatureSpace,
-    labels: Labels,
+    labels: Labels | None,
     rule: InputRule,
     *,
     n_cells: int = 0,
@@ -34,11 +35,11 @@ def registry_from_parts(
     Parameters
     ----------
     cls
-        An annotator.
+        Class of the model.
     features
         Genes in the order of its inputs.
     labels
-        Classes in the order of its outputs.
+        Classes in the order of its outputs; ``None`` for models that do not annotate.
     rule
         What its input values are.
     n_cells
@@ -59,8 +60,9 @@ def registry_from_parts(
     args = _setup_args(cls, labels, rule, setup_args)
     fields = [
         ExpressionField("X", args["layer"], use_raw=args["use_raw"], features=features, rule=rule),
-        LabelsField("labels", args["labels_key"], labels.unlabeled, labels),
     ]
+    if labels is not None:
+        fields.append(LabelsField("labels", args["labels_key"], labels.unlabeled, labels))
     manager = AnnDataManager(
         fields=fields,
         setup_method_args=cls._get_setup_method_args(cls=cls, adata=None, **args),
@@ -74,10 +76,15 @@ def registry_from_parts(
 
 
 def _setup_args(
-    cls: type[AnnotationMixin], labels: Labels, rule: InputRule, given: dict[str, object]
+    cls: type[EpisomeModel] | type[AnnotationMixin],
+    labels: Labels | None,
+    rule: InputRule,
+    given: dict[str, object],
 ) -> dict[str, Any]:
     """Every argument of the set-up call: given, said by a part, or its default."""
-    said = {"unlabeled_category": labels.unlabeled, "size_factor": rule.size_factor}
+    said: dict[str, object] = {"size_factor": rule.size_factor}
+    if labels is not None:
+        said["unlabeled_category"] = labels.unlabeled
     parameters = inspect.signature(cls.setup_anndata).parameters
     defaults = {
         name: p.default
@@ -92,4 +99,5 @@ def _setup_args(
             why="setup_anndata does not take them, or the labels and the input rule say them",
             fix=f"use some of {', '.join(sorted(defaults.keys() - said.keys()))}",
         )
-    return {**defaults, "labels_key": "cell_type", **said, **given}
+    usual = {} if labels is None else {"labels_key": "cell_type"}
+    return {**defaults, **usual, **said, **given}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from episome.models._embedding import EmbeddingMixin
 
 #: Votes of the nearest cells, and a logistic regression on standardised dimensions.
-METHODS = ("knn", "linear")
+METHODS = ("neighbors", "probe")
 
 
 class LabelTransfer:
@@ -35,7 +35,7 @@ class LabelTransfer:
     labels
         Label of every reference cell, (n,), none missing.
     method
-        ``"knn"``: votes of the ``k`` nearest reference cells; ``"linear"``: logistic regression on
+        ``"neighbors"``: votes of the ``k`` nearest reference cells; ``"probe"``: logistic regression on
         dimensions that are standardised by the reference.
     k
         Votes per cell. As reference and query are different cells, none is left out.
@@ -58,7 +58,7 @@ class LabelTransfer:
         space: NDArray[np.floating],
         labels: NDArray[np.str_],
         *,
-        method: Literal["knn", "linear"] = "knn",
+        method: Literal["neighbors", "probe"] = "neighbors",
         k: int = 5,
         weights: Literal["uniform", "distance"] = "uniform",
         metric: Literal["euclidean", "cosine"] = "euclidean",
@@ -70,7 +70,7 @@ class LabelTransfer:
         self.classes: tuple[str, ...] = tuple(names.tolist())
         reference = np.asarray(space, dtype=np.float32)
         self._shares: Callable[[NDArray[np.float32]], NDArray[np.floating]]
-        if method == "knn":
+        if method == "neighbors":
 
             def votes(query: NDArray[np.float32]) -> NDArray[np.floating]:
                 return knn_probabilities(
