@@ -106,8 +106,9 @@ class ReconstructionMixin(Answering):
         genes = np.array(predictor.features.ids, dtype=object)[found.genes]
         return pd.DataFrame(values, index=names, columns=genes)
 
-    #: Another name of :meth:`get_normalized_expression`.
-    get_reconstruction = get_normalized_expression
+    def get_reconstruction(self, *args: Any, **kwargs: Any) -> pd.DataFrame | NDArray[np.float32]:
+        """Do what :meth:`get_normalized_expression` does, which a model may have made its own."""
+        return self.get_normalized_expression(*args, **kwargs)
 
     def _places(self, genes: Sequence[str] | None, where: str) -> NDArray[np.int64] | None:
         if isinstance(genes, str):

@@ -35,8 +35,8 @@ class LabelTransfer:
     labels
         Label of every reference cell, (n,), none missing.
     method
-        ``"neighbors"``: votes of the ``k`` nearest reference cells; ``"probe"``: logistic regression on
-        dimensions that are standardised by the reference.
+        ``"neighbors"``: votes of the ``k`` nearest reference cells; ``"probe"``: logistic
+        regression on dimensions that are standardised by the reference.
     k
         Votes per cell. As reference and query are different cells, none is left out.
     weights
@@ -112,7 +112,7 @@ class LabelTransfer:
 def _probe(
     reference: NDArray[np.float32], codes: NDArray[np.int64]
 ) -> Callable[[NDArray[np.float32]], NDArray[np.floating]]:
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression as LinearProbe
     from sklearn.preprocessing import StandardScaler
 
     if len(np.unique(codes)) < 2:
@@ -124,7 +124,7 @@ def _probe(
             fix="pass cells of two types at least",
         )
     scaler = StandardScaler().fit(reference)
-    model = LogisticRegression(max_iter=1000).fit(scaler.transform(reference), codes)
+    model = LinearProbe(max_iter=1000).fit(scaler.transform(reference), codes)
 
     def shares(query: NDArray[np.float32]) -> NDArray[np.floating]:
         if not len(query):
