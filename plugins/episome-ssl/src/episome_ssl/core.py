@@ -34,6 +34,9 @@ class EncoderCore(TorchCore):
         Of ``episome.nn.MaskedAutoencoder``.
     target_sum
         What counts are scaled to before the logarithm; sizes of cells are told in units of it.
+    embedding_activation
+        ``"relu"``: what is negative in the encoder's output is read as zero, as the published code
+        does; decoders read it as it is.
     """
 
     input_format: ClassVar[str] = "csr"
@@ -54,9 +57,13 @@ class EncoderCore(TorchCore):
         likelihood: str = "mse",
         decodes: bool = True,
         target_sum: float = 1e4,
+        embedding_activation: str = "identity",
         **more: object,
     ) -> None:
         super().__init__()
+        if embedding_activation not in {"identity", "relu"}:
+            msg = f"embedding_activation is {embedding_activation!r}; use 'identity' or 'relu'."
+            raise ValueError(msg)
         self.config = {
             "n_features": n_features,
             "hidden": list(hidden),
@@ -67,6 +74,7 @@ class EncoderCore(TorchCore):
             "likelihood": likelihood,
             "decodes": decodes,
             "target_sum": target_sum,
+            "embedding_activation": embedding_activation,
             **more,
         }
         self.target_sum = target_sum
@@ -121,6 +129,10 @@ class EncoderCore(TorchCore):
         """Return the expected expression on the scale of the input, (B, G)."""
         return self.scaled(self.net.decode(latent))
 
+    def embedding(self, latent: torch.Tensor) -> torch.Tensor:
+        """Return what is read as the embedding of the encoder's output."""
+        return latent.relu() if self.config["embedding_activation"] == "relu" else latent
+
     def scaled(self, mean: torch.Tensor) -> torch.Tensor:
         """Return what was decoded on the scale of the input."""
         if self.config["likelihood"] == "nb":
@@ -172,7 +184,7 @@ class SSLCore(EncoderCore):
     def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return ``latent``, (B, n_latent), and ``mean``, (B, G), where there is a decoder."""
         latent = self.net.encode(batch["X"])
-        out = {"latent": latent}
+        out = {"latent": self.embedding(latent)}
         if self.net.decodes and "mean" in batch.get("outputs", ("mean",)):
             out["mean"] = self.expected(latent)
         return out
@@ -266,7 +278,7 @@ class SSLClassifierCore(EncoderCore):
             else:
                 x = x.thinned(self.input_dropout)
         latent = self.net.encode(x)
-        return {"logits": self.head(latent), "latent": latent}
+        return {"logits": self.head(latent), "latent": self.embedding(latent)}
 
 
 class SSLReconstructorCore(EncoderCore):
@@ -336,7 +348,7 @@ class SSLReconstructorCore(EncoderCore):
     def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return ``latent``, which is told no batch, and ``mean``, (B, G)."""
         latent = self.net.encode(batch["X"])
-        out = {"latent": latent}
+        out = {"latent": self.embedding(latent)}
         if "mean" in batch.get("outputs", ("mean",)):
             out["mean"] = self.expected(latent)
         return out

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from episome.data import CellSource, Programmes
+    from episome.data import CellSource, NameTable, Programmes
     from episome.train import CellDataModule, Fit
 
 #: Below these an embedding tells cells apart hardly or not.
@@ -54,6 +54,9 @@ class SSLEncoder(EmbeddingMixin, ReconstructionMixin, NetworkModel):
         After every hidden layer.
     likelihood
         ``"mse"``: squared errors of log1p values; ``"nb"``: negative binomial of counts.
+    embedding_activation
+        ``"relu"``: what is negative in the encoder's output is read as zero, as the published code
+        does after pretraining; for imported weights.
     mask_rate
         Of tasks that hide genes; ``None``: the task's own.
     programmes
@@ -95,6 +98,7 @@ class SSLEncoder(EmbeddingMixin, ReconstructionMixin, NetworkModel):
         output_activation: Literal["identity", "softplus", "sigmoid"] = "identity",
         dropout: float = 0.1,
         likelihood: Literal["mse", "nb"] = "mse",
+        embedding_activation: Literal["identity", "relu"] = "identity",
         mask_rate: float | None = None,
         programmes: Programmes | None = None,
         pretext_kwargs: Mapping[str, Any] | None = None,
@@ -117,6 +121,7 @@ class SSLEncoder(EmbeddingMixin, ReconstructionMixin, NetworkModel):
             likelihood=likelihood,
             decodes=cls.needs_decoder,
             target_sum=float(self.input_rule.target_sum),
+            embedding_activation=embedding_activation,
         )
         init_locals["programmes"] = None if programmes is None else programmes.plain
         init_locals["hidden"] = list(hidden)
@@ -182,6 +187,69 @@ class SSLEncoder(EmbeddingMixin, ReconstructionMixin, NetworkModel):
                     fix="lower the rate, use larger batches, or take another pretext task",
                 )
             )
+
+    # --- published weights ------------------------------------------------------------------
+
+    @classmethod
+    def from_reference_checkpoint(
+        cls,
+        checkpoint: str | Path,
+        *,
+        genes: NameTable | None = None,
+        activation: Literal["selu", "relu"] = "selu",
+        output_activation: Literal["identity", "softplus", "sigmoid"] = "sigmoid",
+        embedding_activation: Literal["identity", "relu"] = "identity",
+        target_sum: float = 1e4,
+    ) -> SSLEncoder:
+        """Import weights of the published code as a trained model without data.
+
+        Nothing of the file is run. The defaults are those of the published pretraining network;
+        its embeddings and fine-tuned models are read off another one: ``activation="relu"`` and
+        ``embedding_activation="relu"`` give these. With the published likelihood of counts, which
+        is fitted to log1p values, ``output_activation="softplus"`` gives its means.
+
+        Parameters
+        ----------
+        checkpoint
+            A Lightning checkpoint (``.ckpt``), a state dict that ``torch.save`` wrote, or
+            ``.safetensors``; of a masked autoencoder, or of a contrastive task.
+        genes
+            Genes of the inputs in order: a list, a table, a file of either, or the folder of the
+            store that the model was trained on.
+        activation, output_activation, embedding_activation
+            Of the network; the file does not say them.
+        target_sum
+            Library size to which counts are scaled before the logarithm.
+
+        Returns
+        -------
+        A model that embeds, reconstructs where the file has a decoder, is saved, and starts
+        others as one that was trained here.
+
+        Raises
+        ------
+        UntrustedModelError
+            The file names code (E-M30).
+        UsageError
+            The genes are not known (E-U53), or a table lacks their column (E-U55).
+        ModelFileError
+            The file cannot be read (E-M31), or weights are not finite (E-M07).
+        ModelMismatchError
+            Genes (E-M32), or tensors (E-M34) do not fit.
+        InputFileError
+            A file does not exist (E-F07) or is no table (E-F22).
+        """
+        from episome_ssl.reference import import_reference
+
+        return import_reference(
+            cls,
+            checkpoint,
+            genes=genes,
+            activation=activation,
+            output_activation=output_activation,
+            embedding_activation=embedding_activation,
+            target_sum=target_sum,
+        )
 
     # --- what it was trained on -------------------------------------------------------------
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from episome.plugins import ModelSpec, PretextSpec, hookimpl
+from typing import TYPE_CHECKING
+
+from episome.plugins import ModelSpec, PretextSpec, StudySpec, hookimpl
+
+if TYPE_CHECKING:
+    import click
 
 EPISOME_API = (1, 0)
 
@@ -93,3 +98,26 @@ def episome_register_pretext_tasks() -> tuple[PretextSpec, ...]:
             reference="10.48550/arXiv.2002.05709",
         ),
     )
+
+
+@hookimpl
+def episome_register_studies() -> tuple[StudySpec, ...]:
+    """Return the study of the paper."""
+    return (
+        StudySpec(
+            name="ssl",
+            target="episome_ssl.studies:ssl",
+            summary="Pretext tasks against training from scratch, with few labels, on new studies",
+            reference=_PAPER,
+            tasks=("label-efficiency", "embedding", "reconstruction", "integration"),
+            models=("ssl", "ssl-classifier", "ssl-reconstructor", "pca", "scvi"),
+        ),
+    )
+
+
+@hookimpl
+def episome_cli(app: click.Group) -> None:
+    """Add ``episome ssl-import``."""
+    from episome_ssl.cli import command
+
+    app.add_command(command)
