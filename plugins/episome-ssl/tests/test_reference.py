@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
-from anndata import AnnData
 from click.testing import CliRunner
 
 from episome.cli import _app
 from episome.errors import InputFileError, ModelFileError, ModelMismatchError, UntrustedModelError
 from episome.testing import synthetic_adata
 from episome_ssl import SSLClassifier, SSLEncoder
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 GENES = [f"ENSG{i:011d}" for i in range(48)]
 

@@ -368,6 +368,23 @@ class MaskedAutoencoder(nn.Module):
             if isinstance(layer, nn.Linear):
                 layer.reset_parameters()
 
+    def start_from(self, mean: torch.Tensor) -> None:
+        """Let the decoder begin at the mean of every gene, so that it need not learn it.
+
+        Parameters
+        ----------
+        mean
+            Of the training cells, (G,): of log1p values, or with the likelihood of counts of
+            counts per ``size``. With ``"sigmoid"`` nothing is done: means may be above one.
+        """
+        softplus = self.likelihood == "nb" or self.output_activation == "softplus"
+        if not softplus and self.output_activation != "identity":
+            return
+        with torch.no_grad():
+            # The inverse of softplus; where nothing was seen it is small, not minus infinity.
+            seen = mean.clamp(min=1e-4)
+            self.out.bias.copy_(seen + (-torch.expm1(-seen)).log() if softplus else mean)
+
     def encode(self, x: CSRParts | torch.Tensor) -> torch.Tensor:
         """Return the embedding (B, n_latent) of log1p expression (B, G), CSR or dense."""
         hidden = self._times_first(x) + self.first_bias

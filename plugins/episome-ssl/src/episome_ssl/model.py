@@ -19,6 +19,7 @@ from episome_ssl.core import SSLCore
 from episome_ssl.plan import PretextPlan
 from episome_ssl.presets import pretraining
 from episome_ssl.pretexts import build_task, task_class
+from episome_ssl.start import start_from_means
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,6 +151,8 @@ class SSLEncoder(EmbeddingMixin, ReconstructionMixin, NetworkModel):
         return pretraining(self.summary_stats.n_cells)
 
     def _fit(self, datamodule: CellDataModule, *args: Any, **kwargs: Any) -> None:
+        if not self.is_trained_:
+            start_from_means(self.module, datamodule)
         if self.module.task is None:
             self.module.set_task(self._task())
         super()._fit(datamodule, *args, **kwargs)

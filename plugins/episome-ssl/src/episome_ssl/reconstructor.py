@@ -22,6 +22,7 @@ from episome.models import (
 from episome_ssl.core import SSLReconstructorCore
 from episome_ssl.model import require_likelihood
 from episome_ssl.presets import pretraining
+from episome_ssl.start import start_from_means
 from episome_ssl.warm_start import WarmStartMixin, started
 
 if TYPE_CHECKING:
@@ -178,6 +179,8 @@ class SSLReconstructor(WarmStartMixin, EmbeddingMixin, ReconstructionMixin, Netw
         return pretraining(self.summary_stats.n_cells)
 
     def _fit(self, datamodule: CellDataModule, *args: Any, **kwargs: Any) -> None:
+        if not self.is_trained_:
+            start_from_means(self.module, datamodule)
         self.module.batch_codes = torch.from_numpy(training_batches(self))
         try:
             super()._fit(datamodule, *args, **kwargs)
