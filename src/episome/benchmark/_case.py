@@ -20,6 +20,7 @@ from episome.benchmark._pretrain import (
     load_pretrained,
     pretrained_folder,
     pretrained_model,
+    with_files,
 )
 from episome.benchmark._runs import version_of
 from episome.data import as_mudata
@@ -168,7 +169,8 @@ class Case:
         members = []
         for _ in range(self.model.ensemble):
             set_up(cells, **_known(set_up, setup), **self.model.setup)
-            members.append(cls(cells, **{**self.model.init, **more}))
+            init = with_files({**self.model.init, **more}, self.base)
+            members.append(cls(cells, **init))
         found: Any = members[0] if len(members) == 1 else Ensemble(members)
         return found
 

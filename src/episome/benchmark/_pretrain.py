@@ -17,7 +17,7 @@ from episome.errors import InputDataError, UsageError
 from episome.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from anndata import AnnData
 
@@ -106,11 +106,29 @@ def pretrained_folder(
     cls = plugins.load_class(spec)
     donors = {"donor_key": DONOR} if all(DONOR in s.obs for s in sets) else {}
     cells = sets[0] if len(sets) == 1 else sets
-    model = cls(cls.setup_source(cells, **donors, **asked.setup), **asked.init)
+    model = cls(cls.setup_source(cells, **donors, **asked.setup), **with_files(asked.init, base))
     model.train(**{**compute, **asked.train})
     folder.parent.mkdir(parents=True, exist_ok=True)
     model.save(folder, overwrite=True)
     return folder
+
+
+def with_files(arguments: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
+    """Return arguments of a class, files that lie in the folder of the data by their path.
+
+    Parameters
+    ----------
+    arguments
+        Of the class.
+    base
+        Folder that paths of data are relative to.
+    """
+
+    def found(value: Any) -> Any:
+        here = base is not None and isinstance(value, str) and (base / value).is_file()
+        return str(base / value) if here and base is not None else value
+
+    return {k: found(v) for k, v in arguments.items()}
 
 
 def load_pretrained(folder: Path) -> Any:

@@ -32,7 +32,9 @@ class ReconstructionTask(Task):
     of the training cells, which a model has to beat: ``mean of training, seen`` and ``mean of
     training, hidden``. All on log1p of 10,000 molecules a cell. ``r2`` is over all entries that
     are scored, around the mean of every gene in training; ``r2_genes`` and ``r_genes`` (Pearson)
-    are means over the genes that vary. Genes that a model gives no value for are left out, of the
+    are means over the genes that vary. ``ev_weighted`` and ``ev_uniform`` are explained variance,
+    which forgives a gene a constant difference, weighted by the variance of genes, and as the mean
+    over genes that vary. Genes that a model gives no value for are left out, of the
     mean of training too; ``genes`` is the share of the others.
     """
 
@@ -42,6 +44,8 @@ class ReconstructionTask(Task):
         "r2": True,
         "r2_genes": True,
         "r_genes": True,
+        "ev_weighted": True,
+        "ev_uniform": True,
         "mse": False,
         "genes": True,
         "saw_labels": False,
@@ -178,8 +182,9 @@ class Moments:
         """The scores.
 
         ``r2``: one less the squared error over that of the mean of training, over all entries;
-        ``mse``; ``r2_genes`` and ``r_genes``: means over the genes that have three scored entries
-        that differ, around the mean of the scored entries.
+        ``mse``; ``ev_weighted`` and ``ev_uniform``: explained variance of the genes that vary,
+        weighted by their variance and uniformly; ``r2_genes`` and ``r_genes``: means over the
+        genes that have three scored entries that differ, around the mean of the scored entries.
         """
         n, true, true2, said, said2, both = self.sums
         error = true2 - 2 * both + said2
@@ -188,6 +193,7 @@ class Moments:
             spread = true2 - true**2 / n
             spread_said = said2 - said**2 / n
             shared = both - true * said / n
+            residual = error - (true - said) ** 2 / n
             # What rounding leaves of no difference is none.
             varies = (n >= 3) & (spread > 1e-9 * true2)
             r2 = 1 - error / spread
@@ -199,6 +205,12 @@ class Moments:
             "r2": float(1 - error.sum() / total) if total > 0 else nothing,
             "r2_genes": float(r2[varies].mean()) if varies.any() else nothing,
             "r_genes": float(r[varies].mean()) if varies.any() else nothing,
+            "ev_weighted": float(1 - residual[varies].sum() / spread[varies].sum())
+            if varies.any()
+            else nothing,
+            "ev_uniform": float((1 - residual / spread)[varies].mean())
+            if varies.any()
+            else nothing,
             "mse": float(error.sum() / entries) if entries else nothing,
         }
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 #: Ends of the names of conditions.
 _OF_CELLS, _OF_DONORS, _OF_TYPE = "% of the training cells", "% of the donors", "cells a type"
+_IN_ALL = "cells in all"
 
 
 class Task:
@@ -189,16 +190,17 @@ class AnnotationTask(Task):
 class LabelEfficiencyTask(AnnotationTask):
     """Types of unseen cells, learned from few labelled ones.
 
-    Options: ``fractions`` of the training cells, ``cells_per_class``, and ``donor_fractions``:
-    for each of them a model is trained on all cells of this share of the training donors, and one
-    on as many cells of all donors. Subsets are nested: a smaller one is part of every larger one.
-    The number of labelled cells is in the column ``n_labelled``.
+    Options: ``fractions`` of the training cells, ``cells`` in all, ``cells_per_class``, and
+    ``donor_fractions``: for each of them a model is trained on all cells of this share of the
+    training donors, and one on as many cells of all donors. Subsets are nested: a smaller one is
+    part of every larger one. The number of labelled cells is in the column ``n_labelled``.
     """
 
     name = "label-efficiency"
     metrics: ClassVar[dict[str, bool]] = {**AnnotationTask.metrics, "n_labelled": False}
     defaults: ClassVar[dict[str, Any]] = {
         "fractions": (0.01, 0.07, 0.2, 0.5, 1.0),
+        "cells": (),
         "cells_per_class": (5, 20, 50),
         "donor_fractions": (),
     }
@@ -229,7 +231,13 @@ class LabelEfficiencyTask(AnnotationTask):
                 fix="donor_key = of the data",
             )
         paired = [f"as many cells as {d}" for d in by_donor if not d.startswith("100 ")]
-        sizes = [f"{n} {_OF_TYPE}" for n in options["cells_per_class"]]
+        for name in ("cells", "cells_per_class"):
+            if wrong := [n for n in options[name] if not _number(n) >= 1]:
+                raise UsageError(
+                    "E-B09", f"{name} holds {wrong[0]!r}", where=self.name, fix="pass 1 or more"
+                )
+        sizes = [f"{n} {_IN_ALL}" for n in options["cells"]]
+        sizes += [f"{n} {_OF_TYPE}" for n in options["cells_per_class"]]
         return (*shares, *sizes, *by_donor, *paired)
 
     def run(self, case: Case) -> Outcome:
@@ -257,6 +265,8 @@ class LabelEfficiencyTask(AnnotationTask):
             kept_rows: NDArray[np.int64] = rows[counts.to_numpy() > 1]
             return kept_rows
         per_type = case.condition.endswith(_OF_TYPE)
+        if case.condition.endswith(_IN_ALL):
+            amount = 100 * min(amount / len(labels), 1.0)
         parts = []
         for name in np.unique(labels):
             members = order[labels[order] == name]
