@@ -212,6 +212,8 @@ def test_reconstruction_scores_by_hand():
 
     assert perfect["r2"] == perfect["r2_genes"] == 1.0
     assert perfect["r_genes"] == pytest.approx(1.0)
+    assert perfect["ev_weighted"] == perfect["ev_uniform"] == 1.0
+    assert nothing["ev_weighted"] == nothing["ev_uniform"] == 0.0
     assert (nothing["r2"], nothing["r_genes"], nothing["mse"]) == (0.0, 0.0, pytest.approx(8 / 6))
     assert np.isnan(reconstruction_scores(measured, measured, mean, ~where)["r2"])
 

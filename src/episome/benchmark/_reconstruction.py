@@ -194,6 +194,7 @@ class Moments:
             spread_said = said2 - said**2 / n
             shared = both - true * said / n
             residual = error - (true - said) ** 2 / n
+            explained = 1 - residual / spread
             # What rounding leaves of no difference is none.
             varies = (n >= 3) & (spread > 1e-9 * true2)
             r2 = 1 - error / spread
@@ -208,7 +209,7 @@ class Moments:
             "ev_weighted": float(1 - residual[varies].sum() / spread[varies].sum())
             if varies.any()
             else nothing,
-            "ev_uniform": float((1 - residual / spread)[varies].mean())
+            "ev_uniform": float(explained[varies].mean())
             if varies.any()
             else nothing,
             "mse": float(error.sum() / entries) if entries else nothing,

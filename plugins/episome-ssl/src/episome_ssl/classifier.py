@@ -125,4 +125,4 @@ class SSLClassifier(WarmStartMixin, ClassifierModel):
         return model
 
     def _training_defaults(self) -> dict[str, Any]:
-        return classifying(self.summary_stats.n_cells)
+        return classifying(self.summary_stats.n_cells, self.module.frozen)
