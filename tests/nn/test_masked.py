@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from episome.nn import CSRParts, MaskedAutoencoder, RandomMask, TableMask, masked_error
+from episome.nn import (
+    CSRParts,
+    MaskedAutoencoder,
+    MeasuredMask,
+    RandomMask,
+    TableMask,
+    masked_error,
+)
 from episome.nn import _masked as module
 
 ACTIVATIONS = {
@@ -358,3 +365,23 @@ def test_layers_are_those_of_the_paper():
     assert net.first.shape == (1000, 512)
     assert [m.out_features for m in linear] == [512, 256, 256, 64, 256, 256, 512, 512]
     assert net.out.weight.shape == (1000, 512)
+
+
+def test_genes_that_were_not_measured_in_a_cell_are_not_asked_for():
+    x = cells_of(8, 40)
+    rng = torch.Generator().manual_seed(1)
+    measured = torch.rand(3, 40, generator=rng) < 0.6
+    origins = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    x = torch.where(measured[origins], x, torch.zeros(()).double())
+    net = MaskedAutoencoder(40, hidden=(6,), n_latent=3, dropout=0.0).double()
+    cells, plain = CSRParts.from_dense(x), RandomMask(0.5, seed=2)
+    mask = MeasuredMask(plain, measured, origins)
+
+    found = net.loss(cells, mask)
+
+    scored = plain.scored(8, torch.arange(40)).bool() & measured[origins]
+    out = net.decode(net.encode_visible(cells, plain))
+    torch.testing.assert_close(found, (out - x)[scored].square().mean())
+    assert torch.equal(mask.scored(8, torch.arange(40)).bool(), scored)
+    # What the encoder sees is what the other mask leaves.
+    assert torch.equal(mask.visible(cells).values, plain.visible(cells).values)

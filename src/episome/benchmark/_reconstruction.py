@@ -209,9 +209,7 @@ class Moments:
             "ev_weighted": float(1 - residual[varies].sum() / spread[varies].sum())
             if varies.any()
             else nothing,
-            "ev_uniform": float(explained[varies].mean())
-            if varies.any()
-            else nothing,
+            "ev_uniform": float(explained[varies].mean()) if varies.any() else nothing,
             "mse": float(error.sum() / entries) if entries else nothing,
         }
 

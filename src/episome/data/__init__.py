@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from episome.data._order import BlockOrder
     from episome.data._organisms import Organisms, organisms_of, shown_organism
     from episome.data._own_sources import has_own_source, own_source
+    from episome.data._panels import GenePanels, measured_genes
     from episome.data._parquet import ParquetSource
     from episome.data._prepared import PreparedCells, ScannedSource, in_memory
     from episome.data._programmes import GeneProgrammes, MatchedProgrammes, Programmes, read_gmt
@@ -140,7 +141,9 @@ _HOME = {
     "Finding": "_inspection",
     "FileKind": "_read_kind",
     "GeneImportance": "_importance",
+    "GenePanels": "_panels",
     "GeneProgrammes": "_programmes",
+    "measured_genes": "_panels",
     "MatchedProgrammes": "_programmes",
     "InputRule": "_rule",
     "Inspection": "_inspection",

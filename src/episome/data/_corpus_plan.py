@@ -13,6 +13,7 @@ import numpy as np
 from episome import settings
 from episome.data._corpus_columns import Column, kind_of_column, merge_columns, texts_of
 from episome.data._corpus_curate import CellFacts, Curation, cell_facts, curate
+from episome.data._corpus_names import INPUT_COLUMN, unique_names
 from episome.data._gene_union import join_genes
 from episome.data._keys import CELLXGENE_DONOR, ONTOLOGY_SUFFIX
 from episome.data._source import columns_of
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from episome.data._corpus_inputs import CheckedInput, Condition, CorpusInput
     from episome.data._source import CellSource
 
-#: Column that says which input a cell came from.
-INPUT_COLUMN = "corpus_input"
 _TERMS = ("cell_type", "assay", "disease", "sex", "tissue", "development_stage", "organism")
 #: Columns of the CELLxGENE schema, kept where all inputs have them.
 SCHEMA_COLUMNS = (
@@ -231,11 +230,6 @@ def plan_corpus(
         seed=settings.seed if options.seed is None else options.seed,
         notes=(*lost, *_notes(checked, seen, measured), *genes.notes),
     )
-
-
-def unique_names(names: Sequence[str]) -> list[str]:
-    """Return names of inputs, with a number before those that occur twice."""
-    return [f"{i}:{n}" if list(names).count(n) > 1 else n for i, n in enumerate(names)]
 
 
 def _tables(source: CellSource, options: CorpusOptions) -> _Seen:

@@ -13,8 +13,10 @@ import pandas as pd
 
 from episome.data._compiled import offsets_of
 from episome.data._corpus_columns import read_array, read_column, read_columns, read_names
+from episome.data._corpus_names import INPUT_COLUMN, unique_names
 from episome.data._corpus_records import broken_record, decode
 from episome.data._matrix import require_rows
+from episome.data._panels import GenePanels
 from episome.data._source import missing_column
 from episome.errors import InputFileError
 from episome.io._corpus import check_corpus_sizes, damaged, read_corpus_manifest
@@ -137,6 +139,15 @@ class CorpusSource:
         """Which gene was measured in which input, bool of shape (n_inputs, n_vars)."""
         shape = (len(self.manifest["inputs"]), self._n_vars)
         return read_array(self.path / MEASURED, shape, np.dtype(bool)).astype(bool)
+
+    @property
+    def panels(self) -> GenePanels:
+        """Which genes each input holds, and the input of every cell."""
+        names = unique_names([str(i["name"]) for i in self.manifest["inputs"]])
+        code = {name: i for i, name in enumerate(names)}
+        column = self.obs_column(INPUT_COLUMN).cat
+        by_category = np.array([code[c] for c in column.categories], dtype=np.int64)
+        return GenePanels(self.measured, by_category[column.codes.to_numpy()])
 
     @cached_property
     def _columns(self) -> dict[str, Column]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from episome.data._compiled import offsets_of
 from episome.data._corpus_columns import COLUMNS, NAME_ENDS, NAMES
-from episome.data._corpus_plan import INPUT_COLUMN, unique_names
+from episome.data._corpus_names import INPUT_COLUMN, unique_names
 from episome.data._corpus_records import gather
 from episome.data._corpus_work import array_bytes
 from episome.io._atomic import sync

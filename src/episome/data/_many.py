@@ -12,6 +12,7 @@ from scipy import sparse
 
 from episome.data._gene_union import join_genes
 from episome.data._many_parts import Opener, Parts, facts_of
+from episome.data._panels import GenePanels
 from episome.errors import InputDataError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -175,6 +176,14 @@ class ManyCells:
             )
         parts = [self._parts[i].obs_column(key) for i in range(len(self))]
         return _stacked(parts, self._obs_names, key)
+
+    @property
+    def panels(self) -> GenePanels:
+        """Which genes each file holds, and the file of every cell."""
+        measured = np.zeros((len(self), self.n_vars), dtype=bool)
+        for row, alignment in zip(measured, self._alignments, strict=True):
+            row[alignment.columns[alignment.columns >= 0]] = True
+        return GenePanels(measured, np.repeat(np.arange(len(self)), np.diff(self._starts)))
 
     def read(self, rows: Rows) -> sparse.csr_matrix:
         """Return the expression of ``rows`` as CSR float32, in the order asked for."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from episome.data._features import FeatureSpace
     from episome.data._matrix import Rows
+    from episome.data._panels import GenePanels
     from episome.data._rows import Held
     from episome.data._rule import InputRule
     from episome.data._source import CellSource
@@ -83,6 +84,12 @@ class ScannedSource:
     def use_raw(self) -> bool:
         """Whether ``raw`` is read."""
         return bool(getattr(self._source, "use_raw", False))
+
+    @property
+    def panels(self) -> GenePanels | None:
+        """Which genes were measured in which cells, where the source says so."""
+        found: GenePanels | None = getattr(self._source, "panels", None)
+        return found
 
     def obs_column(self, key: str) -> pd.Series:
         """Return one column of the cell table."""

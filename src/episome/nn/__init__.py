@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from episome.nn._folded import FoldedTabNet
     from episome.nn._mask_csr import explanation_csr, gene_mask_csr
     from episome.nn._masked import MaskedAutoencoder, masked_count_error, masked_error
-    from episome.nn._masks import GeneMask, RandomMask, TableMask
+    from episome.nn._masks import GeneMask, MeasuredMask, RandomMask, TableMask
     from episome.nn._norm import GhostBatchNorm, reestimate_batch_norm
     from episome.nn._normalize import (
         DenseBuffers,
@@ -45,6 +45,7 @@ __all__ = [
     "GeneMask",
     "GhostBatchNorm",
     "MaskedAutoencoder",
+    "MeasuredMask",
     "PretextBatch",
     "PretextOutput",
     "PretextSetting",
@@ -90,6 +91,7 @@ _HOME = {
     "FoldedTabNet": "_folded",
     "GeneMask": "_masks",
     "MaskedAutoencoder": "_masked",
+    "MeasuredMask": "_masks",
     "RandomMask": "_masks",
     "TableMask": "_masks",
     "masked_count_error": "_masked",

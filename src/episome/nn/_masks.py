@@ -16,7 +16,7 @@ from episome.nn import _masked_kernels as kernels
 from episome.nn._csr import CSRParts
 from episome.nn._numba import numba_enabled, run_rows
 
-__all__ = ["GeneMask", "RandomMask", "TableMask"]
+__all__ = ["GeneMask", "MeasuredMask", "RandomMask", "TableMask"]
 
 _LOW = 0xFFFFFFFF
 _SPREAD = 0x9E3779B1  # 2**32 over the golden ratio, odd
@@ -196,6 +196,45 @@ class TableMask:
             msg = f"the mask has {len(self.rows)} cells; the batch has {n_rows}."
             raise ValueError(msg)
         return self.scored_genes[:, genes.long()][self.rows].to(torch.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredMask:
+    """Another mask, whose loss counts only genes that were measured in the cell.
+
+    Cells of several studies stand over the genes of all; what a study did not look for is zero
+    there, and to ask for it would teach that zeros tell where a cell comes from.
+
+    Parameters
+    ----------
+    mask
+        What is hidden and scored otherwise.
+    measured
+        Genes that were measured, by origin, (P, G) bool or uint8.
+    origins
+        Origin of every cell of the batch, (B,) int64.
+
+    Examples
+    --------
+    >>> import torch
+    >>> measured = torch.tensor([[1, 1, 0], [1, 1, 1]], dtype=torch.uint8)
+    >>> mask = MeasuredMask(RandomMask(0.0), measured, torch.tensor([0, 1]))
+    >>> mask.scored(2, torch.arange(3)).tolist()
+    [[1, 1, 0], [1, 1, 1]]
+    """
+
+    mask: GeneMask
+    measured: torch.Tensor
+    origins: torch.Tensor
+
+    def visible(self, cells: CSRParts) -> CSRParts:
+        """Return what the other mask leaves visible."""
+        return self.mask.visible(cells)
+
+    def scored(self, n_rows: int, genes: torch.Tensor) -> torch.Tensor:
+        """Return whether the loss counts the genes (S,) of each cell, (n_rows, S) uint8."""
+        known = self.measured[:, genes.long()].to(torch.uint8)[self.origins]
+        return self.mask.scored(n_rows, genes).mul_(known)
 
 
 def _kept(cells: CSRParts, keep: torch.Tensor, scale: float | torch.Tensor) -> CSRParts:

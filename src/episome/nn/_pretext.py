@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import torch
 from torch import nn
 
+from episome.nn._masks import MeasuredMask
+
 if TYPE_CHECKING:
     from episome.nn._csr import CSRParts
     from episome.nn._masked import MaskedAutoencoder
+    from episome.nn._masks import GeneMask
 
 __all__ = ["PretextBatch", "PretextOutput", "PretextSetting", "PretextTask"]
 
@@ -60,6 +63,9 @@ class PretextBatch:
         Counts and the size (B,) of every cell, where the network wants the likelihood of counts.
     products
         Type in which large products are taken; ``None``: that of the weights.
+    measured, origins
+        Genes that were measured, bool or uint8 (P, G) by origin, and the origin of every cell,
+        int64 (B,); ``None`` where all were.
     """
 
     cells: CSRParts
@@ -68,6 +74,14 @@ class PretextBatch:
     counts: CSRParts | None = None
     size: torch.Tensor | None = None
     products: torch.dtype | None = None
+    measured: torch.Tensor | None = None
+    origins: torch.Tensor | None = None
+
+    def only_measured(self, mask: GeneMask) -> GeneMask:
+        """Return a mask that scores what another one does, of the genes that were measured."""
+        if self.measured is None or self.origins is None:
+            return mask
+        return MeasuredMask(mask, self.measured, self.origins)
 
     def generator(self, stream: int = 0) -> torch.Generator:
         """Return a generator on the device of the cells.

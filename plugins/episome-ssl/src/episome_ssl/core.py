@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from episome.data import GenePanels
     from episome.nn import PretextTask
 
 #: Submodules and buffers that are of the training only, and not of the folder.
@@ -44,6 +45,8 @@ class EncoderCore(TorchCore):
     #: ``mean`` of counts, or of log1p values: both are brought to the scale of the input.
     mean_scale: ClassVar[str] = "log1p"
     n_drawn: torch.Tensor
+    measured: torch.Tensor | None
+    origins: torch.Tensor | None
 
     def __init__(
         self,
@@ -80,6 +83,9 @@ class EncoderCore(TorchCore):
         self.target_sum = target_sum
         # Batches that were drawn for, so that a run that goes on draws what it would have drawn.
         self.register_buffer("n_drawn", torch.zeros((), dtype=torch.int64))
+        # Of the cells that are trained on, and of no use afterwards.
+        self.register_buffer("measured", None, persistent=False)
+        self.register_buffer("origins", None, persistent=False)
         self.net = MaskedAutoencoder(
             n_features,
             hidden=tuple(hidden),
@@ -140,6 +146,20 @@ class EncoderCore(TorchCore):
             return torch.log1p(mean)
         return mean
 
+    def set_measured(self, panels: GenePanels | None) -> None:
+        """Say which genes were measured in the training cells; ``None``: all in all.
+
+        Parameters
+        ----------
+        panels
+            By the rows of the training cells.
+        """
+        at, table, codes = self.device, None, None
+        if panels is not None:
+            table = torch.from_numpy(panels.measured.astype("uint8")).to(at)
+            codes = torch.from_numpy(panels.codes).to(at)
+        self.measured, self.origins = table, codes
+
     def drawn(self, batch: dict[str, Any]) -> PretextBatch:
         """Return what a self-supervised loss reads of a batch, with numbers to draw by.
 
@@ -158,6 +178,8 @@ class EncoderCore(TorchCore):
             counts=batch["counts"] if self.wants_counts else None,
             size=batch["size_factor"].float() / self.target_sum if self.wants_counts else None,
             products=products,
+            measured=self.measured,
+            origins=None if self.origins is None else self.origins[batch["ind_x"]],
         )
 
 
@@ -361,7 +383,7 @@ class SSLReconstructorCore(EncoderCore):
         return self.net.error(
             latent,
             given.cells,
-            mask,
+            given.only_measured(mask),
             counts=given.counts,
             size=given.size,
             shift=self.told(batch),

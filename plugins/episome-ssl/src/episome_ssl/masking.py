@@ -52,7 +52,7 @@ class MaskTask(PretextTask):
         error = net.error(
             latent,
             batch.cells,
-            mask,
+            batch.only_measured(mask),
             counts=batch.counts,
             size=batch.size,
             genes=self._decoded(net, batch),

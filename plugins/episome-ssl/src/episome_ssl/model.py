@@ -19,7 +19,7 @@ from episome_ssl.core import SSLCore
 from episome_ssl.plan import PretextPlan
 from episome_ssl.presets import pretraining
 from episome_ssl.pretexts import build_task, task_class
-from episome_ssl.start import start_from_means
+from episome_ssl.start import knowing_what_was_measured, start_from_means
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,7 +155,8 @@ class SSLEncoder(EmbeddingMixin, ReconstructionMixin, NetworkModel):
             start_from_means(self.module, datamodule)
         if self.module.task is None:
             self.module.set_task(self._task())
-        super()._fit(datamodule, *args, **kwargs)
+        with knowing_what_was_measured(self.module, datamodule):
+            super()._fit(datamodule, *args, **kwargs)
 
     def _remember(self, result: Fit, data: CellDataModule, facts: dict[str, Any]) -> None:
         donors = data.donors

@@ -22,7 +22,7 @@ from episome.models import (
 from episome_ssl.core import SSLReconstructorCore
 from episome_ssl.model import require_likelihood
 from episome_ssl.presets import pretraining
-from episome_ssl.start import start_from_means
+from episome_ssl.start import knowing_what_was_measured, start_from_means
 from episome_ssl.warm_start import WarmStartMixin, started
 
 if TYPE_CHECKING:
@@ -183,7 +183,8 @@ class SSLReconstructor(WarmStartMixin, EmbeddingMixin, ReconstructionMixin, Netw
             start_from_means(self.module, datamodule)
         self.module.batch_codes = torch.from_numpy(training_batches(self))
         try:
-            super()._fit(datamodule, *args, **kwargs)
+            with knowing_what_was_measured(self.module, datamodule):
+                super()._fit(datamodule, *args, **kwargs)
         finally:
             self.module.batch_codes = torch.zeros(0, dtype=torch.int64)
 

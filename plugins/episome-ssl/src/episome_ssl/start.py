@@ -1,12 +1,15 @@
-"""Where decoders begin."""
+"""What decoders begin with, and what is known of training cells while they are read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from episome.data import measured_genes
 from episome.models import normalized_rows
 
 if TYPE_CHECKING:
@@ -35,5 +38,30 @@ def start_from_means(core: EncoderCore, data: CellDataModule) -> None:
     values = normalized_rows(data, np.sort(rows))
     if core.config["likelihood"] == "nb":
         values = values.expm1()
-    mean = np.asarray(values.mean(axis=0), dtype=np.float32).ravel()
+    panels = measured_genes(data.source, data.alignment)
+    n_cells = np.full(values.shape[1], len(rows))
+    if panels is not None:
+        # Of the cells in which a gene was looked for.
+        origins = np.bincount(panels.codes[rows], minlength=len(panels.measured))
+        n_cells = origins @ panels.measured
+    total = np.asarray(values.sum(axis=0), dtype=np.float64).ravel()
+    mean = (total / np.maximum(n_cells, 1)).astype(np.float32)
     core.net.start_from(torch.from_numpy(mean).to(core.device))
+
+
+@contextmanager
+def knowing_what_was_measured(core: EncoderCore, data: CellDataModule) -> Iterator[None]:
+    """Let a loss leave out genes that were not measured in a cell, for as long as it is trained.
+
+    Parameters
+    ----------
+    core
+        Whose loss it is.
+    data
+        Of the training.
+    """
+    core.set_measured(measured_genes(data.source, data.alignment))
+    try:
+        yield
+    finally:
+        core.set_measured(None)
