@@ -40,7 +40,7 @@ class SSLClassifier(WarmStartMixin, ClassifierModel):
     Richter et al., Nature Machine Intelligence 7, 68-78 (2025).
     """
 
-    capabilities = ("annotation", "embedding", "explanation", "pretraining")
+    capabilities = ("annotation", "embedding", "explanation")
     _core_cls = SSLClassifierCore
     module: SSLClassifierCore
 

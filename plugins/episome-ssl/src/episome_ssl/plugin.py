@@ -32,7 +32,7 @@ def episome_register_models() -> tuple[ModelSpec, ...]:
             core="episome_ssl.core:SSLClassifierCore",
             summary="Cell types by a dense network, from scratch or from a pretrained encoder",
             reference=_PAPER,
-            capabilities=("annotation", "embedding", "explanation", "pretraining"),
+            capabilities=("annotation", "embedding", "explanation"),
         ),
         ModelSpec(
             name="ssl-reconstructor",
