@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from episome_baselines.celltypist_model import CellTypist
     from episome_baselines.centroid import NearestCentroid
     from episome_baselines.correlation import CorrelationClassifier
+    from episome_baselines.jointembedding import JointEmbeddingAdapter
     from episome_baselines.knn import KNNClassifier
     from episome_baselines.linear import LinearClassifier
     from episome_baselines.logreg import LogisticRegression
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CellTypist",
     "CorrelationClassifier",
+    "JointEmbeddingAdapter",
     "KNNClassifier",
     "LinearClassifier",
     "LogisticRegression",
@@ -38,6 +40,7 @@ __all__ = [
 _MODULES = {
     "CellTypist": "celltypist_model",
     "CorrelationClassifier": "correlation",
+    "JointEmbeddingAdapter": "jointembedding",
     "KNNClassifier": "knn",
     "LinearClassifier": "linear",
     "LogisticRegression": "logreg",

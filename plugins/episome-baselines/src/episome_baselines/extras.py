@@ -32,6 +32,25 @@ def require_extra(package: str, *, why: str) -> None:
         )
 
 
+def require_joint_embedding() -> None:
+    """Refuse to go on with a scvi-tools older than ``JointEmbeddingSCVI``; imports it.
+
+    Raises
+    ------
+    MissingDependencyError
+        scvi-tools has no such model (E-P02).
+    """
+    import scvi.external
+
+    if not hasattr(scvi.external, "JointEmbeddingSCVI"):
+        raise MissingDependencyError(
+            "E-P02",
+            f"scvi-tools {scvi.__version__} has no JointEmbeddingSCVI",
+            why="JointEmbeddingAdapter is trained and run by it, and needs scvi-tools 1.5",
+            fix='pip install "scvi-tools>=1.5", with Python 3.12 or later',
+        )
+
+
 def require_positive(**values: int | None) -> None:
     """Refuse numbers below one; ``None`` stands for a default.
 

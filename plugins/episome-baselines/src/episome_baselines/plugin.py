@@ -134,6 +134,15 @@ def episome_register_models() -> tuple[ModelSpec, ...]:
             capabilities=("annotation", "embedding"),
             needs=("scvi",),
         ),
+        ModelSpec(
+            name="jointembedding",
+            target="episome_baselines.jointembedding:JointEmbeddingAdapter",
+            core="episome_baselines.scvi_core:JointEmbeddingAdapterCore",
+            summary="scVI with a self-supervised loss on thinned counts (needs scvi-tools 1.5)",
+            reference="10.64898/2026.02.11.705441",
+            capabilities=("embedding", "reconstruction"),
+            needs=("scvi",),
+        ),
     )
 
 

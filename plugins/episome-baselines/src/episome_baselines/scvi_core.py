@@ -6,11 +6,13 @@ Importing this file imports neither scvi-tools nor Lightning; building a core im
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from episome.nn import TorchCore
+from episome_baselines.extras import require_joint_embedding
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +42,8 @@ class SCVIAdapterCore(_Module):
     inference_format: ClassVar[str] = "dense"
     #: ``mean`` is scvi-tools' ``px_scale``: shares of the cell's molecules.
     mean_scale: ClassVar[str] = "proportion"
-    #: Class of the module, in ``episome_baselines.scvi_modules``.
+    #: File of this package, and in it the class of the module.
+    module_file: ClassVar[str] = "scvi_modules"
     module_name: ClassVar[str] = "SCVIModule"
 
     config: dict[str, Any]
@@ -49,9 +52,8 @@ class SCVIAdapterCore(_Module):
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> SCVIAdapterCore:
         """Build a module with fresh weights; imports scvi-tools."""
-        from episome_baselines import scvi_modules
-
-        core: SCVIAdapterCore = getattr(scvi_modules, cls.module_name)(**config)
+        modules = import_module(f"episome_baselines.{cls.module_file}")
+        core: SCVIAdapterCore = getattr(modules, cls.module_name)(**config)
         return core
 
     def on_load(self, model: object, **kwargs: object) -> None:
@@ -125,6 +127,25 @@ class SCANVIAdapterCore(SCVIAdapterCore):
             return {"latent": latent, "logits": self.classifier(latent)}
 
         return predict
+
+
+class JointEmbeddingAdapterCore(SCVIAdapterCore):
+    """The same of scVI with the joint embedding loss, which needs scvi-tools 1.5."""
+
+    module_file: ClassVar[str] = "jointembedding_module"
+    module_name: ClassVar[str] = "JointEmbeddingModule"
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, object]) -> SCVIAdapterCore:
+        """Build a module with fresh weights; imports scvi-tools.
+
+        Raises
+        ------
+        MissingDependencyError
+            scvi-tools has no such model (E-P02).
+        """
+        require_joint_embedding()
+        return super().from_config(config)
 
 
 def counts(batch: Mapping[str, Any], target_sum: float) -> torch.Tensor:

@@ -11,10 +11,10 @@ from scvi.module import SCANVAE, VAE
 from episome_baselines.scvi_core import SCANVIAdapterCore, SCVIAdapterCore
 
 #: Of the configuration, what is not an argument of scvi-tools' module.
-_OURS = frozenset({"n_features", "n_classes", "target_sum"})
+OURS = frozenset({"n_features", "n_classes", "target_sum"})
 
 
-class _ChosenGenes:
+class ChosenGenes:
     """A module that reads some columns of the data, named by the buffer ``genes``."""
 
     config: dict[str, Any]
@@ -42,7 +42,7 @@ class _ChosenGenes:
         return super()._get_generative_input(held, *args, **kwargs)
 
 
-class SCVIModule(_ChosenGenes, SCVIAdapterCore, VAE):
+class SCVIModule(ChosenGenes, SCVIAdapterCore, VAE):
     """scVI's network.
 
     Parameters
@@ -52,7 +52,7 @@ class SCVIModule(_ChosenGenes, SCVIAdapterCore, VAE):
     """
 
     def __init__(self, **config: Any) -> None:
-        VAE.__init__(self, **{k: v for k, v in config.items() if k not in _OURS})
+        VAE.__init__(self, **{k: v for k, v in config.items() if k not in OURS})
         self._begin(config)
 
     def loss(
@@ -68,7 +68,7 @@ class SCVIModule(_ChosenGenes, SCVIAdapterCore, VAE):
         )
 
 
-class SCANVIModule(_ChosenGenes, SCANVIAdapterCore, SCANVAE):
+class SCANVIModule(ChosenGenes, SCANVIAdapterCore, SCANVAE):
     """scANVI's network.
 
     Parameters
@@ -78,7 +78,7 @@ class SCANVIModule(_ChosenGenes, SCANVIAdapterCore, SCANVAE):
     """
 
     def __init__(self, **config: Any) -> None:
-        known = {k: v for k, v in config.items() if k not in _OURS}
+        known = {k: v for k, v in config.items() if k not in OURS}
         SCANVAE.__init__(self, n_labels=int(config["n_classes"]), **known)
         self._begin(config)
 
