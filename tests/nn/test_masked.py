@@ -250,6 +250,22 @@ def test_products_with_fewer_digits_stay_near():
     assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 0.03
 
 
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_cells_of_many_and_of_few_values_are_trained_with_fewer_digits(share):
+    """Of many stored values the first product is a dense one, which autocast would lower."""
+    torch.manual_seed(0)
+    net = MaskedAutoencoder(60, hidden=(64, 32), n_latent=16, dropout=0.0)
+    cells = CSRParts.from_dense(cells_of(32, 60, share=share).float())
+    gradients = []
+    for products in (None, torch.bfloat16):
+        net.zero_grad()
+        net.loss(cells, RandomMask(0.2, seed=1), products=products).backward()
+        gradients.append(net.first.grad.clone())
+
+    assert gradients[1].dtype == torch.float32
+    assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 0.05
+
+
 def test_an_autoencoder_learns_what_is_hidden():
     """Genes come in groups that rise and fall together; the hidden are told from the visible."""
     torch.manual_seed(0)

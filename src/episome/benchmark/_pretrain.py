@@ -96,7 +96,9 @@ def pretrained_folder(
     sets = [_without_labels(train)] if not asked.data else []
     for one in asked.data:
         cells = load_data(one, base, labels=False).cells
-        leaks = find_leaks(cells, test, donor_key=DONOR if DONOR in cells.obs else None)
+        leaks = find_leaks(
+            *_on_shared_genes(cells, test), donor_key=DONOR if DONOR in cells.obs else None
+        )
         require_no_leaks(leaks, asked.allow, where=f"pretraining on {one.name}")
         sets.append(_named(cells, one.name))
     sets = [_fewer_donors(s, asked.donor_fraction, seed) for s in sets]
@@ -188,6 +190,17 @@ def _named(cells: AnnData, name: str) -> AnnData:
         donors = found.obs[DONOR].astype("object")
         found.obs[DONOR] = [None if d is None or d != d else f"{name}/{d}" for d in donors]
     return found
+
+
+def _on_shared_genes(cells: AnnData, test: AnnData) -> tuple[AnnData, AnnData]:
+    """Return both parts on the genes of both: cells are the same if they are so there.
+
+    Where these are few, other cells are alike on them too; then on all genes of each.
+    """
+    shared = test.var_names.intersection(cells.var_names)
+    if len(shared) < test.n_vars / 2:
+        return cells, test
+    return cells[:, shared], test[:, shared]
 
 
 def _fewer_donors(cells: AnnData, fraction: float, seed: int) -> AnnData:

@@ -55,10 +55,12 @@ class Pretraining:
     allow: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 < self.donor_fraction <= 1:
+        share = self.donor_fraction
+        number = isinstance(share, int | float) and not isinstance(share, bool)
+        if not number or not 0 < share <= 1:
             raise UsageError(
                 "E-B07",
-                f"donor_fraction={self.donor_fraction!r}",
+                f"donor_fraction={share!r}",
                 where="pretrain",
                 fix="pass a share above 0, 1 at most",
             )

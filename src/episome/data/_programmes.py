@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import pandas as pd
 
+from episome.data._gene_match import clean_names, positions, without_version
 from episome.errors import GeneMatchError, InputFileError, UsageError
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ def read_gmt(path: str | Path) -> dict[str, list[str]]:
     ------
     InputFileError
         It is missing (E-F07), or is no such file (E-F22).
+    UsageError
+        A name is there twice, with other genes (E-U107).
     """
     path = Path(path)
     if not path.is_file():
@@ -40,7 +44,7 @@ def read_gmt(path: str | Path) -> dict[str, list[str]]:
         )
     try:
         held = path.read_bytes()
-        text = (gzip.decompress(held) if path.suffix == ".gz" else held).decode("utf-8")
+        text = (gzip.decompress(held) if path.suffix == ".gz" else held).decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputFileError(
             "E-F22",
@@ -49,7 +53,9 @@ def read_gmt(path: str | Path) -> dict[str, list[str]]:
             why=str(error)[:200],
             fix="pass a text file, or one compressed with gzip",
         ) from error
-    fields = [line.split("\t") for line in text.splitlines() if line.strip()]
+    # Not by splitlines(): descriptions may hold other marks that it takes for ends of lines.
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    fields = [line.split("\t") for line in lines if line.strip()]
     short = [f[0] for f in fields if len(f) < 3]
     if short or not fields:
         raise InputFileError(
@@ -62,7 +68,22 @@ def read_gmt(path: str | Path) -> dict[str, list[str]]:
             why="a line has fewer than three fields" if fields else "it holds no set",
             fix="a line is the name of a set, a description and its genes, separated by tabs",
         )
-    return {f[0]: [g.strip() for g in f[2:] if g.strip()] for f in fields}
+    found: dict[str, list[str]] = {}
+    for name, _, *genes in fields:
+        _add(found, name.strip(), [g.strip() for g in genes if g.strip()], str(path))
+    return found
+
+
+def _add(found: dict[str, list[str]], name: str, genes: list[str], where: str) -> None:
+    """Keep a set; a name that is there is refused, unless its genes are the same."""
+    if set(found.get(name, genes)) != set(genes):
+        raise UsageError(
+            "E-U107",
+            f"the gene set {name!r} is there twice, with other genes",
+            where=where,
+            fix="rename one of them, or pass one file",
+        )
+    found[name] = genes
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,31 +153,27 @@ class GeneProgrammes:
         InputFileError
             A file is missing (E-F07) or none of gene sets (E-F22).
         UsageError
-            A name is in two files with other genes (E-U107).
+            A name is there twice, with other genes (E-U107).
         """
         found: dict[str, list[str]] = {}
         for path in paths:
             for name, genes in read_gmt(path).items():
-                if set(found.get(name, genes)) != set(genes):
-                    raise UsageError(
-                        "E-U107",
-                        f"the gene set {name!r} is there twice, with other genes",
-                        where=str(path),
-                        fix="rename one of them, or pass one file",
-                    )
-                found[name] = genes
+                _add(found, name, genes, str(path))
         return cls(found)
 
     @classmethod
     def of(cls, given: Programmes) -> GeneProgrammes:
-        """Return programmes of any form: themselves, a file, a mapping, or :attr:`plain` data."""
+        """Return programmes of any form: themselves, files, a mapping, or :attr:`plain` data."""
         if isinstance(given, GeneProgrammes):
             return given
         if isinstance(given, str | Path):
             return cls.from_gmt(given)
         if isinstance(given, Mapping):
-            return cls(dict(given))
+            # One gene as a word is that gene, not its letters.
+            return cls({k: [v] if isinstance(v, str) else v for k, v in given.items()})
         rows: list[Any] = list(given)
+        if rows and all(isinstance(r, str | Path) for r in rows):
+            return cls.from_gmt(*rows)
         sets = {str(name): [str(g) for g in genes] for name, _, genes in rows}
         return cls(sets, {str(name): str(t) for name, t, _ in rows if t})
 
@@ -201,7 +218,8 @@ class GeneProgrammes:
             genes = dict.fromkeys(self.sets[name])
             inside = {column[g] for g in genes if g in column}
             at = column.get(target)
-            if len(inside) < min_genes or len(inside) < min_share * len(genes):
+            # A quotient, as a product may be above the number: 0.55 * 20 is more than 11.
+            if len(inside) < min_genes or not genes or len(inside) / len(genes) < min_share:
                 dropped[name] = f"{len(inside)} of {len(genes)} genes are there"
             elif len(left := inside - {at}) < 1:
                 dropped[name] = "it holds no gene but its target"
@@ -223,8 +241,16 @@ class GeneProgrammes:
 
     @staticmethod
     def _columns(features: FeatureSpace, names: list[str]) -> dict[str, int]:
-        """Column of every name that is a gene of the model."""
+        """Column of every name that is a gene of the model; a gene may have several."""
+        if not names:
+            return {}
         found = features.match(
             pd.DataFrame(index=names), duplicates="sum", where="programmes"
         ).columns
+        # A query holds a gene once, and what was found by one kind of names is not looked for by
+        # another; sets, and the symbols they are named after, may name it in both.
+        asked = clean_names(names)
+        for known in map(pd.Index, (features.ids, *features.other.values())):
+            for tried in (asked, without_version(asked)):
+                found = np.where(found < 0, positions(known, tried), found)
         return {n: c for n, c in zip(names, found.tolist(), strict=True) if c >= 0}

@@ -351,8 +351,7 @@ def donor_digests(donors: Iterable[object] | None) -> list[str]:
     donors
         Names of donors; ``None`` where a cell has no definite one, and where none are known.
     """
-    named = {str(d) for d in donors if d is not None} if donors is not None else set()
-    return sorted(_digest(d) for d in named)
+    return sorted(_digest(d) for d in _named(donors))
 
 
 def shared_donors(digests: Collection[str], donors: Iterable[object] | None) -> list[str]:
@@ -366,8 +365,12 @@ def shared_donors(digests: Collection[str], donors: Iterable[object] | None) -> 
         Names of donors.
     """
     known = set(digests)
-    named = {str(d) for d in donors if d is not None} if donors is not None else set()
-    return sorted(d for d in named if _digest(d) in known)
+    return sorted(d for d in _named(donors) if _digest(d) in known)
+
+
+def _named(donors: Iterable[object] | None) -> set[str]:
+    """Return the donors that are named; columns of a table mark others by other than ``None``."""
+    return set() if donors is None else {str(d) for d in donors if not pd.isna(d)}
 
 
 def _digest(donor: str) -> str:

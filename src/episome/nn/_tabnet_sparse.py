@@ -136,7 +136,10 @@ class _MaskedFirst(torch.autograd.Function):
     def forward(ctx: Any, values: torch.Tensor, w: torch.Tensor, at: CSRParts) -> torch.Tensor:
         ctx.at = at
         ctx.save_for_backward(values, w)
-        return csr_times(at._replace(values=values.detach()), w.detach())
+        # Where many values are stored this is a dense product, which autocast would give fewer
+        # digits; the backward pass, outside it, would then meet gradients of another type.
+        with torch.autocast("cpu", enabled=False):
+            return csr_times(at._replace(values=values.detach()), w.detach())
 
     @staticmethod
     @once_differentiable

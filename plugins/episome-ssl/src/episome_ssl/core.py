@@ -271,6 +271,9 @@ class SSLClassifierCore(EncoderCore):
     ) -> None:
         more = {"n_classes": n_classes, "freeze": freeze, "input_dropout": input_dropout}
         super().__init__(n_features, **{**options, "decodes": False}, **more)
+        if not 0 <= input_dropout < 1:
+            msg = f"input_dropout is {input_dropout}; it must be at least 0 and below 1."
+            raise ValueError(msg)
         kind = nn.SELU if self.config["activation"] == "selu" else nn.ReLU
         self.input_dropout = input_dropout
         self.head = nn.Sequential(

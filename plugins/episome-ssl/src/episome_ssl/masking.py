@@ -32,10 +32,10 @@ class MaskTask(PretextTask):
 
     def __init__(self, *, decode_genes: int | None = None) -> None:
         super().__init__()
-        if decode_genes is not None and decode_genes < 1:
-            msg = f"decode_genes is {decode_genes}; it must be 1 or more."
+        if decode_genes is not None and (decode_genes < 1 or decode_genes != int(decode_genes)):
+            msg = f"decode_genes is {decode_genes}; it must be a whole number, 1 or more."
             raise ValueError(msg)
-        self.decode_genes = decode_genes
+        self.decode_genes = None if decode_genes is None else int(decode_genes)
 
     @abstractmethod
     def mask(self, batch: PretextBatch) -> GeneMask:
@@ -193,6 +193,8 @@ class ProgrammeMaskTask(ProgrammeTask):
             raise ValueError(msg)
         self.mask_rate, self.n_groups = mask_rate, n_groups
         self.n_hidden = max(int(mask_rate * len(table)), 1)
+        # Programmes that always hide everything are refused before cells are read.
+        self.unions(n_groups, torch.Generator(table.device).manual_seed(0))
 
     def unions(self, n: int, generator: torch.Generator) -> Hidden:
         """Draw unions of programmes, none of which hides every gene.
@@ -208,6 +210,12 @@ class ProgrammeMaskTask(ProgrammeTask):
             if not bool(full.any()):
                 return Hidden(genes, genes.float().mean(1))
             genes[full] = self._unions(int(full.sum()), generator)
+        full = genes.bool().all(1)
+        if not bool(full.all()):
+            # Unlucky draws are no reason to end a training: groups may hide the same.
+            sound = genes[~full]
+            genes[full] = sound[torch.arange(int(full.sum()), device=full.device) % len(sound)]
+            return Hidden(genes, genes.float().mean(1))
         msg = (
             f"{self.n_hidden} of {len(self.table)} programmes together hold every gene, so that "
             "nothing would be left to see. Lower mask_rate."

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import pandas as pd
+import torch
+
+from episome import plugins, settings
 from episome.data import GeneProgrammes
 from episome.errors import InputDataError, Problem, UsageError, warn
 from episome.models import (
     EmbeddingMixin,
     NetworkModel,
     ReconstructionMixin,
-    donor_digests,
     require_counts,
     shared_donors,
 )
@@ -20,6 +23,7 @@ from episome_ssl.plan import PretextPlan
 from episome_ssl.presets import pretraining
 from episome_ssl.pretexts import build_task, task_class
 from episome_ssl.start import knowing_what_was_measured, start_from_means
+from episome_ssl.warm_start import digests_of_training
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,7 +109,10 @@ class SSLEncoder(EmbeddingMixin, ReconstructionMixin, NetworkModel):
         pretext_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         init_locals = dict(locals())
-        cls = task_class(pretext)
+        # A folder is read where the plugin of its task is not installed: its own core takes the
+        # place of this one, and only training asks for the task.
+        needed = registry is None or pretext in plugins.pretext_tasks()
+        decodes = task_class(pretext).needs_decoder if needed else True
         super().__init__(adata, registry)
         require_likelihood(likelihood, self.input_rule.input_kind)
         programmes = None if programmes is None else GeneProgrammes.of(programmes)
@@ -120,7 +127,7 @@ class SSLEncoder(EmbeddingMixin, ReconstructionMixin, NetworkModel):
             output_activation=output_activation,
             dropout=dropout,
             likelihood=likelihood,
-            decodes=cls.needs_decoder,
+            decodes=decodes,
             target_sum=float(self.input_rule.target_sum),
             embedding_activation=embedding_activation,
         )
@@ -130,16 +137,20 @@ class SSLEncoder(EmbeddingMixin, ReconstructionMixin, NetworkModel):
         self._finish_init(core, init_locals, summary)
         if self.has_data:
             # What cannot be trained is refused here, and not when the cells were read.
-            core.set_task(self._task())
+            self._set_task(core)
 
-    def _task(self) -> Any:
-        return build_task(
-            self._pretext["name"],
-            self.features,
-            int(self.module.config["n_latent"]),
-            options=self._pretext["options"],
-            programmes=self._pretext["programmes"],
-        )
+    def _set_task(self, core: SSLCore) -> None:
+        """Build the task with weights from a stream of its own; global generators stay."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.stream_seed("pretext-init"))
+            task = build_task(
+                self._pretext["name"],
+                self.features,
+                int(core.config["n_latent"]),
+                options=self._pretext["options"],
+                programmes=self._pretext["programmes"],
+            )
+            core.set_task(task)
 
     # --- training ---------------------------------------------------------------------------
 
@@ -154,20 +165,15 @@ class SSLEncoder(EmbeddingMixin, ReconstructionMixin, NetworkModel):
         if not self.is_trained_:
             start_from_means(self.module, datamodule)
         if self.module.task is None:
-            self.module.set_task(self._task())
+            self._set_task(self.module)
         with knowing_what_was_measured(self.module, datamodule):
             super()._fit(datamodule, *args, **kwargs)
 
     def _remember(self, result: Fit, data: CellDataModule, facts: dict[str, Any]) -> None:
-        donors = data.donors
-        seen = None if donors is None else donors[data.split.train]
-        held = None if donors is None else donors[data.split.validation]
         more = {
             "pretext": self._pretext["name"],
-            # The validation cells chose the epoch: their donors are no unseen ones either.
-            "donor_digests": donor_digests(
-                [*(seen if seen is not None else ()), *(held if held is not None else ())]
-            ),
+            # A model that is trained once more goes on from what it has seen.
+            "donor_digests": digests_of_training(data, (self.fit_ or {}).get("donor_digests", ())),
         }
         super()._remember(result, data, {**facts, **more})
         self._look_for_collapse()
@@ -289,7 +295,7 @@ class SSLEncoder(EmbeddingMixin, ReconstructionMixin, NetworkModel):
                 "pretraining and test share: donor",
                 where="SSLEncoder",
                 count=len(found),
-                total=len({str(d) for d in donors if d is not None}),
+                total=pd.Series(list(donors), dtype=object).nunique(),
                 examples=found[:3],
                 why="cells of one donor are alike: the encoder is not tested on a new one",
                 fix="pretrain on other donors, or leave these out of the test",

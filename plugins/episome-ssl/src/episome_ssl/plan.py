@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from episome.errors import UsageError
@@ -54,8 +55,9 @@ class PretextPlan(LossPlan):
         self.warmup_epochs = warmup_epochs
 
     @property
-    def _steps_per_epoch(self) -> int:
-        return max(int(self.trainer.num_training_batches), 1)
+    def _updates_per_epoch(self) -> int:
+        batches = max(int(self.trainer.num_training_batches), 1)
+        return math.ceil(batches / self.trainer.accumulate_grad_batches)
 
     def configure_optimizers(self) -> dict[str, object]:
         """Return the optimiser, one for the whole training, and its schedule."""
@@ -72,18 +74,24 @@ class PretextPlan(LossPlan):
             return
         factor = warmup_cosine(
             self.trainer.global_step,
-            self._steps_per_epoch,
+            self._updates_per_epoch,
             self.n_epochs,
-            batch_size=len(batch["ind_x"]),
+            batch_size=len(batch["ind_x"]) * self.trainer.accumulate_grad_batches,
             # A short training would be over before the published ten.
             warmup_epochs=min(self.warmup_epochs, self.n_epochs // 2),
         )
         for group in self.optimizers().param_groups:
             group["lr"] = group["base"] * factor
 
-    def on_train_batch_end(self, outputs: object, batch: dict[str, Any], batch_idx: int) -> None:
-        """Tell the task that the weights were updated."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Update the weights, and tell the task.
+
+        Not at the end of the batch: checkpoints are written before the plan hears of that, and a
+        batch whose gradients are only added up updates nothing.
+        """
+        super().optimizer_step(*args, **kwargs)
         task = self.core.task
         if task is not None:
-            done = self.trainer.global_step / (self._steps_per_epoch * self.n_epochs)
+            n_done = self.trainer.global_step + 1  # counted after this hook
+            done = n_done / (self._updates_per_epoch * self.n_epochs)
             task.after_update(self.core.net, min(done, 1.0))

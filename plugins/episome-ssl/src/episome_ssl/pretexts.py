@@ -36,7 +36,7 @@ def task_class(name: str) -> type[PretextTask]:
             "E-U108",
             f"there is no pretext task {name!r}",
             where="pretext",
-            fix=did_you_mean(name, known) or f"use one of {', '.join(sorted(known))}",
+            fix=did_you_mean(str(name), known) or f"use one of {', '.join(sorted(known))}",
         )
     spec = known[name]
     return cast("type[PretextTask]", plugins.load_object(spec.target, plugin=spec.plugin))

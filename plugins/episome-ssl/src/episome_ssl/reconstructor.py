@@ -212,15 +212,17 @@ class SSLReconstructor(WarmStartMixin, EmbeddingMixin, ReconstructionMixin, Netw
         """
         core, at = self.module, None
         if transform_batch is not None:
-            if transform_batch not in self.batches:
+            # Batches are text, whatever the column holds.
+            name = str(transform_batch)
+            if name not in self.batches:
                 raise UsageError(
                     "E-U110",
                     f"there is no batch {transform_batch!r}",
                     where="transform_batch",
                     why=f"the model knows {', '.join(self.batches[:5])}",
-                    fix=did_you_mean(transform_batch, self.batches) or "name one of these",
+                    fix=did_you_mean(name, self.batches) or "name one of these",
                 )
-            at = self.batches.index(transform_batch)
+            at = self.batches.index(name)
         core.decode_batch = at
         try:
             return super().get_normalized_expression(adata, **kwargs)

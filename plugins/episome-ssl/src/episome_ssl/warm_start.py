@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from episome.errors import Problem, warn
-from episome.models import EncoderPart, EpisomeModel, NetworkModel, shared_donors
+from episome.models import (
+    EncoderPart,
+    EpisomeModel,
+    NetworkModel,
+    donor_digests,
+    shared_donors,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from anndata import AnnData
 
     from episome.data import CellSource, PreparedCells
+    from episome.io import ModelFolder
     from episome.models import EncoderReport
 
     _Model = NetworkModel
@@ -31,6 +38,13 @@ class WarmStartMixin(_Model):
     """
 
     pretraining_: dict[str, Any]
+
+    @classmethod
+    def from_parts(cls, folder: ModelFolder, *args: Any, **kwargs: Any) -> Any:
+        """Build a model from the parts of its folder, which say what it was started from."""
+        model = super().from_parts(folder, *args, **kwargs)
+        model.pretraining_ = dict(model.fit_.get("pretraining", {}))
+        return model
 
     def init_from(
         self, given: EpisomeModel | str | Path, *, min_gene_overlap: float = 0.5
@@ -64,15 +78,18 @@ class WarmStartMixin(_Model):
         part = EncoderPart.of(given)
         part.require_rule(self.input_rule)
         report = part.fill(self.module, self.features, min_gene_overlap=min_gene_overlap)
-        digests = list(part.facts.get("donor_digests", ()))
-        self.pretraining_ = {**report._asdict(), "donor_digests": digests}
+        digests = part.facts.get("donor_digests", ())
+        self.pretraining_ = {**report._asdict(), "donor_digests": list(digests)}
         if pretext := part.facts.get("pretext"):
             self.pretraining_["pretext"] = pretext
         self.is_trained_ = False
         return report
 
     def _remember(self, result: Any, data: Any, facts: dict[str, Any]) -> None:
-        more = {"pretraining": self.pretraining_} if self.pretraining_ else {}
+        more: dict[str, Any] = {"pretraining": self.pretraining_} if self.pretraining_ else {}
+        # An encoder that is handed on once more has seen the donors of both trainings.
+        before = [f.get("donor_digests", ()) for f in (self.pretraining_, self.fit_ or {})]
+        more["donor_digests"] = digests_of_training(data, *before)
         super()._remember(result, data, {**facts, **more})
         self._look_for_leaks(data)
 
@@ -97,6 +114,25 @@ class WarmStartMixin(_Model):
                     fix="pretrain on other donors, or keep other donors for the test",
                 )
             )
+
+
+def digests_of_training(data: Any, *before: Collection[str]) -> list[str]:
+    """Return the digests of the donors that an encoder has seen, sorted.
+
+    Parameters
+    ----------
+    data
+        A data module that was trained on.
+    *before
+        Digests of trainings that this one went on from.
+    """
+    found = {digest for digests in before for digest in digests}
+    if data.donors is None:
+        return sorted(found)
+    # The validation cells chose the epoch: their donors are no unseen ones either.
+    parts = (data.split.train, data.split.validation)
+    rows = np.concatenate([np.asarray(p, dtype=np.int64) for p in parts])
+    return sorted(found.union(donor_digests(data.donors[rows])))
 
 
 def on_genes_of(cells: PreparedCells, part: EncoderPart) -> PreparedCells:
