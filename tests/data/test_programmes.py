@@ -189,13 +189,14 @@ def test_no_programme_left_says_what_was_found():
         matched({})
 
 
-def test_a_factor_is_what_stands_before_the_first_underscore_and_no_gene_of_its_own_set():
+def test_a_factor_is_what_stands_before_the_first_underscore():
     name = f"{SYMBOLS[2]}_TARGET_GENES_V1"
 
     found = matched({name: SYMBOLS[1:6], "nothing_here": SYMBOLS[1:4]})
 
     assert found.targets == {name: 2}
-    assert found.columns == {name: (1, 3, 4, 5), "nothing_here": (1, 2, 3)}
+    # It stays a gene of the set: only the task that asks for it may not show it.
+    assert found.columns == {name: (1, 2, 3, 4, 5), "nothing_here": (1, 2, 3)}
 
 
 def test_all_sets_of_a_factor_are_kept():
@@ -217,12 +218,6 @@ def test_a_given_target_goes_before_the_name():
     assert found.columns == {name: (1, 2, 3, 4, 5)}
 
 
-def test_a_set_of_its_factor_alone_is_left_out():
-    found = matched({f"{SYMBOLS[0]}_01": SYMBOLS[:1], "set": SYMBOLS[1:3]})
-
-    assert found.dropped == {f"{SYMBOLS[0]}_01": "it holds no gene but its target"}
-
-
 @settings(max_examples=40)
 @given(
     sets=st.dictionaries(
@@ -241,10 +236,9 @@ def test_matching_follows_its_rules_whatever_the_sets(sets, share, least, kind):
     wanted = {}
     for name, of in sets.items():
         inside = {i for i in of if i < N}
-        own = SYMBOLS.index(name.partition("_")[0])
         enough = len(inside) >= least and len(inside) / len(set(of)) >= share
-        if enough and inside - {own}:
-            wanted[name] = tuple(sorted(inside - {own}))
+        if enough:
+            wanted[name] = tuple(sorted(inside))
 
     if not wanted:
         with pytest.raises(GeneMatchError, match="E-G29"):
@@ -305,8 +299,7 @@ def test_programmes_are_encoded_as_recorded_and_shares_are_least_ones(golden):
     for name, row in zip(sets, case["encoded_programmes"], strict=True):
         at = features.ids.index(name)
         assert found.targets[name] == at
-        # Some sets hold the factor that they are named after: ours takes it out.
-        assert set(found.columns[name]) == set(np.flatnonzero(row).tolist()) - {at}
+        assert list(found.columns[name]) == np.flatnonzero(row).tolist()
     # Their share counts absent names as often as they stand there, ours once.
     inside = case["encoded_programmes"].sum(1)
     listed = np.array([len(of) for of in sets.values()])

@@ -431,6 +431,19 @@ def test_a_programme_of_every_gene_can_be_shown():
     torch.testing.assert_close(task.loss(net, batch).loss, (net(x) - x).square().mean())
 
 
+def test_a_factor_is_not_shown_where_its_own_set_holds_it():
+    sets = {"A_1": (0, 1, 2), "B_1": (4,), "C_1": (5, 6)}
+    setting = PretextSetting(N, 6, SETTING.genes, sets, {"A_1": 1, "B_1": 4, "C_1": 9})
+
+    task = ProgrammeToTFTask.build(setting)
+    whole = ProgrammeToProgrammeTask.build(setting)
+
+    # A set of its factor alone shows nothing, and is left out.
+    assert [row.nonzero().ravel().tolist() for row in task.table] == [[0, 2], [5, 6]]
+    assert task.targets.tolist() == [1, 9]
+    assert [row.nonzero().ravel().tolist() for row in whole.table] == [[0, 1, 2], [4], [5, 6]]
+
+
 def test_programmes_without_a_factor_are_left_out_of_the_task_of_factors():
     few = dataclasses.replace(SETTING, targets={"set 2": 0, "set 5": 1})
 

@@ -96,7 +96,7 @@ class MatchedProgrammes:
         Ascending columns of the genes of every programme that is kept, by its name.
     targets
         Column of the gene that a programme is named after, for those where it is a gene of the
-        model; that column is not among the programme's own.
+        model.
     dropped
         Programmes that are left out, and why.
     n_genes
@@ -196,7 +196,7 @@ class GeneProgrammes:
         """Look for the genes of all programmes among those of a model.
 
         Names are matched as genes of a query are: symbols or identifiers, with or without
-        versions. A target is no member of its own programme.
+        versions.
 
         Parameters
         ----------
@@ -221,10 +221,8 @@ class GeneProgrammes:
             # A quotient, as a product may be above the number: 0.55 * 20 is more than 11.
             if len(inside) < min_genes or not genes or len(inside) / len(genes) < min_share:
                 dropped[name] = f"{len(inside)} of {len(genes)} genes are there"
-            elif len(left := inside - {at}) < 1:
-                dropped[name] = "it holds no gene but its target"
             else:
-                columns[name] = tuple(sorted(left if at is not None else inside))
+                columns[name] = tuple(sorted(inside))
                 if at is not None:
                     targets[name] = at
         if not columns:

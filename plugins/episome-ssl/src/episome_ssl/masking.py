@@ -119,14 +119,18 @@ class ProgrammeTask(MaskTask):
     @classmethod
     def build(cls, setting: PretextSetting, **options: object) -> PretextTask:
         """Return the task for the programmes of a setting."""
-        names = [n for n in setting.programmes if not cls.needs_targets or n in setting.targets]
+        members = {n: set(of) for n, of in setting.programmes.items()}
+        if cls.needs_targets:
+            # A factor is not shown where it is asked for, whether its programme names it or not.
+            members = {n: members[n] - {t} for n, t in setting.targets.items() if n in members}
+        names = [n for n, of in members.items() if of]
         if not names:
             what = "target genes of programmes" if cls.needs_targets else "programmes of genes"
             msg = f"the task needs {what}, and none are among the model's genes."
             raise ValueError(msg)
         table = torch.zeros(len(names), setting.n_features, dtype=torch.uint8)
         for row, name in enumerate(names):
-            table[row, list(setting.programmes[name])] = 1
+            table[row, sorted(members[name])] = 1
         targets = None
         if cls.needs_targets:
             targets = torch.tensor([setting.targets[n] for n in names])
