@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import json
 import os
 import re
 import shlex
@@ -9,14 +11,62 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Threads that wait for each other on a busy machine make a network of ten cells 30 times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
+import torch
 
 METHODS = Path(__file__).parents[1] / "docs" / "methods"
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.M | re.S)
+
+
+class Golden:
+    """One recorded case: arrays, configuration and tolerances of a published implementation."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.meta: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+        self.config = self.meta["config"]
+        with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
+            self.arrays = {key: file[key] for key in file.files}
+
+    def tensor(self, key: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Return a recorded tensor, numbers that are no integers in ``dtype`` if it is given."""
+        value = torch.from_numpy(np.array(self.arrays[key]))
+        return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+
+    def part(self, prefix: str) -> dict[str, torch.Tensor]:
+        """Return tensors whose names begin alike, without that beginning."""
+        names = [key for key in self.arrays if key.startswith(prefix)]
+        return {key.removeprefix(prefix): self.tensor(key) for key in names}
+
+    def state(self, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+        """Return reference weights and buffers under all their names."""
+        names = {k: k for k in self.arrays if k.startswith("state/")}
+        names |= self.meta.get("state_aliases", {})
+        return {k.removeprefix("state/"): self.tensor(v, dtype) for k, v in names.items()}
+
+    def check(self, key: str, value: torch.Tensor | np.ndarray) -> None:
+        """Compare with what was recorded, by the tolerance that the case names."""
+        table = self.meta["tolerance"]
+        fits = [p for p in table if p != "default" and fnmatch.fnmatchcase(key, p)]
+        entry = table[key if key in table else max(fits, key=len, default="default")]
+        got = value.detach().numpy() if isinstance(value, torch.Tensor) else value
+        np.testing.assert_allclose(
+            got, self.arrays[key], rtol=entry["rtol"], atol=entry["atol"], err_msg=key
+        )
+
+
+@pytest.fixture
+def golden() -> Callable[[str], Golden]:
+    """Open a recorded case by name; skips where the folder is not given."""
+    folder = os.environ.get("EPISOME_TEST_DATA")
+    if not folder:
+        pytest.skip("EPISOME_TEST_DATA is not set: the recorded reference numbers are elsewhere")
+    return lambda name: Golden(Path(folder) / "goldens", name)
 
 
 @pytest.fixture

@@ -170,9 +170,12 @@ source = "atlas.h5ad"
         ({"donor_fraction": -0.1}, "E-B07"),
         ({"donor_fraction": "half"}, r"donor_fraction='half'.*E-B07"),
         ({"donor_fraction": True}, r"donor_fraction=True.*E-B07"),
-        ({"modle": "ssl"}, r"models\.pretrain knows no 'modle'.*model.*E-B07"),
+        ({"mdl": "ssl"}, r"models\.pretrain knows no 'mdl'.*model.*E-B07"),
         ({"data": ["atlas.h5ad"]}, r"models\.pretrain\.data holds 'atlas\.h5ad'.*E-B07"),
-        ({"data": [{"name": "atlas", "sorce": "x"}]}, r"models\.pretrain\.data knows no 'sorce'"),
+        (
+            {"data": [{"name": "atlas", "sorrce": "x"}]},
+            r"models\.pretrain\.data knows no 'sorrce'",
+        ),
     ],
 )
 def test_tables_that_cannot_be_are_refused(pretrain, text):

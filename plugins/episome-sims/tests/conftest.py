@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import fnmatch
-import json
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,42 +25,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-class Golden:
-    """One recorded case."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.meta: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
-        self.config = self.meta["config"]
-        with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
-            self.arrays = {key: file[key] for key in file.files}
-
-    def tensor(self, key: str, dtype: torch.dtype | None = None) -> torch.Tensor:
-        value = torch.from_numpy(np.array(self.arrays[key]))
-        return value.to(dtype) if dtype is not None and value.is_floating_point() else value
-
-    def state(self, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-        names = {k: k for k in self.arrays if k.startswith("state/")} | self.meta["state_aliases"]
-        return {k.removeprefix("state/"): self.tensor(v, dtype) for k, v in names.items()}
-
-    def check(self, key: str, value: torch.Tensor | np.ndarray) -> None:
-        table = self.meta["tolerance"]
-        fits = [p for p in table if p != "default" and fnmatch.fnmatchcase(key, p)]
-        entry = table[key if key in table else max(fits, key=len, default="default")]
-        got = value.detach().numpy() if isinstance(value, torch.Tensor) else value
-        np.testing.assert_allclose(
-            got, self.arrays[key], rtol=entry["rtol"], atol=entry["atol"], err_msg=key
-        )
-
-
-@pytest.fixture
-def golden() -> Callable[[str], Golden]:
-    """Open a recorded case by name; skips where the folder is not given."""
-    folder = os.environ.get("EPISOME_TEST_DATA")
-    if not folder:
-        pytest.skip("EPISOME_TEST_DATA is not set: the recorded reference numbers are elsewhere")
-    return lambda name: Golden(Path(folder) / "goldens", name)
 
 
 @pytest.fixture

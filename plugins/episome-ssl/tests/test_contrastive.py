@@ -398,8 +398,10 @@ def test_target_moves_by_its_share_of_the_difference(batch_of):
     leading = [*net.parameters(), *task.projector.parameters()]
     after = list(task.target.parameters())
     assert len(before) == len(leading) == len(after)
+    moved = [not torch.equal(old, lead) for old, lead in zip(before, leading, strict=True)]
+    # A batch norm takes out the bias before it, which may therefore stay where it is.
+    assert sum(moved) >= len(moved) - 1
     for old, lead, new in zip(before, leading, after, strict=True):
-        assert not torch.equal(old, lead)
         torch.testing.assert_close(new, old + 0.1 * (lead - old), rtol=1e-5, atol=1e-7)
 
 
