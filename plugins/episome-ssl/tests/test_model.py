@@ -303,6 +303,12 @@ def test_options_that_cannot_be_are_refused_where_the_model_is_built(pretext, op
         model_of(pretext, **options)
 
 
+@pytest.mark.parametrize("hidden", [24, "24", (24, "a"), (2.5,), None])
+def test_widths_that_are_no_list_of_numbers_are_refused(hidden):
+    with pytest.raises(UsageError, match="is no list of widths.*E-U31"):
+        model_of("random_mask", hidden=hidden)
+
+
 def test_a_programme_that_always_hides_everything_is_refused_before_cells_are_read():
     """One set of all genes cannot be hidden: nothing would be left to see."""
     everything = {"all": [f"GENE{i}" for i in range(60)]}

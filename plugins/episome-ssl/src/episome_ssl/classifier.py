@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from episome.models import ClassifierModel, EpisomeModel
 from episome_ssl.core import SSLClassifierCore
 from episome_ssl.presets import classifying
+from episome_ssl.start import widths
 from episome_ssl.warm_start import WarmStartMixin, started
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class SSLClassifier(WarmStartMixin, ClassifierModel):
         init_locals = dict(locals())
         super().__init__(adata, registry)
         core = self._build_core(
-            hidden=list(hidden),
+            hidden=widths(hidden),
             n_latent=n_latent,
             activation=activation,
             dropout=dropout,
@@ -70,7 +71,7 @@ class SSLClassifier(WarmStartMixin, ClassifierModel):
         )
         self.pretraining_ = {}
         # The start is no part of the model: what came from it is in the weights.
-        init_locals |= {"init": None, "hidden": list(hidden)}
+        init_locals |= {"init": None, "hidden": widths(hidden)}
         summary = f"SSLClassifier of {len(self.labels)} classes, {len(self.features):,} genes"
         self._finish_init(core, init_locals, summary)
         if init is not None:

@@ -22,7 +22,7 @@ from episome_ssl.core import SSLCore
 from episome_ssl.plan import PretextPlan
 from episome_ssl.presets import pretraining
 from episome_ssl.pretexts import build_task, task_class
-from episome_ssl.start import knowing_what_was_measured, start_from_means
+from episome_ssl.start import knowing_what_was_measured, start_from_means, widths
 from episome_ssl.warm_start import digests_of_training
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class SSLEncoder(EmbeddingMixin, ReconstructionMixin, NetworkModel):
             options["mask_rate"] = mask_rate
         self._pretext = {"name": pretext, "options": options, "programmes": programmes}
         core = self._build_core(
-            hidden=list(hidden),
+            hidden=widths(hidden),
             n_latent=n_latent,
             activation=activation,
             output_activation=output_activation,
@@ -132,7 +132,7 @@ class SSLEncoder(EmbeddingMixin, ReconstructionMixin, NetworkModel):
             embedding_activation=embedding_activation,
         )
         init_locals["programmes"] = None if programmes is None else programmes.plain
-        init_locals["hidden"] = list(hidden)
+        init_locals["hidden"] = widths(hidden)
         summary = f"SSLEncoder ({pretext}) of {len(self.features):,} genes, n_latent={n_latent}"
         self._finish_init(core, init_locals, summary)
         if self.has_data:

@@ -22,7 +22,7 @@ from episome.models import (
 from episome_ssl.core import SSLReconstructorCore
 from episome_ssl.model import require_likelihood
 from episome_ssl.presets import pretraining
-from episome_ssl.start import knowing_what_was_measured, start_from_means
+from episome_ssl.start import knowing_what_was_measured, start_from_means, widths
 from episome_ssl.warm_start import WarmStartMixin, started
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class SSLReconstructor(WarmStartMixin, EmbeddingMixin, ReconstructionMixin, Netw
         super().__init__(adata, registry)
         require_likelihood(likelihood, self.input_rule.input_kind)
         core = self._build_core(
-            hidden=list(hidden),
+            hidden=widths(hidden),
             n_latent=n_latent,
             activation=activation,
             output_activation=output_activation,
@@ -96,7 +96,7 @@ class SSLReconstructor(WarmStartMixin, EmbeddingMixin, ReconstructionMixin, Netw
             target_sum=float(self.input_rule.target_sum),
         )
         self.pretraining_ = {}
-        init_locals |= {"init": None, "hidden": list(hidden)}
+        init_locals |= {"init": None, "hidden": widths(hidden)}
         summary = f"SSLReconstructor of {len(batch_names(self))} batches"
         self._finish_init(core, init_locals, summary)
         if init is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from episome.data import measured_genes
+from episome.errors import UsageError
 from episome.models import normalized_rows
 
 if TYPE_CHECKING:
@@ -17,6 +18,32 @@ if TYPE_CHECKING:
     from episome_ssl.core import EncoderCore
 
 _CELLS = 4096
+
+
+def widths(hidden: Sequence[int]) -> list[int]:
+    """Return the widths of hidden layers as plain data.
+
+    Parameters
+    ----------
+    hidden
+        One number for each layer.
+
+    Raises
+    ------
+    UsageError
+        It is no list of whole numbers (E-U31).
+    """
+    try:
+        if isinstance(hidden, str) or any(int(h) != h for h in hidden):
+            raise TypeError
+        return [int(h) for h in hidden]
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            "E-U31",
+            f"hidden={hidden!r} is no list of widths",
+            why="the encoder has a layer for each of them",
+            fix="hidden=(512, 256)",
+        ) from error
 
 
 def start_from_means(core: EncoderCore, data: CellDataModule) -> None:
