@@ -8,7 +8,7 @@ import torch
 
 from episome import plugins
 from episome.data import simulate_cells
-from episome.errors import UsageError
+from episome.errors import PluginError, UsageError
 from episome.io import read_model_folder
 from episome.models import SSLEncoder, load
 
@@ -103,3 +103,15 @@ def test_a_model_of_a_task_that_is_no_longer_installed_still_answers(install, tm
 
     assert "sorted-genes" not in plugins.pretext_tasks()
     assert np.array_equal(load(tmp_path / "m").get_latent_representation(query), wanted)
+
+
+def test_a_task_that_returns_something_else_is_named_and_not_the_host(install):
+    site = install("sorted", PLUGIN)
+    other = TASK.replace("return PretextOutput(error", "return (error")
+    (site / "fake_sorted_task.py").write_text(other)
+    adata = cells()
+    SSLEncoder.setup_anndata(adata)
+    model = SSLEncoder(adata, pretext="sorted-genes", **SIZES)
+
+    with pytest.raises(PluginError, match=r"the loss of Sorted is a tuple.*PretextOutput.*E-P06"):
+        model.pretrain(**QUICK)

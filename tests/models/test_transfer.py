@@ -102,8 +102,16 @@ def test_one_neighbour_of_the_reference_itself_returns_its_labels(k):
     assert list(found["label"]) == list(labels)
 
 
-def test_more_votes_than_cells_are_all_cells_and_no_query_has_none():
-    assert called([[0.0]], k=50) == ["a"]
+def test_more_votes_than_cells_and_words_that_are_none_are_refused():
+    with pytest.raises(UsageError, match=r"k=50 of \d+ reference cells.*E-U22"):
+        called([[0.0]], k=50)
+    with pytest.raises(UsageError, match=r"weights='dist'.*uniform.*distance.*E-U30"):
+        called([[0.0]], weights="dist")
+    with pytest.raises(UsageError, match=r"metric='angle'.*E-U30"):
+        called([[0.0]], metric="angle")
+
+
+def test_no_query_has_no_calls():
     assert called(np.empty((0, 1))) == []
     assert called(np.empty((0, 1)), method="probe") == []
 

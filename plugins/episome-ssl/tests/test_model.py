@@ -6,6 +6,7 @@ import json
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -474,3 +475,41 @@ def test_a_task_is_told_after_the_weights_have_moved(monkeypatch):
 
     steps = [start, *seen]
     assert not any(torch.equal(a, b) for a, b in zip(steps, steps[1:], strict=False))
+
+
+# --- cells as they are, and options without use ------------------------------------------------
+
+
+def test_cells_without_labels_and_set_up_are_taken_as_they_are(tmp_path):
+    adata = cells()
+    adata.obs = adata.obs[["donor_id"]].copy()
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+
+    live = SSLEncoder(adata, **SIZES)
+    read = SSLEncoder(tmp_path / "cells.h5ad", **SIZES)
+
+    assert live.setup_args["donor_key"] == read.setup_args["donor_key"] == ["donor_id"]
+    assert list(live.features.ids) == list(read.features.ids)
+
+
+def test_programmes_and_likelihoods_that_a_task_has_no_use_for_are_refused():
+    sets = {"set": list(cells().var_names[:10])}
+    with pytest.raises(UsageError, match=r"'random_mask' reads no gene programmes.*E-U109"):
+        model_of("random_mask", programmes=sets)
+    with pytest.raises(UsageError, match=r"likelihood='nb' with pretext='byol'.*E-U31"):
+        model_of("byol", likelihood="nb")
+
+
+def test_options_that_a_task_lacks_are_answered_by_those_that_it_has():
+    with pytest.raises(UsageError, match=r"its options are mask_rate, decode_genes.*E-U31"):
+        model_of("random_mask", pretext_kwargs={"noise": 3})
+
+
+def test_cells_are_called_where_they_are(tmp_path):
+    model = trained("random_mask")
+    adata = cells()
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+
+    found = model.zero_shot_predict(tmp_path / "cells.h5ad", tmp_path / "cells.h5ad", "cell_type")
+
+    pd.testing.assert_frame_equal(found, model.zero_shot_predict(adata, adata, "cell_type"))

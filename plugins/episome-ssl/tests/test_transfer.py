@@ -726,3 +726,66 @@ def test_few_labels_gain_from_pretraining_on_many_cells_without(seed):
     accuracy = [float((m.predict(tested) == truth).mean()) for m in (warm, cold)]
 
     assert accuracy[0] > accuracy[1] + 0.05, accuracy
+
+
+# --- whose genes, whose sizes, and what is frozen ----------------------------------------------
+
+
+def narrow(n=200):
+    """Cells with 24 of the 60 genes of the encoder, and six that it does not know."""
+    found = cells(n)[:, :30].copy()
+    found.var_names = [*found.var_names[:24], *(f"NEW{i}" for i in range(6))]
+    return found
+
+
+@pytest.mark.parametrize("kind", [SSLClassifier, SSLReconstructor])
+def test_cells_with_few_genes_of_the_encoder_are_refused_at_once_and_keep_theirs_on_request(
+    start, kind
+):
+    labels = ("cell_type",) if kind is SSLClassifier else ()
+
+    with pytest.raises(GeneMatchError, match=r'only 24 of the 60.*genes="data".*E-G03'):
+        kind.from_ssl(start, narrow(), *labels)
+    model = kind.from_ssl(start, narrow(), *labels, genes="data")
+
+    assert list(model.features.ids) == list(narrow().var_names)
+    assert (model.pretraining_["n_known"], model.pretraining_["n_genes"]) == (24, 30)
+    with pytest.raises(UsageError, match=r"genes='mine'.*E-U30"):
+        kind.from_ssl(start, narrow(), *labels, genes="mine")
+
+
+@pytest.mark.parametrize("kind", [SSLClassifier, SSLReconstructor])
+def test_sizes_are_those_of_the_start_unless_others_are_given(start, kind, tmp_path):
+    adata = cells()
+    setup = {"labels_key": "cell_type"} if kind is SSLClassifier else {}
+    kind.setup_anndata(adata, **setup)
+
+    model = kind(adata, init=start)
+    model.train(**QUICK)
+    model.save(tmp_path / "model")
+
+    assert model.module.config["hidden"] == list(SIZES["hidden"])
+    assert kind.load(tmp_path / "model").module.config["n_latent"] == SIZES["n_latent"]
+    with pytest.raises(ModelMismatchError, match="E-M06"):
+        kind(adata, init=start, n_latent=5)
+
+
+@pytest.mark.parametrize("kind", [SSLClassifier, SSLReconstructor])
+@pytest.mark.parametrize("freeze", ["shallow", "all"])
+def test_layers_that_learned_nothing_are_not_frozen(start, kind, freeze):
+    adata = cells()
+    setup = {"labels_key": "cell_type"} if kind is SSLClassifier else {}
+    kind.setup_anndata(adata, **setup)
+    model = kind(adata, **SIZES, freeze=freeze)
+
+    with pytest.raises(UsageError, match=r"learned nothing.*--set init=FOLDER.*E-U112"):
+        model.train(**QUICK)
+
+    model.init_from(start)
+    model.train(**QUICK)
+    assert model.is_trained_
+
+
+def test_an_encoder_of_nothing_is_refused():
+    with pytest.raises(UsageError, match=r"taken from a NoneType.*E-U07"):
+        SSLClassifier.from_ssl(None, cells(), "cell_type")

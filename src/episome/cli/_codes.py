@@ -718,7 +718,11 @@ CODES: dict[str, str] = {
         "none."
     ),
     "E-U108": "No plugin registers a pretext task of this name.",
-    "E-U109": "A pretext task needs gene programmes, and none were given.",
+    "E-U109": (
+        "A pretext task needs gene programmes and none were given, or it has no use for those "
+        "that were."
+    ),
+    "E-U112": "Layers of an encoder are to stay as they are, and nothing was learned in them.",
     "E-U110": "A decoder is asked for a batch that it does not know.",
     "E-T14": "An embedding gives all cells nearly the same numbers: it has collapsed.",
     "E-L46": "An encoder was pretrained on donors that are held out to score what came of it.",

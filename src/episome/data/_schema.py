@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class SchemaChoice:
     """Set-up arguments read off an object that follows the CELLxGENE schema."""
 
-    labels_key: str
+    labels_key: str | None
     donor_key: tuple[str, ...] | None
     layer: str | None
     use_raw: bool
@@ -35,14 +35,24 @@ class SchemaChoice:
         """What was chosen, in one line."""
         slot = "raw.X" if self.use_raw else (f"layers[{self.layer!r}]" if self.layer else "X")
         donor = " + ".join(self.donor_key) if self.donor_key else "none"
-        return f"labels_key={self.labels_key!r}, donors: {donor}, values: {slot}"
+        labels = "" if self.labels_key is None else f"labels_key={self.labels_key!r}, "
+        return f"{labels}donors: {donor}, values: {slot}"
 
 
-def cellxgene_choice(adata: AnnData, *, model: str) -> SchemaChoice:
+def cellxgene_choice(adata: AnnData, *, model: str, needs_labels: bool = True) -> SchemaChoice:
     """Choose set-up arguments for an object that was not set up.
 
     Raw counts are in ``raw.X`` where a normalised ``X`` exists (CELLxGENE schema 7), so ``raw`` is
     looked at first, then ``layers["counts"]``, then ``X``.
+
+    Parameters
+    ----------
+    adata
+        The object.
+    model
+        How messages name the model.
+    needs_labels
+        Whether it reads labels; without, the object needs no column of them.
 
     Raises
     ------
@@ -57,7 +67,7 @@ def cellxgene_choice(adata: AnnData, *, model: str) -> SchemaChoice:
             why="set-up has to leave its bookkeeping in the object",
             fix="adata = adata.copy()",
         )
-    if CELLXGENE_LABELS not in adata.obs.columns:
+    if needs_labels and CELLXGENE_LABELS not in adata.obs.columns:
         raise UsageError(
             "E-U28",
             "the object is not set up and has no column 'cell_type'",
@@ -70,11 +80,14 @@ def cellxgene_choice(adata: AnnData, *, model: str) -> SchemaChoice:
         dataset = (CELLXGENE_DATASET,) if CELLXGENE_DATASET in adata.obs.columns else ()
         donor = (*dataset, CELLXGENE_DONOR)
     layer, use_raw = _place(adata)
-    return SchemaChoice(CELLXGENE_LABELS, donor, layer, use_raw)
+    return SchemaChoice(CELLXGENE_LABELS if needs_labels else None, donor, layer, use_raw)
 
 
 def cellxgene_source(
-    data: str | Path | CellSource | Sequence[str | Path | CellSource], *, model: str
+    data: str | Path | CellSource | Sequence[str | Path | CellSource],
+    *,
+    model: str,
+    needs_labels: bool = True,
 ) -> tuple[CellSource, SchemaChoice]:
     """Open cells that are in the schema and stay where they are.
 
@@ -84,6 +97,8 @@ def cellxgene_source(
         A path, a folder of h5ad files, a list, or a source, which is read as it is.
     model
         How the message names the model.
+    needs_labels
+        Whether it reads labels; without, cells need no column of them.
 
     Returns
     -------
@@ -102,7 +117,7 @@ def cellxgene_source(
         own = own_source(str(data))
         source = _opened(Path(str(data))) if own is None else own
     there = existing_columns(source, (CELLXGENE_LABELS, CELLXGENE_DATASET, CELLXGENE_DONOR))
-    if CELLXGENE_LABELS not in there:
+    if needs_labels and CELLXGENE_LABELS not in there:
         raise UsageError(
             "E-U28",
             "the cells are not set up and have no column 'cell_type'",
@@ -110,9 +125,11 @@ def cellxgene_source(
             why="without the columns of the CELLxGENE schema nobody knows which are the labels",
             fix=f"{model}.setup_source(data, labels_key=...) makes what the model takes",
         )
-    donor = tuple(there[1:]) if CELLXGENE_DONOR in there else None
+    columns = tuple(c for c in there if c != CELLXGENE_LABELS)
+    donor = columns if CELLXGENE_DONOR in there else None
     layer, use_raw = getattr(source, "layer", None), bool(getattr(source, "use_raw", False))
-    return source, SchemaChoice(CELLXGENE_LABELS, donor, layer, use_raw)
+    labels = CELLXGENE_LABELS if needs_labels else None
+    return source, SchemaChoice(labels, donor, layer, use_raw)
 
 
 def _opened(path: Path) -> AnnDataSource:

@@ -116,7 +116,8 @@ def check(request: CheckRequest) -> CheckResult:
     shift = None
     if request.shift and found.ok and predictor is not None:
         shift = _shift(request, found, predictor)
-    return CheckResult(found, _next(request, found), shift)
+    annotates = predictor is None or predictor.labels is not None
+    return CheckResult(found, _next(request, found, annotates=annotates), shift)
 
 
 def _shift(
@@ -155,7 +156,9 @@ def _name(path: Path) -> str:
     return path.resolve().name if path.name in {"", ".."} else path.name
 
 
-def _next(request: CheckRequest, found: Inspection | MuInspection) -> tuple[str, ...]:
+def _next(
+    request: CheckRequest, found: Inspection | MuInspection, *, annotates: bool
+) -> tuple[str, ...]:
     """Commands that use the file as it was found; none where it cannot be used.
 
     ``METHOD`` stands for a name that ``episome plugins`` lists.
@@ -170,7 +173,8 @@ def _next(request: CheckRequest, found: Inspection | MuInspection) -> tuple[str,
         values += ["--use-raw"]
     file = str(request.input)
     if request.model is not None:
-        words = ["episome", "annotate", file, "-m", str(request.model), *values, "-o", "calls.csv"]
+        verb, output = ("annotate", "calls.csv") if annotates else ("embed", "embedding.csv")
+        words = ["episome", verb, file, "-m", str(request.model), *values, "-o", output]
         return (shlex.join(words),)
     if "labels_key" not in found.arguments:
         return ()

@@ -53,7 +53,12 @@ from episome.models._fields import (
     rule_from_state,
 )
 from episome.models._folder import model_folder, saved_history, saved_indices
-from episome.models._from_source import prepared_by_schema, prepared_cells, require_reader
+from episome.models._from_source import (
+    prepared_by_schema,
+    prepared_cells,
+    reads_labels,
+    require_reader,
+)
 from episome.models._setup import (
     SOURCE,
     registered_input,
@@ -241,7 +246,7 @@ class EpisomeModel(BaseModelClass):
 
     @classmethod
     def _set_up_from_schema(cls, adata: AnnData) -> None:
-        choice = cellxgene_choice(adata, model=cls.__name__)
+        choice = cellxgene_choice(adata, model=cls.__name__, needs_labels=reads_labels(cls))
         logger.info("set up by the CELLxGENE columns: %s", choice.text)
         cls.setup_anndata(
             adata,

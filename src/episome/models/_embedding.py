@@ -60,8 +60,8 @@ class EmbeddingMixin(Answering):
 
     def zero_shot_predict(
         self,
-        query: AnnData,
-        reference: AnnData,
+        query: AnnData | str | Path | CellSource,
+        reference: AnnData | str | Path | CellSource,
         labels_key: str,
         *,
         k: int = 5,
@@ -77,9 +77,9 @@ class EmbeddingMixin(Answering):
         Parameters
         ----------
         query
-            Cells to call, not modified.
+            Cells to call: an object, which is not modified, or where they are.
         reference
-            Labelled cells.
+            Labelled cells, likewise.
         labels_key
             Column of their labels; cells without a label take no part.
         k
@@ -110,8 +110,8 @@ class EmbeddingMixin(Answering):
 
     def linear_probe(
         self,
-        query: AnnData,
-        reference: AnnData,
+        query: AnnData | str | Path | CellSource,
+        reference: AnnData | str | Path | CellSource,
         labels_key: str,
         *,
         unlabeled_category: str = "unknown",
@@ -142,8 +142,8 @@ class EmbeddingMixin(Answering):
 
     def _by_transfer(
         self,
-        query: AnnData,
-        reference: AnnData,
+        query: AnnData | str | Path | CellSource,
+        reference: AnnData | str | Path | CellSource,
         labels_key: str,
         reading: dict[str, Any],
         unlabeled_category: str,
@@ -157,5 +157,6 @@ class EmbeddingMixin(Answering):
             query_kwargs=reading,
             **options,
         )
-        space = self.get_latent_representation(query, **reading)
-        return known.calls(space, query.obs_names)
+        cells = self.prepare(query, **reading)
+        space = self.predictor().collect(cells, ["latent"])["latent"]
+        return known.calls(space, cells.source.obs_names)

@@ -88,12 +88,17 @@ def prepared_by_schema(
     UsageError
         They do not follow it (E-U28).
     """
-    source, choice = cellxgene_source(data, model=cls.__name__)
+    source, choice = cellxgene_source(data, model=cls.__name__, needs_labels=reads_labels(cls))
     logger.info("set up by the CELLxGENE columns: %s", choice.text)
     setup = cls._labels_of_schema(choice)
     if choice.donor_key:
         setup["donor_key"] = list(choice.donor_key)
     return prepared_cells(cls, source, setup)
+
+
+def reads_labels(cls: type[EpisomeModel]) -> bool:
+    """Whether the set-up of a model takes labels."""
+    return "labels_key" in inspect.signature(cls.setup_anndata).parameters
 
 
 def require_reader(cls: type[EpisomeModel]) -> None:

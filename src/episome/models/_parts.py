@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episome.errors import GeneMatchError, ModelMismatchError
+from episome.errors import GeneMatchError, ModelMismatchError, UsageError
 from episome.inference import folder_features, folder_rule
 from episome.io import read_model_folder
 from episome.log import get_logger
@@ -56,7 +56,7 @@ class EncoderReport(NamedTuple):
     def text(self) -> str:
         """One line for the log."""
         return (
-            f"{self.n_tensors} tensors of the encoder come from a folder of {self.source}; "
+            f"{self.n_tensors} tensors of the encoder come from a model of {self.source}; "
             f"{self.n_known:,} of {self.n_genes:,} genes are known there"
         )
 
@@ -114,6 +114,13 @@ class EncoderPart:
         if isinstance(given, str | Path):
             folder = read_model_folder(given)
             return cls._of_folder(folder, str(given))
+        if not hasattr(given, "module"):
+            raise UsageError(
+                "E-U07",
+                f"an encoder cannot be taken from a {type(given).__name__}",
+                why="a trained model is expected, or the folder of one",
+                fix='from_ssl(model, ...), or from_ssl("folder", ...)',
+            )
         given._require_trained()
         name = type(given).__name__
         spec = type(given).spec()

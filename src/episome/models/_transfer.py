@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from episome.data import clean_labels, obs_column, require_choice
+from episome.data import clean_labels, require_choice
 from episome.errors import LabelError, UsageError
 from episome.metrics import knn_probabilities
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from episome.data import CellSource
     from episome.models._embedding import EmbeddingMixin
 
 #: Votes of the nearest cells, and a logistic regression on standardised dimensions.
@@ -64,8 +67,14 @@ class LabelTransfer:
         metric: Literal["euclidean", "cosine"] = "euclidean",
     ) -> None:
         require_choice("method", method, METHODS)
-        if k < 1:
-            raise UsageError("E-U22", f"k={k}", fix="pass k of at least 1")
+        require_choice("weights", weights, ("uniform", "distance"))
+        require_choice("metric", metric, ("euclidean", "cosine"))
+        if not 1 <= k <= len(labels):
+            raise UsageError(
+                "E-U22",
+                f"k={k} of {len(labels):,} reference cells",
+                fix="pass k of at least 1, and no more than there are cells",
+            )
         names, codes = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
         self.classes: tuple[str, ...] = tuple(names.tolist())
         reference = np.asarray(space, dtype=np.float32)
@@ -137,7 +146,7 @@ def _probe(
 
 def label_transfer(
     model: EmbeddingMixin,
-    reference: AnnData,
+    reference: AnnData | str | Path | CellSource,
     labels_key: str,
     *,
     unlabeled_category: str = "unknown",
@@ -168,20 +177,18 @@ def label_transfer(
     LabelError
         No cell has a label (E-L03).
     """
-    values = clean_labels(
-        obs_column(reference, labels_key), unlabeled_category=unlabeled_category, unlabeled="keep"
-    )
+    cells = model.prepare(reference, **(query_kwargs or {}))
+    column = cells.source.obs_column(labels_key)
+    values = clean_labels(column, unlabeled_category=unlabeled_category, unlabeled="keep")
     names = np.array(values, dtype=np.str_)
     known = np.flatnonzero(names != unlabeled_category)
     if not len(known):
         raise LabelError(
             "E-L03",
             "no cell of the reference has a label",
-            where=f"reference.obs[{labels_key!r}]",
+            where=f"{cells.source.where}, column {labels_key!r}",
             total=len(names),
             fix="name another column with labels_key=",
         )
-    space = model.get_latent_representation(
-        reference, indices=known.tolist(), **(query_kwargs or {})
-    )
+    space = model.predictor().collect(cells, ["latent"], rows=known)["latent"]
     return LabelTransfer(space, names[known], **options)

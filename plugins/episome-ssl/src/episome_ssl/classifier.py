@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from episome.models import ClassifierModel, EpisomeModel
 from episome_ssl.core import SSLClassifierCore
 from episome_ssl.presets import classifying
-from episome_ssl.start import widths
-from episome_ssl.warm_start import WarmStartMixin, started
+from episome_ssl.warm_start import WarmStartMixin, sizes_of, started
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,8 +24,10 @@ class SSLClassifier(WarmStartMixin, ClassifierModel):
     ----------
     adata, registry
         As for every model.
-    hidden, n_latent, activation, dropout
-        Of the encoder; see :class:`SSLEncoder`.
+    hidden, n_latent, activation
+        Of the encoder; ``None``: those of ``init``, or of :class:`SSLEncoder`.
+    dropout
+        After every hidden layer.
     freeze
         ``"none"``: all is trained; ``"shallow"``: the last layer of the encoder and the head;
         ``"all"``: the head only. Layers that are not trained stay equal bit by bit.
@@ -50,9 +51,9 @@ class SSLClassifier(WarmStartMixin, ClassifierModel):
         adata: AnnData | str | Path | CellSource | None = None,
         registry: dict[str, object] | None = None,
         *,
-        hidden: Sequence[int] = (512, 512, 256, 256),
-        n_latent: int = 64,
-        activation: Literal["selu", "relu"] = "selu",
+        hidden: Sequence[int] | None = None,
+        n_latent: int | None = None,
+        activation: Literal["selu", "relu"] | None = None,
         dropout: float = 0.1,
         freeze: Literal["none", "shallow", "all"] = "none",
         input_dropout: float = 0.0,
@@ -60,10 +61,9 @@ class SSLClassifier(WarmStartMixin, ClassifierModel):
     ) -> None:
         init_locals = dict(locals())
         super().__init__(adata, registry)
+        sizes = sizes_of(init, hidden=hidden, n_latent=n_latent, activation=activation)
         core = self._build_core(
-            hidden=widths(hidden),
-            n_latent=n_latent,
-            activation=activation,
+            **sizes,
             dropout=dropout,
             freeze=freeze,
             input_dropout=input_dropout,
@@ -71,7 +71,7 @@ class SSLClassifier(WarmStartMixin, ClassifierModel):
         )
         self.pretraining_ = {}
         # The start is no part of the model: what came from it is in the weights.
-        init_locals |= {"init": None, "hidden": widths(hidden)}
+        init_locals |= {"init": None, **sizes}
         summary = f"SSLClassifier of {len(self.labels)} classes, {len(self.features):,} genes"
         self._finish_init(core, init_locals, summary)
         if init is not None:
@@ -87,9 +87,10 @@ class SSLClassifier(WarmStartMixin, ClassifierModel):
         freeze: Literal["none", "shallow", "all"] = "none",
         dropout: float = 0.1,
         input_dropout: float = 0.0,
+        genes: Literal["encoder", "data"] = "encoder",
         **setup: Any,
     ) -> SSLClassifier:
-        """Return a classifier on top of a pretrained encoder, with its genes and sizes.
+        """Return a classifier on top of a pretrained encoder, with its sizes.
 
         Parameters
         ----------
@@ -102,6 +103,10 @@ class SSLClassifier(WarmStartMixin, ClassifierModel):
             Column of their labels.
         freeze, dropout, input_dropout
             Of the class.
+        genes
+            ``"encoder"``: the model has the genes of the encoder, and those that the cells lack
+            are zero; ``"data"``: it has the genes of the cells, and those that the encoder does
+            not know start anew.
         **setup
             Of ``setup_source``: ``donor_key``, ``layer``, ``use_raw``, ``unlabeled`` ...
 
@@ -114,7 +119,7 @@ class SSLClassifier(WarmStartMixin, ClassifierModel):
         ModelMismatchError
             There is no such encoder, or the values are of another scale (E-M06).
         GeneMatchError
-            Too few of its genes are there (E-G03), when it is trained.
+            Too few genes of the one are known to the other (E-G03).
         """
         model: SSLClassifier = started(
             cls,
@@ -122,6 +127,7 @@ class SSLClassifier(WarmStartMixin, ClassifierModel):
             adata,
             {"freeze": freeze, "dropout": dropout, "input_dropout": input_dropout},
             {"labels_key": labels_key, **setup},
+            genes,
         )
         return model
 

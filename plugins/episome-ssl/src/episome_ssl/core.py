@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from episome import settings
-from episome.nn import MaskedAutoencoder, PretextBatch, RandomMask, TorchCore
+from episome.errors import PluginError
+from episome.nn import MaskedAutoencoder, PretextBatch, PretextOutput, RandomMask, TorchCore
 
 if TYPE_CHECKING:
     import numpy as np
@@ -217,6 +218,14 @@ class SSLCore(EncoderCore):
             msg = "a core without a pretext task cannot be trained."
             raise RuntimeError(msg)
         out = self.task.loss(self.net, self.drawn(batch))
+        if not isinstance(out, PretextOutput):
+            raise PluginError(
+                "E-P06",
+                f"the loss of {type(self.task).__name__} is a {type(out).__name__}",
+                where=type(self.task).__module__,
+                why="a pretext task returns loss, embeddings and what is to be logged",
+                fix="return PretextOutput(loss, latent, {})",
+            )
         return {"loss": out.loss, **out.said, **spread_of(out.latent)}
 
 

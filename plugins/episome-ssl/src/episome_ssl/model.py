@@ -115,6 +115,13 @@ class SSLEncoder(EmbeddingMixin, ReconstructionMixin, NetworkModel):
         decodes = task_class(pretext).needs_decoder if needed else True
         super().__init__(adata, registry)
         require_likelihood(likelihood, self.input_rule.input_kind)
+        if likelihood == "nb" and not decodes:
+            raise UsageError(
+                "E-U31",
+                f"likelihood='nb' with pretext={pretext!r}",
+                why="the task has no decoder, and no likelihood",
+                fix="leave likelihood= out",
+            )
         programmes = None if programmes is None else GeneProgrammes.of(programmes)
         options = dict(pretext_kwargs or {})
         if mask_rate is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -82,6 +83,13 @@ def build_task(
             why="none come with the package: MSigDB and others have licences of their own",
             fix='programmes="sets.gmt", the path of a GMT file, or {name: [genes]}',
         )
+    if programmes is not None and not cls.needs_programmes:
+        raise UsageError(
+            "E-U109",
+            f"the pretext task {name!r} reads no gene programmes",
+            where="programmes",
+            fix='leave them out, or take pretext="programme_mask"',
+        )
     setting = PretextSetting(len(features), n_latent, genes=tuple(features.ids))
     if programmes is not None and cls.needs_programmes:
         found = GeneProgrammes.of(programmes).matched(features)
@@ -96,5 +104,16 @@ def build_task(
             "E-U31",
             f"the pretext task {name!r} cannot be built with {dict(options)}",
             why=str(error),
-            fix="pass options that its documentation names",
+            fix=f"its options are {', '.join(_options_of(cls)) or 'none'}",
         ) from error
+
+
+def _options_of(cls: type[PretextTask]) -> list[str]:
+    """Names of the options of a task, those of its bases too."""
+    found: dict[str, None] = {}
+    for base in cls.__mro__:
+        parameters = inspect.signature(base.__init__).parameters.values()
+        found |= {p.name: None for p in parameters if p.kind is p.KEYWORD_ONLY}
+        if base is PretextTask or not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return list(found)

@@ -22,8 +22,8 @@ from episome.models import (
 from episome_ssl.core import SSLReconstructorCore
 from episome_ssl.model import require_likelihood
 from episome_ssl.presets import pretraining
-from episome_ssl.start import knowing_what_was_measured, start_from_means, widths
-from episome_ssl.warm_start import WarmStartMixin, started
+from episome_ssl.start import knowing_what_was_measured, start_from_means
+from episome_ssl.warm_start import WarmStartMixin, sizes_of, started
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,9 @@ class SSLReconstructor(WarmStartMixin, EmbeddingMixin, ReconstructionMixin, Netw
     ----------
     adata, registry
         As for every model; ``setup_anndata(batch_key=)`` names the batches.
-    hidden, n_latent, activation, output_activation, dropout, likelihood
+    hidden, n_latent, activation
+        Of the encoder; ``None``: those of ``init``, or of :class:`SSLEncoder`.
+    output_activation, dropout, likelihood
         See :class:`SSLEncoder`.
     freeze
         Of the encoder: ``"none"``, ``"shallow"`` (its last layer is trained) or ``"all"``. The
@@ -70,9 +72,9 @@ class SSLReconstructor(WarmStartMixin, EmbeddingMixin, ReconstructionMixin, Netw
         adata: AnnData | str | Path | CellSource | None = None,
         registry: dict[str, object] | None = None,
         *,
-        hidden: Sequence[int] = (512, 512, 256, 256),
-        n_latent: int = 64,
-        activation: Literal["selu", "relu"] = "selu",
+        hidden: Sequence[int] | None = None,
+        n_latent: int | None = None,
+        activation: Literal["selu", "relu"] | None = None,
         output_activation: Literal["identity", "softplus", "sigmoid"] = "identity",
         dropout: float = 0.05,
         likelihood: Literal["mse", "nb"] = "mse",
@@ -83,10 +85,9 @@ class SSLReconstructor(WarmStartMixin, EmbeddingMixin, ReconstructionMixin, Netw
         init_locals = dict(locals())
         super().__init__(adata, registry)
         require_likelihood(likelihood, self.input_rule.input_kind)
+        sizes = sizes_of(init, hidden=hidden, n_latent=n_latent, activation=activation)
         core = self._build_core(
-            hidden=widths(hidden),
-            n_latent=n_latent,
-            activation=activation,
+            **sizes,
             output_activation=output_activation,
             dropout=dropout,
             likelihood=likelihood,
@@ -96,7 +97,7 @@ class SSLReconstructor(WarmStartMixin, EmbeddingMixin, ReconstructionMixin, Netw
             target_sum=float(self.input_rule.target_sum),
         )
         self.pretraining_ = {}
-        init_locals |= {"init": None, "hidden": widths(hidden)}
+        init_locals |= {"init": None, **sizes}
         summary = f"SSLReconstructor of {len(batch_names(self))} batches"
         self._finish_init(core, init_locals, summary)
         if init is not None:
@@ -138,9 +139,10 @@ class SSLReconstructor(WarmStartMixin, EmbeddingMixin, ReconstructionMixin, Netw
         dropout: float = 0.05,
         likelihood: Literal["mse", "nb"] = "mse",
         mask_rate: float = 0.0,
+        genes: Literal["encoder", "data"] = "encoder",
         **setup: Any,
     ) -> SSLReconstructor:
-        """Return an autoencoder on top of a pretrained encoder, with its genes and sizes.
+        """Return an autoencoder on top of a pretrained encoder, with its sizes.
 
         Parameters
         ----------
@@ -152,6 +154,10 @@ class SSLReconstructor(WarmStartMixin, EmbeddingMixin, ReconstructionMixin, Netw
             Column of their batches.
         freeze, dropout, likelihood, mask_rate
             Of the class. ``freeze="shallow"`` integrated best in the paper.
+        genes
+            ``"encoder"``: the model has the genes of the encoder, and those that the cells lack
+            are zero; ``"data"``: it has the genes of the cells, and those that the encoder does
+            not know start anew.
         **setup
             Of ``setup_source``: ``donor_key``, ``layer``, ``use_raw`` ...
 
@@ -166,7 +172,7 @@ class SSLReconstructor(WarmStartMixin, EmbeddingMixin, ReconstructionMixin, Netw
         """
         given = {"dropout": dropout, "likelihood": likelihood, "mask_rate": mask_rate}
         model: SSLReconstructor = started(
-            cls, ssl, adata, {"freeze": freeze, **given}, {"batch_key": batch_key, **setup}
+            cls, ssl, adata, {"freeze": freeze, **given}, {"batch_key": batch_key, **setup}, genes
         )
         return model
 

@@ -42,7 +42,7 @@ def widths(hidden: Sequence[int]) -> list[int]:
             "E-U31",
             f"hidden={hidden!r} is no list of widths",
             why="the encoder has a layer for each of them",
-            fix="hidden=(512, 256)",
+            fix="hidden=(512, 256), on the command line --set 'hidden=[512, 256]'",
         ) from error
 
 

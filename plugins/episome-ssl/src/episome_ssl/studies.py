@@ -232,7 +232,8 @@ def _few_labels(at: _Scale, shared: Mapping[str, Any]) -> Study:
     own = replace(_pretraining(at, at.tasks[0]), data=())
     entries = [
         _classifier(at, scratch),
-        _classifier(at, same, pretrain=own),
+        # Where there are no other cells, those of the run are what tasks are pretrained on.
+        *([_classifier(at, same, pretrain=own)] if at.auxiliary else []),
         *(_classifier(at, f"pretrained: {t}", pretrain=_pretraining(at, t)) for t in at.tasks),
         replace(
             _classifier(at, "last layer only", pretrain=_pretraining(at, at.tasks[0])),
@@ -258,8 +259,14 @@ def _few_labels(at: _Scale, shared: Mapping[str, Any]) -> Study:
         ),
         contrasts=(
             *(Contrast(f"pretrained: {t}", scratch, f"{t}: pretraining helps") for t in at.tasks),
-            Contrast(same, scratch, "pretraining on the same cells helps"),
-            Contrast(mask, same, "cells of other studies help more than the same cells"),
+            *(
+                (
+                    Contrast(same, scratch, "pretraining on the same cells helps"),
+                    Contrast(mask, same, "cells of other studies help more than the same cells"),
+                )
+                if at.auxiliary
+                else ()
+            ),
             *(Contrast(mask, f"pretrained: {t}", f"masking is better than {t}") for t in views),
             Contrast(mask, "logreg", "a pretrained network is better than logreg"),
         ),

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from episome.errors import Problem, warn
+from episome.data import require_choice
+from episome.errors import GeneMatchError, Problem, UsageError, warn
 from episome.models import (
     EncoderPart,
     EpisomeModel,
     NetworkModel,
     donor_digests,
+    gene_places,
     shared_donors,
 )
+from episome_ssl.start import widths
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -25,10 +28,15 @@ if TYPE_CHECKING:
     from episome.data import CellSource, PreparedCells
     from episome.io import ModelFolder
     from episome.models import EncoderReport
+    from episome.train import CellDataModule
 
     _Model = NetworkModel
 else:
     _Model = object
+
+
+#: Smallest share of an encoder's genes that cells must have to be read by these.
+MIN_OVERLAP = 0.5
 
 
 class WarmStartMixin(_Model):
@@ -84,6 +92,19 @@ class WarmStartMixin(_Model):
             self.pretraining_["pretext"] = pretext
         self.is_trained_ = False
         return report
+
+    def _fit(self, datamodule: CellDataModule, *args: Any, **kwargs: Any) -> None:
+        frozen = self.module.frozen
+        if frozen != "none" and not self.pretraining_ and not self.is_trained_:
+            raise UsageError(
+                "E-U112",
+                f"freeze={frozen!r} with an encoder that has learned nothing",
+                where="train()",
+                why="layers of random weights would stay as they are",
+                fix='start from an encoder, init="FOLDER" (--set init=FOLDER) or from_ssl(), or '
+                "leave freeze out",
+            )
+        super()._fit(datamodule, *args, **kwargs)
 
     def _remember(self, result: Any, data: Any, facts: dict[str, Any]) -> None:
         more: dict[str, Any] = {"pretraining": self.pretraining_} if self.pretraining_ else {}
@@ -169,14 +190,34 @@ def on_genes_of(cells: PreparedCells, part: EncoderPart) -> PreparedCells:
     return dataclasses.replace(cells, features=part.features, rule=rule, registry=registry)
 
 
+#: Sizes of an encoder that has no other to follow.
+SIZES: dict[str, Any] = {"hidden": (512, 512, 256, 256), "n_latent": 64, "activation": "selu"}
+
+
+def sizes_of(init: EpisomeModel | str | Path | None, **given: Any) -> dict[str, Any]:
+    """Return sizes of an encoder: those given, else those of its start, else the usual ones.
+
+    Parameters
+    ----------
+    init
+        What it starts from.
+    **given
+        ``hidden``, ``n_latent`` and ``activation``; ``None`` where nothing is given.
+    """
+    usual = SIZES if init is None else {**SIZES, **EncoderPart.of(init).settings}
+    found = {k: usual[k] if v is None else v for k, v in given.items()}
+    return {**found, "hidden": widths(found["hidden"])}
+
+
 def started(
     cls: type[Any],
     ssl: EpisomeModel | str | Path,
     data: AnnData | str | Path | CellSource | Sequence[Any],
     model_kwargs: dict[str, Any],
     setup: dict[str, Any],
+    genes: Literal["encoder", "data"] = "encoder",
 ) -> Any:
-    """Build a model on the genes of an encoder, and start it there.
+    """Build a model that starts from an encoder.
 
     Parameters
     ----------
@@ -188,10 +229,35 @@ def started(
         Training cells.
     model_kwargs, setup
         Of the constructor and of the set-up.
+    genes
+        Whose genes it has.
+
+    Raises
+    ------
+    GeneMatchError
+        Too few genes of the one are known to the other (E-G03).
     """
+    require_choice("genes", genes, ("encoder", "data"))
     part = EncoderPart.of(ssl)
-    cells = on_genes_of(cls.setup_source(data, **setup), part)
-    sizes = {k: part.settings[k] for k in ("hidden", "n_latent", "activation")}
-    model = cls(cells, **{**sizes, **model_kwargs})
+    cells = cls.setup_source(data, **setup)
+    if genes == "data":
+        return cls(cells, init=ssl, **model_kwargs)
+    _require_known(part, cells)
+    model = cls(on_genes_of(cells, part), **{**part.settings, **model_kwargs})
     model.init_from(ssl, min_gene_overlap=0.0)
     return model
+
+
+def _require_known(part: EncoderPart, cells: PreparedCells) -> None:
+    """Refuse cells that lack most genes of an encoder, before anything is built on them."""
+    places = gene_places(part.features, cells.features)
+    n_known, n = int((places >= 0).sum()), len(places)
+    if n_known < MIN_OVERLAP * n:
+        raise GeneMatchError(
+            "E-G03",
+            f"the cells have only {n_known:,} of the {n:,} genes of the encoder",
+            where=cells.where,
+            why="the model would have the genes of the encoder, most of them zero",
+            fix='from_ssl(..., genes="data") keeps the genes of the cells; those that the encoder '
+            "does not know start anew",
+        )
