@@ -38,10 +38,8 @@ def cells_of(n_cells: int, n_genes: int, seed: int) -> tuple[ad.AnnData, ad.AnnD
         n_genes,
         n_types=25,
         n_donors=20,
-        fold_change=2.0,
-        marker_share=0.05,
-        depth=800.0,
-        donor_shift=0.3,
+        fold_change=6.0,
+        depth=300.0,
         seed=seed,
     )
     donors = cells.obs["donor_id"].astype(str)
@@ -90,8 +88,8 @@ def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, default=50_000)
-    parser.add_argument("--genes", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--genes", type=int, default=400)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--json", type=Path, default=None)
