@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from episome import get_model, settings
-from episome.data import FeatureSpace, simulate_cells
+from episome.data import FeatureSpace, simulate_cells, split_cells
 from episome.errors import (
     EpisomeWarning,
     GeneMatchError,
@@ -789,3 +789,40 @@ def test_layers_that_learned_nothing_are_not_frozen(start, kind, freeze):
 def test_an_encoder_of_nothing_is_refused():
     with pytest.raises(UsageError, match=r"taken from a NoneType.*E-U07"):
         SSLClassifier.from_ssl(None, cells(), "cell_type")
+
+
+def test_a_folder_is_read_once_where_a_model_starts_from_it(folder, monkeypatch):
+    from episome.models import _parts
+
+    reads = []
+    real = _parts.read_model_folder
+    monkeypatch.setattr(_parts, "read_model_folder", lambda path: reads.append(path) or real(path))
+
+    model = SSLClassifier.from_ssl(folder, cells(), "cell_type")
+    SSLClassifier.from_ssl(folder, cells(), "cell_type", genes="data")
+
+    assert len(reads) == 2
+    assert model.pretraining_["n_known"] == 60
+    part = EncoderPart.of(folder)
+    assert EncoderPart.of(part) is part
+
+
+def test_batches_are_those_of_the_cells_that_are_trained_on(ssl, monkeypatch):
+    """Cells that a caller brings in batches of his own may stand in another order."""
+    adata = cells()
+    model = SSLReconstructor.from_ssl(ssl, adata, batch_key="donor_id")
+    turned = adata[::-1].copy()
+    split = split_cells(np.zeros(turned.n_obs, dtype=np.int64))
+    data = model._cells_for(model.prepare(turned), split, 64, codes=np.zeros(200, dtype=np.int64))
+    told = []
+    real = type(model.module).loss
+    monkeypatch.setattr(
+        type(model.module),
+        "loss",
+        lambda core, batch: told.append(core.batch_codes.clone()) or real(core, batch),
+    )
+
+    model.train(max_epochs=1, datamodule=data, accelerator="cpu")
+
+    names = np.array(model.batches)[told[0].numpy()]
+    assert list(names) == list(turned.obs["donor_id"].astype(str))

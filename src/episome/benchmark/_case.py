@@ -16,16 +16,12 @@ from anndata import AnnData
 
 from episome import plugins, settings
 from episome.benchmark._data import COARSE, DONOR, LABEL, TARGET, TERM
-from episome.benchmark._pretrain import (
-    load_pretrained,
-    pretrained_folder,
-    pretrained_model,
-    with_files,
-)
+from episome.benchmark._pretrain import pretrained_folder, pretrained_model, with_files
 from episome.benchmark._runs import version_of
 from episome.data import as_mudata
 from episome.errors import UsageError
-from episome.models import Ensemble, NetworkModel
+from episome.io import read_manifest
+from episome.models import Ensemble, NetworkModel, load
 
 if TYPE_CHECKING:
     from episome.benchmark._data import DataEntry
@@ -113,7 +109,7 @@ class Case:
         """
         asked = self.model.pretrain
         if asked is not None and not asked.model:
-            return load_pretrained(self.pretrained(asked))
+            return load(self.pretrained(asked))
         start = {} if asked is None else {"init": self.pretrained(asked)}
         with self.timed("train"):
             found = self.untrained(train, labels=labels, **start)
@@ -128,20 +124,22 @@ class Case:
         asked
             What is learned.
         """
-        test = self.test.copy()
+        obs = self.test.obs.copy()
         if DONOR in self.truth:
-            test.obs[DONOR] = self.truth[DONOR].to_numpy()
-        with self.timed("pretrain"):
-            return pretrained_folder(
-                self.model,
-                asked,
-                self.train,
-                test,
-                seed=self.seed,
-                base=self.base,
-                version=version_of(pretrained_model(self.model)),
-                compute={k: v for k, v in self.compute.items() if v is not None},
-            )
+            obs[DONOR] = self.truth[DONOR].to_numpy()
+        folder = pretrained_folder(
+            self.model,
+            asked,
+            self.train,
+            AnnData(self.test.X, obs=obs, var=self.test.var),
+            seed=self.seed,
+            base=self.base,
+            version=version_of(pretrained_model(self.model)),
+            compute={k: v for k, v in self.compute.items() if v is not None},
+        )
+        # What it took when it was done, by this run or by another.
+        self.seconds["pretrain"] = float(read_manifest(folder)["fit"]["seconds"])
+        return folder
 
     def untrained(
         self, train: AnnData | None = None, *, labels: bool = True, **more: object

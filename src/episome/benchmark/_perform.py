@@ -161,6 +161,7 @@ def _cost(facts: dict[str, Any], case: Case | None, started: float) -> dict[str,
     seconds = {} if case is None else case.seconds
     return {
         **facts,
+        "pretrain_seconds": seconds.get("pretrain"),
         "train_seconds": seconds.get("train"),
         "predict_seconds": seconds.get("predict"),
         "seconds": time.perf_counter() - started,

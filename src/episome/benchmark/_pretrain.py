@@ -8,22 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from anndata import AnnData
 
-from episome import models, plugins, settings
-from episome.benchmark._data import DONOR, content_digest
+from episome import plugins, settings
+from episome.benchmark._data import DONOR, DataEntry, TaskData, content_digest
 from episome.benchmark._guard import find_leaks, require_no_leaks
 from episome.benchmark._load import load_data
 from episome.errors import InputDataError, UsageError
-from episome.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from anndata import AnnData
+    from collections.abc import Mapping
 
     from episome.benchmark._study import ModelEntry, Pretraining
-
-logger = get_logger(__name__)
 
 
 def pretrained_model(entry: ModelEntry) -> str:
@@ -45,10 +41,8 @@ def pretraining_digest(entry: ModelEntry, base: Path | None) -> str:
     asked = entry.pretrain
     if asked is None or not asked.data:
         return ""
-    found = hashlib.sha256()
-    for one in asked.data:
-        found.update(content_digest(load_data(one, base, labels=False)).encode())
-    return found.hexdigest()[:16]
+    digests = [content_digest(load_data(one, base, labels=False)) for one in asked.data]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 
 
 def pretrained_folder(
@@ -102,7 +96,8 @@ def pretrained_folder(
         require_no_leaks(leaks, asked.allow, where=f"pretraining on {one.name}")
         sets.append(_named(cells, one.name))
     sets = [_fewer_donors(s, asked.donor_fraction, seed) for s in sets]
-    folder = _folder(spec.name, asked, sets, seed, version, compute)
+    files = files_digest(asked.init, base)
+    folder = _folder(spec.name, asked, sets, seed, version, compute, files)
     if folder.is_dir():
         return folder
     cls = plugins.load_class(spec)
@@ -133,9 +128,19 @@ def with_files(arguments: Mapping[str, Any], base: Path | None) -> dict[str, Any
     return {k: found(v) for k, v in arguments.items()}
 
 
-def load_pretrained(folder: Path) -> Any:
-    """Return a pretrained model that is used as it is."""
-    return models.load(folder)
+def files_digest(arguments: Mapping[str, Any], base: Path | None) -> str:
+    """Return a digest of the files that arguments of a class name; empty where they name none.
+
+    Parameters
+    ----------
+    arguments, base
+        Of :func:`with_files`.
+    """
+    found = hashlib.sha256()
+    files = [v for k, v in sorted(with_files(arguments, base).items()) if v != arguments[k]]
+    for file in files:
+        found.update(Path(file).read_bytes())
+    return found.hexdigest()[:16] if files else ""
 
 
 def _folder(
@@ -145,11 +150,13 @@ def _folder(
     seed: int,
     version: str,
     compute: dict[str, Any],
+    files: str,
 ) -> Path:
     named = {
         "model": [model, version],
         "arguments": [dict(asked.setup), dict(asked.init), dict(asked.train), compute],
-        "cells": [_cells_digest(s) for s in sets],
+        "cells": [content_digest(TaskData(DataEntry("", ""), s)) for s in sets],
+        "files": files,
         "seed": seed,
     }
     text = json.dumps(named, sort_keys=True, default=str)
@@ -157,29 +164,10 @@ def _folder(
     return settings.cache_folder("pretrained") / name
 
 
-def _cells_digest(cells: AnnData) -> str:
-    found = hashlib.sha256()
-    donors = cells.obs[DONOR].astype(str) if DONOR in cells.obs else ()
-    for names in (cells.obs_names, cells.var_names, donors):
-        found.update("\n".join(map(str, names)).encode())
-    for array in _arrays(cells):
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
-
-
-def _arrays(cells: AnnData) -> Iterator[np.ndarray]:
-    x = cells.X
-    if hasattr(x, "indptr"):
-        yield from (x.indptr, x.indices, x.data)
-    else:
-        yield np.asarray(x)
-
-
 def _without_labels(cells: AnnData) -> AnnData:
-    """Return cells with their donors and nothing else of their table."""
-    found = cells.copy()
-    found.obs = found.obs[[c for c in (DONOR,) if c in found.obs]].copy()
-    return found
+    """Return cells with their donors and nothing else of their table; values are shared."""
+    obs = cells.obs[[c for c in (DONOR,) if c in cells.obs]].copy()
+    return AnnData(cells.X, obs=obs, var=cells.var)
 
 
 def _named(cells: AnnData, name: str) -> AnnData:

@@ -32,7 +32,7 @@ _FEWEST_TYPES = 6
 _SHOWN = 5
 #: Largest p-value of a difference that is shown.
 _LEVEL = 0.05
-COSTS = ("train_seconds", "predict_seconds", "peak_mib", "device_peak_mib")
+COSTS = ("pretrain_seconds", "train_seconds", "predict_seconds", "peak_mib", "device_peak_mib")
 
 
 def report(

@@ -23,7 +23,7 @@ from episome.benchmark._data import (
     parts_of,
 )
 from episome.benchmark._load import load_data
-from episome.benchmark._pretrain import pretrained_model, pretraining_digest
+from episome.benchmark._pretrain import files_digest, pretrained_model, pretraining_digest
 from episome.benchmark._study import ModelEntry, Study, lineup
 from episome.errors import EpisomeError, UsageError
 
@@ -181,7 +181,7 @@ def plan(study: Study, task: Task, base: Path | None = None) -> Planned:
             if model.data and entry.name not in model.data:
                 continue
             version, given = version_of(model.model), _given(data, model.model)
-            given += pretraining_digest(model, base)
+            given += pretraining_digest(model, base) + _named_files(model, base)
             runs += [
                 Run(
                     study.name,
@@ -240,6 +240,12 @@ def _given(data: TaskData, model: str) -> str:
     key = plugins.get_spec(model).obsm_key
     parts = [p for p in (data.cells, data.query) if p is not None and key in p.obsm]
     return inputs_digest(*(np.asarray(p.obsm[key]) for p in parts)) if parts else ""
+
+
+def _named_files(model: ModelEntry, base: Path | None) -> str:
+    """Digest of the files that arguments of a model name; empty for most models."""
+    asked = () if model.pretrain is None else (model.pretrain.init,)
+    return "".join(files_digest(given, base) for given in (model.init, *asked))
 
 
 def _splits_of(study: Study, data: TaskData) -> Iterator[tuple[SplitEntry, int, int, str]]:

@@ -23,6 +23,7 @@ FACTS = (
     "value",
     "status",
     "reason",
+    "pretrain_seconds",
     "train_seconds",
     "predict_seconds",
     "seconds",
@@ -46,6 +47,7 @@ COLUMNS = (*KEYS, *FACTS)
 _RUNS = "runs"
 #: What differs between two runs that computed the same.
 VOLATILE = (
+    "pretrain_seconds",
     "train_seconds",
     "predict_seconds",
     "seconds",
@@ -364,7 +366,7 @@ def _read(place: Path, columns: list[str] | None = None) -> pd.DataFrame:
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     """Give every column one type, so that files of all runs fit together."""
     numbers = {"value", "train_seconds", "predict_seconds", "seconds", "peak_mib"}
-    numbers |= {"device_peak_mib"}
+    numbers |= {"device_peak_mib", "pretrain_seconds"}
     whole = {"seed", "fold", "n_train", "n_test", "n_unseen", "n_no_donor"}
     out = frame.copy()
     for name in frame.columns:

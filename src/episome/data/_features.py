@@ -99,6 +99,25 @@ class FeatureSpace:
         known = next((self.other[c] for c in SYMBOL_COLUMNS if c in self.other), self.ids)
         return tuple(s or i for s, i in zip(known, self.ids, strict=True))
 
+    def find(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Return where genes are by their identifier or another name, -1 for those not found.
+
+        Parameters
+        ----------
+        names
+            Identifiers, with or without a version of Ensembl, or symbols.
+
+        Returns
+        -------
+        Positions in ``ids``, int64 (n_names,); -1 too for a name that several genes have.
+        """
+        asked = clean_names(list(names))
+        found = np.full(len(asked), -1, dtype=np.int64)
+        for known in map(pd.Index, self._names):
+            for tried in (asked, without_version(asked)):
+                found = np.where(found < 0, positions(known, tried), found)
+        return found
+
     def places(self, names: Sequence[str], *, where: str = "genes") -> NDArray[np.int64]:
         """Return where genes are by their identifier or another name, in the order asked for.
 
@@ -119,12 +138,9 @@ class FeatureSpace:
             Names that no gene has, or several have (E-U61).
         """
         asked = clean_names(list(names))
-        found = np.full(len(asked), -1, dtype=np.int64)
+        found = self.find(names)
         several_have = np.zeros(len(asked), dtype=bool)
         for known in map(pd.Index, self._names):
-            for tried in (asked, without_version(asked)):
-                at = positions(known, tried)
-                found = np.where(found < 0, at, found)
             several_have |= np.isin(asked, known[known.duplicated() & (known != "")])
         problems = []
         if (unknown := (found < 0) & ~several_have).any():

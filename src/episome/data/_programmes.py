@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from episome.data._gene_match import clean_names, positions, without_version
 from episome.errors import GeneMatchError, InputFileError, UsageError
 
 if TYPE_CHECKING:
@@ -232,7 +231,7 @@ class GeneProgrammes:
                 where="programmes",
                 examples=[f"{k}: {v}" for k, v in dropped.items()][:3],
                 why=f"at least {min_genes} genes and {min_share:.0%} of a programme are wanted",
-                fix="use programmes of the same species and kind of names, or lower min_share",
+                fix="use programmes of the same species and kind of names",
             )
         held = {c for of in columns.values() for c in of}
         return MatchedProgrammes(columns, targets, dropped, len(held))
@@ -247,8 +246,5 @@ class GeneProgrammes:
         ).columns
         # A query holds a gene once, and what was found by one kind of names is not looked for by
         # another; sets, and the symbols they are named after, may name it in both.
-        asked = clean_names(names)
-        for known in map(pd.Index, (features.ids, *features.other.values())):
-            for tried in (asked, without_version(asked)):
-                found = np.where(found < 0, positions(known, tried), found)
+        found = np.where(found < 0, features.find(names), found)
         return {n: c for n, c in zip(names, found.tolist(), strict=True) if c >= 0}

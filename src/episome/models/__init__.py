@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from episome.models._batches import (
         BatchField,
         add_batches,
+        batch_codes,
         batch_names,
         only_counts,
         require_batches,
         require_counts,
-        training_batches,
     )
     from episome.models._capabilities import (
         CAPABILITIES,
@@ -108,7 +108,7 @@ _HOME = {
     "only_counts": "_batches",
     "require_batches": "_batches",
     "require_counts": "_batches",
-    "training_batches": "_batches",
+    "batch_codes": "_batches",
     "agreement": "_gene_tables",
     "audit": "_audit",
     "audit_plan": "_audit",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scvi.model.base import BaseModelClass
 
+    from episome.data import CellSource
     from episome.models._base import EpisomeModel
 
 #: Name of the only batch where none was named.
@@ -171,20 +172,21 @@ def batch_names(model: EpisomeModel) -> tuple[str, ...]:
     return tuple(str(n) for n in state[BatchField.CATEGORICAL_MAPPING_KEY])
 
 
-def training_batches(model: EpisomeModel) -> NDArray[np.int64]:
-    """Return the code of the batch of every training cell.
+def batch_codes(model: EpisomeModel, source: CellSource) -> NDArray[np.int64]:
+    """Return the code of the batch of every cell of a source.
 
     Parameters
     ----------
     model
-        Set up with :func:`add_batches`, and holding its cells, in memory or elsewhere.
+        Set up with :func:`add_batches`.
+    source
+        Cells of its batches.
     """
-    key, source = model.setup_args.get("batch_key"), model.training_source()
+    key = model.setup_args.get("batch_key")
     if key is None:
         return np.zeros(source.n_obs, dtype=np.int64)
     code = {name: i for i, name in enumerate(batch_names(model))}
-    values = source.obs_column(key)
-    return np.array([code[str(v)] for v in values], dtype=np.int64)
+    return np.array([code[str(v)] for v in source.obs_column(key)], dtype=np.int64)
 
 
 _TRANSFER = ("source_registry", "extend_categories", "allow_missing_labels")

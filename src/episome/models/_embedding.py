@@ -100,7 +100,8 @@ class EmbeddingMixin(Answering):
         Raises
         ------
         UsageError
-            There is no such column (E-U04), or ``k`` is below one (E-U22).
+            There is no such column (E-U04), ``k`` is below one or above the number of labelled
+            cells (E-U22), or another word for ``weights`` (E-U30).
         LabelError
             No reference cell has a label (E-L03).
         """

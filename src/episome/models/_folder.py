@@ -14,6 +14,7 @@ from episome import settings
 from episome.inference import CONFIDENCE_PREFIX, IMPORTANCE, INDEX_PREFIX
 from episome.io import ModelFolder, encode
 from episome.models._card import model_card
+from episome.models._parts import parts_of
 
 if TYPE_CHECKING:
     from episome.data import Labels
@@ -50,7 +51,7 @@ def model_folder(model: EpisomeModel) -> ModelFolder:
         "confidence": encode(confidence),
         "provenance": provenance(),
     }
-    if parts := model.module.parts() if hasattr(model.module, "parts") else {}:
+    if parts := parts_of(model.module):
         manifest["parts"] = encode(parts)
     if organisms := model.input_rule.organisms:
         manifest["organisms"] = list(organisms)

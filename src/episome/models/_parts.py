@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-#: Key of ``fit`` under which a model keeps the digests of the donors that it was trained on.
-DONORS = "donor_digests"
 #: By how much the size that counts are scaled to may differ, as a share.
 _SCALE = 0.02
 
@@ -94,13 +92,13 @@ class EncoderPart:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, given: EpisomeModel | str | Path) -> EncoderPart:
+    def of(cls, given: EpisomeModel | str | Path | EncoderPart) -> EncoderPart:
         """Take the encoder out of a trained model or its folder; nothing of it is run.
 
         Parameters
         ----------
         given
-            A model, or the folder of one.
+            A model, or the folder of one; what was taken out is itself.
 
         Raises
         ------
@@ -111,6 +109,8 @@ class EncoderPart:
         ModelFileError
             It is no sound model folder.
         """
+        if isinstance(given, EncoderPart):
+            return given
         if isinstance(given, str | Path):
             folder = read_model_folder(given)
             return cls._of_folder(folder, str(given))
@@ -124,10 +124,9 @@ class EncoderPart:
         given._require_trained()
         name = type(given).__name__
         spec = type(given).spec()
-        tensors = {k: torch.from_numpy(np.array(v)) for k, v in given.module.state()[0].items()}
         return cls._of_parts(
-            _parts_of(given.module),
-            tensors,
+            parts_of(given.module),
+            given.module.state()[0],
             features=given.features,
             rule=given.input_rule,
             source=name if spec is None else spec.name,
@@ -140,7 +139,7 @@ class EncoderPart:
         model = folder.manifest["model"]
         return cls._of_parts(
             folder.manifest.get("parts") or {},
-            {k: torch.from_numpy(np.array(v)) for k, v in folder.tensors.items()},
+            folder.tensors,
             features=folder_features(folder),
             rule=folder_rule(folder),
             source=str(model.get("spec") or model["class"]),
@@ -152,7 +151,7 @@ class EncoderPart:
     def _of_parts(
         cls,
         parts: Mapping[str, Any],
-        tensors: Mapping[str, torch.Tensor],
+        tensors: Mapping[str, NDArray[np.generic]],
         *,
         where: str,
         **more: Any,
@@ -170,7 +169,7 @@ class EncoderPart:
                 fix="take a model with an encoder, such as one that was pretrained",
             )
         return cls(
-            {n: tensors[_full(found, n)] for n in found["tensors"]},
+            {n: torch.from_numpy(np.array(tensors[_full(found, n)])) for n in found["tensors"]},
             dict(found["gene_axes"]),
             settings=dict(found["settings"]),
             **more,
@@ -200,7 +199,7 @@ class EncoderPart:
         GeneMatchError
             Too few genes are known (E-G03).
         """
-        mine = _parts_of(core)["encoder"]
+        mine = parts_of(core)["encoder"]
         state = core.state_dict()
         wanted = {n: state[_full(mine, n)] for n in mine["tensors"]}
         self._require_same(wanted, mine)
@@ -270,7 +269,14 @@ class EncoderPart:
         )
 
 
-def _parts_of(core: Any) -> Mapping[str, Any]:
+def parts_of(core: Any) -> Mapping[str, Any]:
+    """Return what a core hands on, as plain data; cores of arrays hand on nothing.
+
+    Parameters
+    ----------
+    core
+        Of a model.
+    """
     parts = getattr(core, "parts", None)
     return {} if parts is None else parts()
 

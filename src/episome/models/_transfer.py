@@ -51,7 +51,7 @@ class LabelTransfer:
     Raises
     ------
     UsageError
-        Another method (E-U30), or ``k`` below one (E-U22).
+        Another word (E-U30), or ``k`` below one or above n (E-U22).
     LabelError
         A probe of one label (E-L03).
     """

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from episome.models import ClassifierModel, EpisomeModel
+from episome.models import ClassifierModel, EncoderPart, EpisomeModel
 from episome_ssl.core import SSLClassifierCore
 from episome_ssl.presets import classifying
 from episome_ssl.warm_start import WarmStartMixin, sizes_of, started
@@ -57,11 +57,12 @@ class SSLClassifier(WarmStartMixin, ClassifierModel):
         dropout: float = 0.1,
         freeze: Literal["none", "shallow", "all"] = "none",
         input_dropout: float = 0.0,
-        init: EpisomeModel | str | Path | None = None,
+        init: EpisomeModel | str | Path | EncoderPart | None = None,
     ) -> None:
         init_locals = dict(locals())
         super().__init__(adata, registry)
-        sizes = sizes_of(init, hidden=hidden, n_latent=n_latent, activation=activation)
+        start = None if init is None else EncoderPart.of(init)
+        sizes = sizes_of(start, hidden=hidden, n_latent=n_latent, activation=activation)
         core = self._build_core(
             **sizes,
             dropout=dropout,
@@ -74,8 +75,8 @@ class SSLClassifier(WarmStartMixin, ClassifierModel):
         init_locals |= {"init": None, **sizes}
         summary = f"SSLClassifier of {len(self.labels)} classes, {len(self.features):,} genes"
         self._finish_init(core, init_locals, summary)
-        if init is not None:
-            self.init_from(init)
+        if start is not None:
+            self.init_from(start)
 
     @classmethod
     def from_ssl(

@@ -45,6 +45,7 @@ class ViewsTask(PretextTask):
     """
 
     needs_decoder: ClassVar[bool] = False
+    projector: nn.Module
 
     def __init__(self, augmentation: Augmentation) -> None:
         super().__init__()
@@ -94,7 +95,6 @@ class ViewsTask(PretextTask):
         first, second = (self.augmentation.view(batch, n_features, i) for i in (0, 1))
         return first, second
 
-    @abstractmethod
     def loss_of_views(
         self,
         net: MaskedAutoencoder,
@@ -114,6 +114,26 @@ class ViewsTask(PretextTask):
         products
             Type in which the products of the encoder are taken; default that of its weights.
         """
+        latent = [_encode(net, view, products) for view in (first, second)]
+        loss, said = self.compare(*self.projected(latent))
+        return PretextOutput(loss, torch.cat(latent).detach(), said)
+
+    def projected(self, latent: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return projections of the embeddings of both views, each in a batch of its own.
+
+        Parameters
+        ----------
+        latent
+            Embeddings of either view, (B, n_latent).
+        """
+        first, second = map(self.projector, latent)
+        return first, second
+
+    @abstractmethod
+    def compare(
+        self, first: torch.Tensor, second: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the loss of projections of two views, (B, D) each, and what is logged."""
 
 
 def _encode(net: MaskedAutoencoder, x: View, products: torch.dtype | None) -> torch.Tensor:
@@ -265,10 +285,16 @@ class BYOL(ViewsTask):
         latent = torch.cat([_encode(net, view, products) for view in (first, second)])
         projected = self.projector(latent)
         aims = self._target()((first, second), products) if self.momentum else projected.detach()
-        predicted = self.predictor(projected)
-        loss = byol_loss(predicted.chunk(2), aims.chunk(2))
+        loss, said = self.compare(self.predictor(projected), aims)
+        return PretextOutput(loss, latent.detach(), said)
+
+    def compare(
+        self, first: torch.Tensor, second: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the loss of predictions and aims of both views, (2B, D), and what is logged."""
+        loss = byol_loss(first.chunk(2), second.chunk(2))
         # Two cosines per cell, each a quarter of the loss away from one.
-        return PretextOutput(loss, latent.detach(), {"cosine": 1 - loss.detach() / 4})
+        return loss, {"cosine": 1 - loss.detach() / 4}
 
     def after_update(self, net: MaskedAutoencoder, done: float) -> None:
         """Move the target, unless it is frozen.
@@ -367,30 +393,13 @@ class BarlowTwins(ViewsTask):
             return self.augmentation.view(batch, n_features, 0), batch.cells
         return super().views(batch, n_features)
 
-    def loss_of_views(
-        self,
-        net: MaskedAutoencoder,
-        first: View,
-        second: View,
-        *,
-        products: torch.dtype | None = None,
-    ) -> PretextOutput:
-        """Return the loss of two views of the same cells.
-
-        Parameters
-        ----------
-        net
-            Encoder.
-        first, second
-            The views, (B, G) each, dense or CSR.
-        products
-            Type in which the products of the encoder are taken; default that of its weights.
-        """
-        latent = [_encode(net, view, products) for view in (first, second)]
-        z1, z2 = map(self.projector, latent)
-        parts = barlow_loss(z1, z2, off_weight=self.off_weight)
+    def compare(
+        self, first: torch.Tensor, second: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the loss of projections of two views, (B, D) each, and what is logged."""
+        parts = barlow_loss(first, second, off_weight=self.off_weight)
         said = {name: getattr(parts, name).detach() for name in ("on_diagonal", "off_diagonal")}
-        return PretextOutput(parts.loss, torch.cat(latent).detach(), said)
+        return parts.loss, said
 
 
 class VICReg(ViewsTask):
@@ -439,30 +448,13 @@ class VICReg(ViewsTask):
         _not_negative(**self.weights)
         self.projector = barlow_projector(n_latent, projection)
 
-    def loss_of_views(
-        self,
-        net: MaskedAutoencoder,
-        first: View,
-        second: View,
-        *,
-        products: torch.dtype | None = None,
-    ) -> PretextOutput:
-        """Return the loss of two views of the same cells.
-
-        Parameters
-        ----------
-        net
-            Encoder.
-        first, second
-            The views, (B, G) each, dense or CSR.
-        products
-            Type in which the products of the encoder are taken; default that of its weights.
-        """
-        latent = [_encode(net, view, products) for view in (first, second)]
-        z1, z2 = map(self.projector, latent)
-        parts = vicreg_loss(z1, z2, **self.weights)
+    def compare(
+        self, first: torch.Tensor, second: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the loss of projections of two views, (B, D) each, and what is logged."""
+        parts = vicreg_loss(first, second, **self.weights)
         said = {name: getattr(parts, name).detach() for name in self.weights}
-        return PretextOutput(parts.loss, torch.cat(latent).detach(), said)
+        return parts.loss, said
 
 
 class SimCLR(ViewsTask):
@@ -511,28 +503,22 @@ class SimCLR(ViewsTask):
         self.temperature = temperature
         self.projector = mlp(n_latent, projection_hidden, projection_size)
 
-    def loss_of_views(
-        self,
-        net: MaskedAutoencoder,
-        first: View,
-        second: View,
-        *,
-        products: torch.dtype | None = None,
-    ) -> PretextOutput:
-        """Return the loss of two views of the same cells.
+    def projected(self, latent: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return projections of the embeddings of both views, of one batch.
 
         Parameters
         ----------
-        net
-            Encoder.
-        first, second
-            The views, (B, G) each, dense or CSR.
-        products
-            Type in which the products of the encoder are taken; default that of its weights.
+        latent
+            Embeddings of either view, (B, n_latent).
         """
-        latent = torch.cat([_encode(net, view, products) for view in (first, second)])
-        z1, z2 = self.projector(latent).chunk(2)
-        return PretextOutput(nt_xent(z1, z2, temperature=self.temperature), latent.detach(), {})
+        first, second = self.projector(torch.cat(latent)).chunk(2)
+        return first, second
+
+    def compare(
+        self, first: torch.Tensor, second: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the loss of projections of two views, (B, D) each, and what is logged."""
+        return nt_xent(first, second, temperature=self.temperature), {}
 
 
 def _not_negative(**weights: float) -> None:

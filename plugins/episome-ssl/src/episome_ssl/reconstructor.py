@@ -11,13 +11,14 @@ import torch
 from episome.errors import UsageError, did_you_mean
 from episome.models import (
     EmbeddingMixin,
+    EncoderPart,
     EpisomeModel,
     NetworkModel,
     ReconstructionMixin,
     add_batches,
+    batch_codes,
     batch_names,
     require_batches,
-    training_batches,
 )
 from episome_ssl.core import SSLReconstructorCore
 from episome_ssl.model import require_likelihood
@@ -80,12 +81,13 @@ class SSLReconstructor(WarmStartMixin, EmbeddingMixin, ReconstructionMixin, Netw
         likelihood: Literal["mse", "nb"] = "mse",
         freeze: Literal["none", "shallow", "all"] = "none",
         mask_rate: float = 0.0,
-        init: EpisomeModel | str | Path | None = None,
+        init: EpisomeModel | str | Path | EncoderPart | None = None,
     ) -> None:
         init_locals = dict(locals())
         super().__init__(adata, registry)
         require_likelihood(likelihood, self.input_rule.input_kind)
-        sizes = sizes_of(init, hidden=hidden, n_latent=n_latent, activation=activation)
+        start = None if init is None else EncoderPart.of(init)
+        sizes = sizes_of(start, hidden=hidden, n_latent=n_latent, activation=activation)
         core = self._build_core(
             **sizes,
             output_activation=output_activation,
@@ -100,8 +102,8 @@ class SSLReconstructor(WarmStartMixin, EmbeddingMixin, ReconstructionMixin, Netw
         init_locals |= {"init": None, **sizes}
         summary = f"SSLReconstructor of {len(batch_names(self))} batches"
         self._finish_init(core, init_locals, summary)
-        if init is not None:
-            self.init_from(init)
+        if start is not None:
+            self.init_from(start)
 
     @classmethod
     def setup_anndata(cls, adata: AnnData, *, batch_key: str | None = None, **kwargs: Any) -> None:
@@ -187,7 +189,8 @@ class SSLReconstructor(WarmStartMixin, EmbeddingMixin, ReconstructionMixin, Netw
     def _fit(self, datamodule: CellDataModule, *args: Any, **kwargs: Any) -> None:
         if not self.is_trained_:
             start_from_means(self.module, datamodule)
-        self.module.batch_codes = torch.from_numpy(training_batches(self))
+        codes = batch_codes(self, datamodule.source)
+        self.module.batch_codes = torch.from_numpy(codes)
         try:
             with knowing_what_was_measured(self.module, datamodule):
                 super()._fit(datamodule, *args, **kwargs)

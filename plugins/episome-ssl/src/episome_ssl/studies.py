@@ -56,6 +56,12 @@ def _simulated(name: str, **more: Any) -> DataEntry:
     return DataEntry(name, "simulated-types", splits=(SplitEntry("group"),), **given)
 
 
+def _census(name: str, dataset: str) -> DataEntry:
+    """Cells of one data set of the census that the paper used."""
+    address = f"census:homo_sapiens@2023-05-15?dataset_id == '{dataset}'"
+    return DataEntry(name, address, splits=(SplitEntry("group"),))
+
+
 _KANG = DataEntry(
     "Kang donors",
     "kang_pbmc_ifnb.h5ad",
@@ -153,11 +159,8 @@ _SCALES = {
     ),
     "full": _Scale(
         labelled=(
-            DataEntry(
-                "PBMC (CELLxGENE)",
-                "census:2023-05-15/pbmc",
-                splits=(SplitEntry("group"),),
-            ),
+            _census("PBMC", "2a498ace-872a-4935-984b-1afa70fd9886"),
+            _census("Tabula Sapiens", "53d208b0-2cfd-4366-9866-c3c6114081bc"),
         ),
         auxiliary=(DataEntry("scTab corpus", "sctab.corpus"),),
         unseen=(),

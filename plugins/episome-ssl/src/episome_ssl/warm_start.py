@@ -55,7 +55,7 @@ class WarmStartMixin(_Model):
         return model
 
     def init_from(
-        self, given: EpisomeModel | str | Path, *, min_gene_overlap: float = 0.5
+        self, given: EpisomeModel | str | Path | EncoderPart, *, min_gene_overlap: float = 0.5
     ) -> EncoderReport:
         """Take the encoder of a trained model as the start of training.
 
@@ -194,7 +194,7 @@ def on_genes_of(cells: PreparedCells, part: EncoderPart) -> PreparedCells:
 SIZES: dict[str, Any] = {"hidden": (512, 512, 256, 256), "n_latent": 64, "activation": "selu"}
 
 
-def sizes_of(init: EpisomeModel | str | Path | None, **given: Any) -> dict[str, Any]:
+def sizes_of(init: EncoderPart | None, **given: Any) -> dict[str, Any]:
     """Return sizes of an encoder: those given, else those of its start, else the usual ones.
 
     Parameters
@@ -204,7 +204,7 @@ def sizes_of(init: EpisomeModel | str | Path | None, **given: Any) -> dict[str, 
     **given
         ``hidden``, ``n_latent`` and ``activation``; ``None`` where nothing is given.
     """
-    usual = SIZES if init is None else {**SIZES, **EncoderPart.of(init).settings}
+    usual = SIZES if init is None else {**SIZES, **init.settings}
     found = {k: usual[k] if v is None else v for k, v in given.items()}
     return {**found, "hidden": widths(found["hidden"])}
 
@@ -241,10 +241,10 @@ def started(
     part = EncoderPart.of(ssl)
     cells = cls.setup_source(data, **setup)
     if genes == "data":
-        return cls(cells, init=ssl, **model_kwargs)
+        return cls(cells, init=part, **model_kwargs)
     _require_known(part, cells)
     model = cls(on_genes_of(cells, part), **{**part.settings, **model_kwargs})
-    model.init_from(ssl, min_gene_overlap=0.0)
+    model.init_from(part, min_gene_overlap=0.0)
     return model
 
 
