@@ -826,3 +826,17 @@ def test_batches_are_those_of_the_cells_that_are_trained_on(ssl, monkeypatch):
 
     names = np.array(model.batches)[told[0].numpy()]
     assert list(names) == list(turned.obs["donor_id"].astype(str))
+
+
+def test_cells_of_unknown_batches_are_not_trained_on(ssl):
+    """A caller's cells can be of batches that the decoder has no weights for."""
+    model = SSLReconstructor.from_ssl(ssl, cells(), batch_key="donor_id")
+    other = cells()
+    other.obs["donor_id"] = other.obs["donor_id"].astype(str).replace(model.batches[0], "stranger")
+    split = split_cells(np.zeros(other.n_obs, dtype=np.int64))
+    data = model._cells_for(model.prepare(other), split, 64, codes=np.zeros(200, dtype=np.int64))
+
+    with pytest.raises(UsageError, match="E-U110") as caught:
+        model.train(max_epochs=1, datamodule=data, accelerator="cpu")
+
+    assert "stranger" in str(caught.value)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scvi.data import AnnDataManager
 from scvi.data.fields import CategoricalObsField
 
@@ -181,12 +182,31 @@ def batch_codes(model: EpisomeModel, source: CellSource) -> NDArray[np.int64]:
         Set up with :func:`add_batches`.
     source
         Cells of its batches.
+
+    Raises
+    ------
+    UsageError
+        There is no such column (E-U04), or cells are of batches that the model does not know
+        (E-U110).
     """
     key = model.setup_args.get("batch_key")
     if key is None:
         return np.zeros(source.n_obs, dtype=np.int64)
-    code = {name: i for i, name in enumerate(batch_names(model))}
-    return np.array([code[str(v)] for v in source.obs_column(key)], dtype=np.int64)
+    known = batch_names(model)
+    values = pd.Series(source.obs_column(key)).astype(str)
+    codes = pd.Index(known).get_indexer(values)
+    if (unknown := codes < 0).any():
+        raise UsageError(
+            "E-U110",
+            f"column {key!r} names batches that the model does not know",
+            where="cells to train on",
+            count=int(unknown.sum()),
+            total=len(codes),
+            examples=list(values[unknown].unique()[:3]),
+            why=f"the model knows {', '.join(known[:5])}",
+            fix="set up the model with these cells, or leave them out",
+        )
+    return np.asarray(codes, dtype=np.int64)
 
 
 _TRANSFER = ("source_registry", "extend_categories", "allow_missing_labels")
