@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         doubt_threshold,
         label_doubt,
     )
+    from episome.confidence._intervals import Intervals
     from episome.confidence._maps import CalibrationMap, Fitted, fit_map
     from episome.confidence._novelty import MAX_CELLS, Novelty, TypeSpace
     from episome.confidence._rollup import RollUp, classes_within, restricted
@@ -43,6 +44,7 @@ _HOME = {
     "coverage": "_conformal",
     "DEPTHS": "_shift",
     "Fitted": "_maps",
+    "Intervals": "_intervals",
     "LabelDoubt": "_doubt",
     "MAX_CELLS": "_novelty",
     "Novelty": "_novelty",

@@ -48,13 +48,18 @@ if TYPE_CHECKING:
     )
     from episome.data._loader import CellLoader
     from episome.data._many import ManyCells
-    from episome.data._modalities import PairedCells, pair_modalities
+    from episome.data._modalities import (
+        PairedCells,
+        pair_modalities,
+        pair_sources,
+        parts_of,
+    )
     from episome.data._name_tables import NameTable, read_gene_list, read_label_list
     from episome.data._obsm import ObsmSource, align_dimensions, require_finite
     from episome.data._order import BlockOrder
     from episome.data._organisms import Organisms, organisms_of, shown_organism
     from episome.data._own_sources import has_own_source, own_source
-    from episome.data._panels import GenePanels, measured_genes
+    from episome.data._panels import GenePanels, measured_features, measured_genes
     from episome.data._parquet import ParquetSource
     from episome.data._prepared import PreparedCells, ScannedSource, in_memory
     from episome.data._programmes import GeneProgrammes, MatchedProgrammes, Programmes, read_gmt
@@ -88,6 +93,7 @@ if TYPE_CHECKING:
         AnnDataSource,
         CellSource,
         ChosenCells,
+        NanAsZero,
         cells_name,
         combined_column,
         existing_columns,
@@ -113,6 +119,7 @@ _HOME = {
     "Alignment": "_alignment",
     "AlignmentReport": "_alignment",
     "AnnDataSource": "_source",
+    "NanAsZero": "_source",
     "BlockOrder": "_order",
     "CellLoader": "_loader",
     "CensusSource": "_census",
@@ -143,6 +150,7 @@ _HOME = {
     "GeneImportance": "_importance",
     "GenePanels": "_panels",
     "GeneProgrammes": "_programmes",
+    "measured_features": "_panels",
     "measured_genes": "_panels",
     "MatchedProgrammes": "_programmes",
     "InputRule": "_rule",
@@ -200,6 +208,8 @@ _HOME = {
     "shown_organism": "_organisms",
     "own_source": "_own_sources",
     "pair_modalities": "_modalities",
+    "pair_sources": "_modalities",
+    "parts_of": "_modalities",
     "ObsmSource": "_obsm",
     "ReducedCells": "_reduced",
     "ThinnedSource": "_reduced",

@@ -68,6 +68,8 @@ class CellLoader:
     others
         The same cells in other modalities, by name: their values, CSR float32, are in every batch
         under it.
+    columns
+        A number or flag of every cell of the source, by name; they are in every batch under it.
     order
         ``"exact"`` or ``"blocks"`` instead of what the source makes best.
     buffer_bytes
@@ -98,6 +100,7 @@ class CellLoader:
         drop_last: bool = False,
         seed: int | None = None,
         others: Mapping[str, CellSource] | None = None,
+        columns: Mapping[str, NDArray[Any]] | None = None,
         order: Literal["auto", "exact", "blocks"] = "auto",
         buffer_bytes: int = BUFFER_BYTES,
         weights: NDArray[np.floating] | None = None,
@@ -112,7 +115,7 @@ class CellLoader:
         self.shuffle = shuffle
         self.drop_last = drop_last and len(self.rows) >= self.batch_size
         self.seed = settings.seed if seed is None else seed
-        self.others = dict(others or {})
+        self.others, self.columns = dict(others or {}), dict(columns or {})
         if order not in {"auto", "exact", "blocks"}:
             raise UsageError("E-U30", f"order={order!r}", fix='use "auto", "exact" or "blocks"')
         self.order, self.buffer_bytes = order, buffer_bytes
@@ -199,25 +202,29 @@ class CellLoader:
 
     def _read(
         self, buffer: list[NDArray[np.int64]]
-    ) -> tuple[list[NDArray[np.int64]], NDArray[np.int64], Held] | None:
+    ) -> tuple[list[NDArray[np.int64]], NDArray[np.int64], dict[str, Held]] | None:
         """Read the rows of several batches at once, in the order of the file."""
         if not buffer:
             return None
         rows = np.unique(np.concatenate(buffer))
-        return buffer, rows, hold(self.source, rows)
+        sources = {X_KEY: self.source, **self.others}
+        return buffer, rows, {name: hold(source, rows) for name, source in sources.items()}
 
     def _mixed(
-        self, buffer: list[NDArray[np.int64]], rows: NDArray[np.int64], held: Held
+        self, buffer: list[NDArray[np.int64]], rows: NDArray[np.int64], held: dict[str, Held]
     ) -> Iterator[Batch]:
         for wanted in buffer:
             places = np.searchsorted(rows, wanted)
-            yield self._batch_of(held.take(places, self._pool), wanted)
+            blocks = {name: part.take(places, self._pool) for name, part in held.items()}
+            yield self._batch_of(blocks, wanted)
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """Return the batch of the given rows of the source."""
-        return self._batch_of(self.source.read(as_slice(rows)), rows)
+        sources, wanted = {X_KEY: self.source, **self.others}, as_slice(rows)
+        return self._batch_of({name: s.read(wanted) for name, s in sources.items()}, rows)
 
-    def _batch_of(self, block: sparse.csr_matrix, rows: NDArray[np.int64]) -> Batch:
+    def _batch_of(self, blocks: dict[str, sparse.csr_matrix], rows: NDArray[np.int64]) -> Batch:
+        block = blocks[X_KEY]
         if self.kind.unlog:
             block = unlog(block)
         aligned = self.alignment.apply(block)
@@ -226,8 +233,8 @@ class CellLoader:
             batch[SIZE_FACTOR_KEY] = self._library(block, aligned)
         if self.labels is not None:
             batch[LABELS_KEY] = self.labels[rows]
-        for name, other in self.others.items():
-            batch[name] = other.read(as_slice(rows))
+        batch |= {name: blocks[name] for name in self.others}
+        batch |= {name: values[rows] for name, values in self.columns.items()}
         return batch
 
     def _library(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pandas as pd
+from scipy import sparse
 
 from episome.data._keys import GENE_EXPRESSION
 from episome.data._pairing import match_cells, shared_names, stale_tables
+from episome.data._prepared import in_memory
 from episome.data._proteins import SHORT, TYPE_COLUMNS, TYPES, kind_by_word
 from episome.data._query import modalities_of
 from episome.data._source import AnnDataSource, CellSource
@@ -18,11 +21,9 @@ from episome.errors import Problem, UsageError, raise_problems
 from episome.log import get_logger
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
     from numpy.typing import NDArray
-    from scipy import sparse
 
     from episome.data._matrix import Rows
 
@@ -43,12 +44,15 @@ class PairedCells:
         Names of the features of every modality, as they are in its ``var``.
     notes
         Lines of the input report: what was left out, put in order or not read.
+    present
+        Which of the cells a modality has, bool (n_obs,), of those that lack some.
     """
 
     obs_names: pd.Index
     sources: dict[str, CellSource]
     features: dict[str, tuple[str, ...]]
     notes: tuple[str, ...]
+    present: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     @property
     def n_obs(self) -> int:
@@ -69,12 +73,15 @@ class RowsOf:
     source
         What is read.
     rows
-        Its rows, int64 of shape (n_obs,).
+        Its rows, int64 of shape (n_obs,); -1 stands for a cell that it lacks, which is read as one
+        without values.
     """
 
-    def __init__(self, source: AnnDataSource, rows: NDArray[np.int64]) -> None:
+    def __init__(self, source: CellSource, rows: NDArray[np.int64]) -> None:
         self._source, self._rows = source, np.asarray(rows, dtype=np.int64)
-        self._obs_names = source.obs_names[self._rows]
+        self._there = self._rows >= 0
+        names = source.obs_names
+        self._obs_names = names[self._rows] if self._there.all() else None
 
     @property
     def n_obs(self) -> int:
@@ -87,11 +94,19 @@ class RowsOf:
     @property
     def dtype(self) -> str:
         """Type of the stored values."""
-        return self._source.dtype
+        return str(getattr(self._source, "dtype", "float32"))
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether single rows in any order cost no more than rows in a block."""
+        return in_memory(self._source)
 
     @property
     def obs_names(self) -> pd.Index:
-        return self._obs_names
+        if self._obs_names is not None:
+            return self._obs_names
+        names = self._source.obs_names.to_numpy(dtype=object)
+        return pd.Index(np.where(self._there, names[self._rows], None))
 
     @property
     def var(self) -> pd.DataFrame:
@@ -104,15 +119,36 @@ class RowsOf:
     @property
     def obs_columns(self) -> list[str]:
         """Names of the columns of the cell table."""
-        return self._source.obs_columns
+        return list(getattr(self._source, "obs_columns", ()))
 
     def obs_column(self, key: str) -> pd.Series:
-        """Return one column of the cell table; E-U04 when it is missing."""
-        return self._source.obs_column(key).iloc[self._rows]
+        """Return one column of the cell table, with NaN for cells that the source lacks."""
+        found = self._source.obs_column(key)
+        return found.iloc[self._rows] if self._there.all() else found.reindex(self.obs_names)
 
     def read(self, rows: Rows) -> sparse.csr_matrix:
         """Return the expression of ``rows`` as CSR float32, in the order asked for."""
-        return self._source.read(self._rows[rows])
+        wanted, there = self._rows[rows], self._there[rows]
+        if there.all():
+            return self._source.read(wanted)
+        return spread_rows(self._source.read(wanted[there]), there)
+
+
+def spread_rows(block: sparse.csr_matrix, there: NDArray[np.bool_]) -> sparse.csr_matrix:
+    """Return a block with rows without values between its own.
+
+    Parameters
+    ----------
+    block
+        As many rows as ``there`` is true.
+    there
+        Which rows of the result are those of the block, bool (n_rows,).
+    """
+    sizes = np.zeros(len(there), dtype=np.int64)
+    sizes[there] = np.diff(block.indptr)
+    indptr = np.concatenate([[0], np.cumsum(sizes)]).astype(block.indptr.dtype)
+    shape = (len(there), block.shape[1])
+    return sparse.csr_matrix((block.data, block.indices, indptr), shape=shape)
 
 
 def pair_modalities(
@@ -121,6 +157,7 @@ def pair_modalities(
     *,
     layers: Mapping[str, str | None] | None = None,
     name: str = "mdata",
+    keep: Literal["common", "first"] = "common",
 ) -> PairedCells:
     """Pair the cells of several modalities by name, never by position.
 
@@ -137,10 +174,13 @@ def pair_modalities(
         Layer to read by modality; default ``X``.
     name
         How messages name the object.
+    keep
+        ``"common"``: the cells that all chosen modalities have; ``"first"``: all cells of the
+        first, and which of them the others have.
 
     Returns
     -------
-    :class:`PairedCells`: the cells that are in all chosen modalities. No matrix is copied.
+    :class:`PairedCells`; no matrix is copied.
 
     Raises
     ------
@@ -161,16 +201,49 @@ def pair_modalities(
     """
     held = parts_of(mdata, name=name)
     parts = {m: held[m] for m in _chosen(mdata, list(held), modalities, name)}
-    obs_names, rows, notes = match_cells({m: p.obs_names for m, p in parts.items()}, name)
-    sources: dict[str, CellSource] = {}
-    for m, part in parts.items():
-        source = AnnDataSource(part, layer=(layers or {}).get(m), name=f"{name}[{m!r}]")
-        sources[m] = RowsOf(source, rows[m]) if m in rows else source
-    features = {m: tuple(map(str, part.var_names)) for m, part in parts.items()}
-    notes = (*stale_tables(mdata, name), *notes, *shared_names(features, name))
-    for note in notes:
+    sources: dict[str, CellSource] = {
+        m: AnnDataSource(part, layer=(layers or {}).get(m), name=f"{name}[{m!r}]")
+        for m, part in parts.items()
+    }
+    return pair_sources(sources, name=name, keep=keep, notes=stale_tables(mdata, name))
+
+
+def pair_sources(
+    sources: Mapping[str, CellSource],
+    *,
+    name: str = "cells",
+    keep: Literal["common", "first"] = "common",
+    notes: Sequence[str] = (),
+) -> PairedCells:
+    """Pair cells of several sources by name, wherever they are; see :func:`pair_modalities`.
+
+    Parameters
+    ----------
+    sources
+        By the name of the modality; the first gives the order of the cells.
+    name
+        How messages name all of them.
+    keep
+        Which cells there are.
+    notes
+        Lines of the report that are known already.
+
+    Raises
+    ------
+    InputDataError
+        No cell is in all modalities (E-D45), or names of cells repeat within one (E-L15).
+    """
+    names = {m: source.obs_names for m, source in sources.items()}
+    obs_names, rows, found = match_cells(names, name, keep=keep)
+    paired: dict[str, CellSource] = {
+        m: RowsOf(source, rows[m]) if m in rows else source for m, source in sources.items()
+    }
+    features = {m: tuple(map(str, source.var.index)) for m, source in sources.items()}
+    lines = (*notes, *found, *shared_names(features, name))
+    for note in lines:
         logger.info("%s", note)
-    return PairedCells(obs_names, sources, features, notes)
+    present = {m: r >= 0 for m, r in rows.items() if (r < 0).any()}
+    return PairedCells(obs_names, paired, features, lines, present)
 
 
 def holds_modalities(data: object) -> bool:

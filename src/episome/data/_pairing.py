@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def match_cells(
-    names: Mapping[str, pd.Index], name: str
+    names: Mapping[str, pd.Index], name: str, *, keep: str = "common"
 ) -> tuple[pd.Index, dict[str, NDArray[np.int64]], tuple[str, ...]]:
     """Find the cells that all modalities have.
 
@@ -30,11 +30,14 @@ def match_cells(
         Names of the cells of every modality.
     name
         How messages name the object.
+    keep
+        ``"common"``: cells that all have; ``"first"``: all of the first modality.
 
     Returns
     -------
-    The names of the common cells in the order of the first modality; the rows of every modality
-    that has other cells or another order, int64; and the lines of the input report.
+    The names of the cells in the order of the first modality; the rows of every modality that has
+    other cells or another order, int64, -1 for cells that it lacks; and the lines of the input
+    report.
 
     Raises
     ------
@@ -50,21 +53,20 @@ def match_cells(
     common = first[np.logical_and.reduce([first.isin(n) for n in names.values()])]
     if not len(common) and any(map(len, names.values())):
         raise InputDataError(_nothing_common(names, name))
-    rows = {m: n.get_indexer(common) for m, n in names.items() if not n.equals(common)}
+    cells = first if keep == "first" else common
+    rows = {m: n.get_indexer(cells) for m, n in names.items() if not n.equals(cells)}
     notes = []
     if any(len(n) > len(common) for n in names.values()):
         sizes = ", ".join(f"{m} {len(n):,}" for m, n in names.items())
-        notes.append(
-            f"{name}: {len(common):,} cells are in all modalities ({sizes}); the others are left "
-            "out"
-        )
-    moved = [m for m, r in rows.items() if (np.diff(r) < 0).any()]
+        others = "the others are left out" if keep == "common" else f"{len(cells):,} are kept"
+        notes.append(f"{name}: {len(common):,} cells are in all modalities ({sizes}); {others}")
+    moved = [m for m, r in rows.items() if (np.diff(r[r >= 0]) < 0).any()]
     if moved:
         notes.append(
             f"{name}: the cells of {', '.join(moved)} are in another order than those of "
             f"{next(iter(names))}; they are paired by name"
         )
-    return common, rows, tuple(notes)
+    return cells, rows, tuple(notes)
 
 
 def _nothing_common(names: Mapping[str, pd.Index], name: str) -> Problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from episome.data._rows import hold
@@ -129,6 +129,10 @@ class PreparedCells:
         Name of the model class that it was set up for.
     registry
         What ``setup_anndata`` would have left, under scvi-tools' keys.
+    others
+        The same cells in other modalities, by name.
+    present
+        Which cells have these, bool (n_obs,); ``None``: all.
     """
 
     source: CellSource
@@ -138,6 +142,8 @@ class PreparedCells:
     donors: NDArray[np.object_] | None
     model: str
     registry: Mapping[str, Any]
+    others: Mapping[str, CellSource] = field(default_factory=dict)
+    present: NDArray[np.bool_] | None = None
 
     @property
     def n_obs(self) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -48,7 +48,8 @@ logger = get_logger(__name__)
 class Query:
     """Cells that can be given to a model.
 
-    ``notes`` are the lines of the input report: what was found, aligned and converted.
+    ``notes`` are the lines of the input report: what was found, aligned and converted;
+    ``columns`` numbers or flags of every cell that are in every batch, by name.
     """
 
     source: CellSource
@@ -57,6 +58,7 @@ class Query:
     kind: QueryKind
     values: ValueReport
     notes: tuple[str, ...]
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def loader(
         self, rows: NDArray[np.int64] | None = None, *, batch_size: int = 1024
@@ -69,6 +71,7 @@ class Query:
             kind=self.kind,
             rows=rows,
             batch_size=batch_size,
+            columns=self.columns,
         )
 
     def without_genes(self, places: NDArray[np.int64], *, min_gene_overlap: float = 0.5) -> Query:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         CONFIDENCE_PREFIX,
         IMPORTANCE,
         INDEX_PREFIX,
+        TARGET_PREFIX,
         core_from_folder,
         folder_confidence,
         folder_features,
@@ -34,12 +35,23 @@ if TYPE_CHECKING:
     )
     from episome.inference._gene_sets import GeneSetScores, read_gene_sets
     from episome.inference._importance import gene_importance, mean_importance
+    from episome.inference._modality import (
+        BATCH_KEY,
+        PredictedModality,
+        TargetFacts,
+        folder_target,
+    )
     from episome.inference._outputs import as_csr
     from episome.inference._predictor import Predictor
     from episome.inference._shift_report import ShiftReport, proportions, shift_report
     from episome.inference._vote import VOTE_COLUMNS, cluster_votes, warn_unless_clusters
 
 _HOME = {
+    "BATCH_KEY": "_modality",
+    "PredictedModality": "_modality",
+    "TARGET_PREFIX": "_folders",
+    "TargetFacts": "_modality",
+    "folder_target": "_modality",
     "CALL_COLUMNS": "_calls",
     "CONFIDENCE_PREFIX": "_folders",
     "CallLimits": "_calls",

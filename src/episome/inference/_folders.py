@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 INDEX_PREFIX = "_indices/"
 IMPORTANCE = "_gene_importance"
 CONFIDENCE_PREFIX = "_confidence/"
+#: Of the modality that a model predicts.
+TARGET_PREFIX = "_target/"
 
 
 def core_from_folder(folder: ModelFolder, core_cls: type[Core] | None = None) -> Core:
@@ -70,7 +72,8 @@ def _require_genes(core: Core, folder: ModelFolder) -> None:
 
 def _is_of_the_host(tensor: str) -> bool:
     """Whether a tensor of a folder is the host's own, and not the core's."""
-    return tensor.startswith((INDEX_PREFIX, CONFIDENCE_PREFIX)) or tensor == IMPORTANCE
+    prefixes = (INDEX_PREFIX, CONFIDENCE_PREFIX, TARGET_PREFIX)
+    return tensor.startswith(prefixes) or tensor == IMPORTANCE
 
 
 def folder_spec(model: Mapping[str, Any]) -> ModelSpec:

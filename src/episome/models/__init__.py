@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from episome.models._transfer import LabelTransfer, label_transfer
     from episome.models._translation import TranslationMixin
     from episome.models._tuning import Between, TuningSpace
+    from episome.models._warm_start import WarmStartMixin, digests_of_training
     from episome.models._weights_file import WeightsContent, WeightsFile
 
 _HOME = {
@@ -101,7 +102,9 @@ _HOME = {
     "EncoderPart": "_parts",
     "ExplanationMixin": "_explanation",
     "TrainingCells": "_array",
+    "WarmStartMixin": "_warm_start",
     "WeightsContent": "_weights_file",
+    "digests_of_training": "_warm_start",
     "WeightsFile": "_weights_file",
     "add_batches": "_batches",
     "batch_names": "_batches",

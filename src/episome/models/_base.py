@@ -723,6 +723,10 @@ class EpisomeModel(BaseModelClass):
         self._adata_manager = cls._get_most_recent_anndata_manager(adata, required=True)
         self._register_manager_for_instance(self._adata_manager)
 
+    def _more_parts(self) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
+        """Return what a capability adds to the folder: tensors, and entries of the manifest."""
+        return {}, {}
+
     # --- the core ---------------------------------------------------------------------------
 
     def _finish_init(self, core: Core, init_locals: Mapping[str, object], summary: str) -> None:

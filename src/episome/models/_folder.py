@@ -38,6 +38,7 @@ def model_folder(model: EpisomeModel) -> ModelFolder:
     tensors, files = model.module.state()
     features, labels = model.features, model.labels
     sure, confidence = model.confidence_.to_parts()
+    more_tensors, more_facts = model._more_parts()
     manifest = {
         "model": model_identity(type(model)),
         "core": encode(model.module.config),
@@ -50,6 +51,7 @@ def model_folder(model: EpisomeModel) -> ModelFolder:
         "fit": encode(model.fit_),
         "confidence": encode(confidence),
         "provenance": provenance(),
+        **encode(more_facts),
     }
     if parts := parts_of(model.module):
         manifest["parts"] = encode(parts)
@@ -63,6 +65,7 @@ def model_folder(model: EpisomeModel) -> ModelFolder:
             **_index_tensors(model),
             **_weights_of_genes(model),
             **{f"{CONFIDENCE_PREFIX}{k}": v for k, v in sure.items()},
+            **more_tensors,
         },
         genes={"id": features.ids, **features.other},
         labels=table,

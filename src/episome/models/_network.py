@@ -287,6 +287,10 @@ class NetworkModel(EpisomeModel):
         """Values of the training cells in other modalities, by the name of the modality."""
         return {}
 
+    def _columns(self, source: CellSource) -> dict[str, NDArray[Any]]:
+        """Numbers or flags of all cells of a source to train on, by their name in a batch."""
+        return {}
+
     def _split(
         self,
         given: Sequence[Sequence[int]] | None,
@@ -341,6 +345,7 @@ class NetworkModel(EpisomeModel):
             seed=settings.seed,
             donors=donors,
             others=self._other_sources(),
+            columns=self._columns(query.source),
         )
 
     # --- the fit ----------------------------------------------------------------------------

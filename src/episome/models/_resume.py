@@ -102,6 +102,7 @@ def run_facts(
         "classes": list(model.labels.names) if model.labels else [],
         "split": data.split.digest,
         "sampling": None if data.weights is None else _digest(data.weights),
+        **({"columns": _digest(*data.columns.values())} if data.columns else {}),
         "values": {"rule": str(data.rule), "kind": str(data.kind)},
         "configuration": _plain(model.module.config),
         "weights at the start": _digest(

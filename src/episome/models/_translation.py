@@ -2,90 +2,112 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import anndata
 import numpy as np
 import pandas as pd
+from scipy import sparse
 from scvi.data import AnnDataManager
-from scvi.data.fields import LayerField, MuDataWrapper
+from scvi.data.fields import MuDataWrapper
 
+from episome.confidence import Intervals
 from episome.data import (
     AnnDataSource,
     FeatureSpace,
     PairedCells,
+    PreparedCells,
+    TargetScale,
     combined_column,
     definite_donors,
+    given_split,
     inspect_values,
+    match_features,
     modalities_of,
+    modality_kind,
     pair_modalities,
     unusable_values,
 )
 from episome.errors import Collector, InputDataError, UsageError, raise_problems
+from episome.inference import (
+    BATCH_KEY,
+    PredictedModality,
+    Predictor,
+    TargetFacts,
+    folder_target,
+)
+from episome.log import get_logger
+from episome.metrics import feature_scores
 from episome.models._arguments import as_rows
-from episome.models._fields import ExpressionField, features_from_state
-from episome.models._setup import registered_input, require_words
+from episome.models._batches import (
+    ONE_BATCH,
+    BatchField,
+    batch_codes,
+    batch_names,
+    require_batches,
+)
+from episome.models._fields import ExpressionField
+from episome.models._from_source import require_reader
+from episome.models._setup import SOURCE, registered_input, require_words
+from episome.models._target import (
+    TARGET,
+    MeasuredTarget,
+    TargetField,
+    features_of,
+    modality_names,
+    paired_cells,
+    prepared_pairs,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
     from numpy.typing import NDArray
 
-    from episome.data import CellSource, Query
+    from episome.data import CellSource, Query, Split
+    from episome.io import ModelFolder
     from episome.models._base import EpisomeModel as _Base
+    from episome.train import CellDataModule
 else:
     _Base = object
 
-TARGET = "target"
+logger = get_logger(__name__)
 
-
-class TargetField(LayerField):
-    """The features of the modality that is predicted."""
-
-    def __init__(
-        self, registry_key: str, layer: str | None, *, features: FeatureSpace | None = None
-    ) -> None:
-        super().__init__(registry_key, layer, is_count_data=False, correct_data_format=False)
-        self._features = features
-
-    def register_field(self, adata: AnnData) -> dict[str, object]:
-        """Register the names of the features."""
-        if self._features is None:
-            msg = "a TargetField without features can only be transferred"
-            raise RuntimeError(msg)
-        return {
-            self.N_OBS_KEY: int(adata.n_obs),
-            self.N_VARS_KEY: len(self._features),
-            self.COLUMN_NAMES_KEY: np.array(self._features.ids, dtype=object),
-        }
-
-    def transfer_field(
-        self, state_registry: dict[str, object], adata_target: AnnData, **kwargs: object
-    ) -> dict[str, object]:
-        """Keep the features of the model."""
-        return {**state_registry, self.N_OBS_KEY: int(adata_target.n_obs)}
-
+#: Cells that intervals and the table of features are made of, at least.
+_MIN_HELD_OUT = 20
+#: Values of held-out cells that are compared at most.
+_HELD_VALUES = 2**27
 
 _MuDataExpression = MuDataWrapper(ExpressionField)
 _MuDataTarget = MuDataWrapper(TargetField)
+_MuDataBatch = MuDataWrapper(BatchField)
 
 
 class TranslationMixin(_Base):
     """What every model whose core gives ``target`` does the same way; before ``NetworkModel``.
 
-    The model is set up with MuData; batches hold the values of the target under the name that
-    ``target_kind`` gives (``batch["protein"]``, dense). Queries are AnnData of RNA, or MuData.
+    The model is set up with MuData, or with sources that stay on disk. Batches hold, with
+    ``KIND`` for what is predicted (``"protein"``, ``"atac"`` or ``"other"``): ``KIND``, its values
+    on the scale that :meth:`_training_scale` names, in the form of ``core.target_format``;
+    ``KIND_present``, which cells have it, bool (B,); ``KIND_panel``, the row of ``core.measured``
+    that says which features were measured in the cell, int64 (B,); and ``batch``, int64 (B,), -1
+    for a cell of no known batch. Queries are AnnData of RNA, or MuData.
+
+    ``target_`` holds what is known of the predictions after training.
     """
 
     capabilities: ClassVar[tuple[str, ...]] = ("translation",)
-    #: What is predicted: ``"protein"`` or ``"atac"``.
-    target_kind: ClassVar[Literal["protein", "atac"]] = "protein"
-    #: Its cells have two modalities.
+    #: What is predicted: ``"protein"`` or ``"atac"``; ``"auto"``: what the training cells have.
+    target_kind: ClassVar[Literal["protein", "atac", "auto"]] = "protein"
     reads_sources: ClassVar[bool] = False
+    target_: TargetFacts | None = None
     _pairs: tuple[object, PairedCells] | None = None
+    _measured: MeasuredTarget | None = None
 
     @classmethod
     def setup_anndata(cls, adata: AnnData, **kwargs: object) -> None:
@@ -112,6 +134,7 @@ class TranslationMixin(_Base):
         target_modality: str | None = None,
         layer: str | None = None,
         target_layer: str | None = None,
+        batch_key: str | None = None,
         donor_key: str | list[str] | None = None,
         input_kind: Literal["auto", "counts", "log1p"] = "auto",
         size_factor: Literal["model_genes", "all_genes"] = "model_genes",
@@ -122,15 +145,23 @@ class TranslationMixin(_Base):
     ) -> None:
         """Register training cells of two modalities, paired by name.
 
+        Cells that have the RNA alone are kept: they are predicted like others, and models that can
+        learn from them do. What is NaN in the other modality was not measured; with a
+        ``batch_key`` neither was a feature that is zero in a whole batch, though by the other
+        batches ten of its cells or more should have a value.
+
         Parameters
         ----------
         mdata
-            Training cells; only scvi-tools' bookkeeping is written to ``uns``.
+            Training cells; only scvi-tools' bookkeeping is written to ``uns`` and ``obs``.
         rna_modality, target_modality
             Names in ``mdata.mod`` of what is read and what is predicted; the target may be left
             out where there is one other modality.
         layer, target_layer
             Where the values of each are; default ``X``.
+        batch_key
+            Column of the RNA's ``obs`` that names the batch, for models that are told batches, and
+            to find panels of features that differ between batches.
         donor_key
             Column or columns of the RNA's ``obs`` that name the donor.
         input_kind, size_factor, duplicates, allow_fractional, nan
@@ -142,49 +173,115 @@ class TranslationMixin(_Base):
             The data cannot be used: see ``episome.data.pair_modalities`` for the pairing.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
+        given: PairedCells | None = kwargs.pop(SOURCE, None)  # type: ignore[assignment]
         require_words(
             kwargs, input_kind=input_kind, size_factor=size_factor, duplicates=duplicates, nan=nan
         )
         if target_modality is None:
-            target_modality = _only_other(mdata, rna_modality, cls.__name__)
+            target_modality = _only_other(modalities_of(mdata), rna_modality, cls.__name__)
             setup_method_args["setup_args"]["target_modality"] = target_modality
+        here = {"mod_required": True, "mod_key": rna_modality}
+        there = {"mod_required": True, "mod_key": target_modality}
         if kwargs.get("source_registry") is not None:
             fields = [
-                _MuDataExpression("X", layer, mod_key=rna_modality, mod_required=True),
-                _MuDataTarget(TARGET, target_layer, mod_key=target_modality, mod_required=True),
+                _MuDataExpression("X", layer, **here),
+                _MuDataTarget(TARGET, target_layer, **there),
             ]
         else:
-            pair_modalities(mdata, [rna_modality, target_modality])
-            source = AnnDataSource(mdata.mod[rna_modality], layer=layer, name=rna_modality)
+            names = [rna_modality, target_modality]
+            if given is None:
+                pair_modalities(mdata, names, keep="first")
+                parts = {
+                    m: AnnDataSource(mdata.mod[m], layer=at, name=m)
+                    for m, at in zip(names, (layer, target_layer), strict=True)
+                }
+            else:
+                parts = dict(given.sources)
             found = Collector()
             with found.collecting():
                 features, rule = registered_input(
-                    source,
+                    parts[rna_modality],
                     input_kind,
                     size_factor,
                     duplicates,
                     allow_fractional=allow_fractional,
                     nan=nan,
                 )
-            target = AnnDataSource(
-                mdata.mod[target_modality], layer=target_layer, name=target_modality
-            )
+            target = parts[target_modality]
             with found.collecting():
-                raise_problems(InputDataError, unusable_values(inspect_values(target)))
+                problems = unusable_values(inspect_values(target))
+                # What is NaN in another modality was not measured.
+                raise_problems(InputDataError, [p for p in problems if p.code != "E-D01"])
+            kind = cls._kind_of(target_modality, target.var)
             with found.collecting():
-                targets = FeatureSpace.from_var(
-                    target.var, where=target.where, modality=cls.target_kind
-                )
+                targets = FeatureSpace.from_var(target.var, where=target.where, modality=kind)
             found.raise_all()
+            rna = mdata.mod[rna_modality]
+            require_batches(rna, batch_key)
             if donor_key is not None:
-                definite_donors(combined_column(mdata.mod[rna_modality], donor_key))
+                definite_donors(combined_column(rna, donor_key))
             fields = [
-                _MuDataExpression("X", layer, mod_key=rna_modality, features=features, rule=rule),
-                _MuDataTarget(TARGET, target_layer, mod_key=target_modality, features=targets),
+                _MuDataExpression("X", layer, features=features, rule=rule, **here),
+                _MuDataTarget(TARGET, target_layer, features=targets, **there),
             ]
+        fields.append(_MuDataBatch(batch_key, **here))
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)
+
+    @classmethod
+    def _kind_of(cls, name: str, var: pd.DataFrame) -> str:
+        """Say what the features of the other modality are."""
+        if cls.target_kind != "auto":
+            return cls.target_kind
+        found = modality_kind(name, var)
+        return "other" if found == "rna" else found
+
+    @classmethod
+    def setup_source(
+        cls,
+        data: MuData | Mapping[str, Any] | str | Path,
+        *,
+        rna_modality: str = "rna",
+        target_modality: str | None = None,
+        **setup: Any,
+    ) -> PreparedCells:
+        """Set training cells of two modalities up where they are, without reading them to memory.
+
+        Parameters
+        ----------
+        data
+            A file or zarr store of MuData, which is read in blocks; or by the name of the modality
+            a path, corpus, ``CellSource`` or AnnData object of each; or MuData.
+        rna_modality, target_modality
+            As for :meth:`setup_mudata`.
+        **setup
+            Of :meth:`setup_mudata`.
+
+        Raises
+        ------
+        UsageError, InputDataError, InputFileError
+            As for :meth:`setup_mudata`; E-U83: the model wants its cells as an object.
+
+        Examples
+        --------
+        >>> cells = CrossModal.setup_source(
+        ...     {"rna": "r.corpus", "prot": "p.h5ad"}
+        ... )  # doctest: +SKIP
+        >>> model = CrossModal(cells)  # doctest: +SKIP
+        """
+        require_reader(cls)
+        if target_modality is None:
+            target_modality = _only_other(modality_names(data), rna_modality, cls.__name__)
+        names = (rna_modality, target_modality)
+        layers = {rna_modality: setup.get("layer"), target_modality: setup.get("target_layer")}
+        return prepared_pairs(cls, paired_cells(data, names, **layers), names, setup)
+
+    @classmethod
+    def _prepared(cls, data: object) -> PreparedCells | None:
+        if isinstance(data, str | Path) or (isinstance(data, Mapping) and cls.reads_sources):
+            return cls.setup_source(data)
+        return super()._prepared(data) if isinstance(data, PreparedCells) else None
 
     @classmethod
     def _is_set_up(cls, adata: MuData) -> bool:
@@ -209,12 +306,32 @@ class TranslationMixin(_Base):
     @property
     def target_features(self) -> FeatureSpace:
         """Features that are predicted, in the order of the outputs."""
-        found = features_from_state(self._state_registry(TARGET))
-        return FeatureSpace(found.ids, modality=self.target_kind)
+        usual = "protein" if self.target_kind == "auto" else self.target_kind
+        return features_of(self._state_registry(TARGET), usual)
+
+    @property
+    def batches(self) -> tuple[str, ...]:
+        """Names of the batches of the training cells; one where none were named."""
+        fields = self.registry["field_registries"]
+        # Registries of before know no batches.
+        return batch_names(self) if "batch" in fields else (ONE_BATCH,)
 
     def _target_config(self) -> dict[str, Any]:
         """Return what the core's configuration says about the target."""
-        return {"n_targets": {self.target_kind: len(self.target_features)}}
+        features = self.target_features
+        return {"n_targets": {features.modality: len(features)}}
+
+    def _training_scale(self) -> str:
+        """Name of the scale of the values that the loss reads; see ``TargetScale``."""
+        return "none"
+
+    def _compared_scale(self) -> str:
+        """Name of the scale that predictions are on."""
+        return self._training_scale()
+
+    def _scale_options(self) -> dict[str, Any]:
+        """Return further arguments of ``TargetScale.fit``."""
+        return {}
 
     # --- training cells -------------------------------------------------------------------
 
@@ -233,30 +350,170 @@ class TranslationMixin(_Base):
                 args["rna_modality"]: args.get("layer"),
                 args["target_modality"]: args.get("target_layer"),
             },
+            keep="first",
         )
 
     def training_source(self) -> CellSource:
-        """Return the RNA of the training cells that have both modalities."""
-        if self.adata is None:
+        """Return the RNA of the training cells, with those that have no other modality."""
+        if self._cells is not None or self.adata is None:
             return super().training_source()
         return self._paired().sources[self.setup_args["rna_modality"]]
+
+    def _present(self) -> NDArray[np.bool_]:
+        """Return which training cells have the other modality, bool (n_obs,)."""
+        if self._cells is not None:
+            found = self._cells.present
+        else:
+            found = self._paired().present.get(self.setup_args["target_modality"])
+        n_obs = self.training_source().n_obs
+        return np.ones(n_obs, dtype=bool) if found is None else found
+
+    def _learns_from_rna_alone(self) -> bool:
+        """Whether cells without the other modality take part in training."""
+        return False
+
+    def training_codes(self) -> NDArray[np.int64]:
+        """Zero for cells that take part, -1 for those that lack the other modality."""
+        if self._learns_from_rna_alone():
+            return np.zeros(self.training_source().n_obs, dtype=np.int64)
+        return np.where(self._present(), 0, -1).astype(np.int64)
 
     def training_donors(self) -> NDArray[np.object_] | None:
         """Donor of every training cell (``None`` where it is not definite), or ``None``."""
         key = self.setup_args.get("donor_key")
-        if key is None:
-            return None
+        if self._cells is not None or key is None:
+            return None if key is None else super().training_donors()
         rna = self.adata.mod[self.setup_args["rna_modality"]]
-        donors = pd.Series(definite_donors(combined_column(rna, key)), index=rna.obs_names)
-        found: NDArray[np.object_] = donors.reindex(self._paired().obs_names).to_numpy(object)
-        return found
+        return definite_donors(combined_column(rna, key))
+
+    def _target_source(self) -> CellSource:
+        """Measured values as they are, by the rows of the RNA."""
+        name = self.setup_args["target_modality"]
+        if self._cells is not None:
+            return self._cells.others[name]
+        return self._paired().sources[name]
+
+    def measured_target(self) -> MeasuredTarget:
+        """Return the measured values of the training cells; they are looked at once."""
+        if self._measured is None:
+            codes = None
+            if self.setup_args.get("batch_key") is not None:
+                codes = batch_codes(self, self.training_source())
+            self._measured = MeasuredTarget.of(self._target_source(), self._present(), codes)
+        return self._measured
+
+    def fit_target(self, rows: NDArray[np.int64]) -> TargetScale:
+        """Fit the scales of the target on training cells, and nobody else's.
+
+        Parameters
+        ----------
+        rows
+            Training cells.
+
+        Returns
+        -------
+        The scale of the values to train on; ``target_.scale`` is that of predictions.
+        """
+        measured, features = self.measured_target(), self.target_features
+        rows = rows[measured.present[rows]]
+        options = self._scale_options()
+        names = {self._training_scale(), self._compared_scale()}
+        scales = {
+            n: TargetScale.fit(n, measured.source, rows, **options.get(n, {})) for n in names
+        }
+        args = self.setup_args
+        batches = self.batches if args.get("batch_key") is not None else ()
+        self.target_ = TargetFacts(
+            features.ids,
+            kind=features.modality,
+            scale=scales[self._compared_scale()],
+            batch_key=args.get("batch_key"),
+            batches=batches,
+        )
+        return scales[self._training_scale()]
 
     def _other_sources(self) -> dict[str, CellSource]:
-        return {self.target_kind: self._paired().sources[self.setup_args["target_modality"]]}
+        measured = self.measured_target()
+        return {self.target_features.modality: measured.on(self._scale)}
+
+    def _columns(self, source: CellSource) -> dict[str, NDArray[Any]]:
+        measured, kind = self.measured_target(), self.target_features.modality
+        panels = measured.panels
+        codes = np.zeros(source.n_obs, dtype=np.int64) if panels is None else panels.codes
+        return {
+            f"{kind}_present": measured.present,
+            f"{kind}_panel": codes,
+            BATCH_KEY: batch_codes(self, source),
+        }
+
+    #: Of the values that the running training reads.
+    _scale: TargetScale | None = None
+
+    def _cells_for(
+        self, query: Query, split: Split, batch_size: int, **kwargs: Any
+    ) -> CellDataModule:
+        usable = split
+        if split.by == "given":
+            codes = self.training_codes()
+            parts = (split.train, split.validation, split.test, split.calibration)
+            kept = [np.asarray(p)[codes[p] >= 0] for p in parts]
+            usable = given_split(kept, len(codes), split.seed)
+        self._scale = self.fit_target(np.asarray(usable.train))
+        found: CellDataModule = super()._cells_for(query, split, batch_size, **kwargs)
+        return found
+
+    def _fit(self, datamodule: CellDataModule, *args: Any, **kwargs: Any) -> None:
+        # What was known of earlier predictions is not true of the next ones.
+        panels = self.measured_target().panels if self.has_data else None
+        tell = getattr(self.module, "set_panels", None)
+        if tell is not None:
+            tell(panels)
+        try:
+            super()._fit(datamodule, *args, **kwargs)
+        finally:
+            if tell is not None:
+                tell(None)
+            self._measured = self._scale = None
+
+    def _hold_out(self, datamodule: CellDataModule, *, again: bool) -> None:
+        """Make intervals and the table of features of cells that were not trained on."""
+        super()._hold_out(datamodule, again=again)
+        split = datamodule.split
+        rows = split.calibration if len(split.calibration) >= _MIN_HELD_OUT else split.validation
+        measured = self._measured
+        if measured is None or self.target_ is None or again:
+            return
+        rows = rows[measured.present[rows]]
+        self.target_ = replace(self.target_, intervals={}, table=None)
+        if len(rows) < _MIN_HELD_OUT:
+            return
+        rows = _some_of(rows, max(_HELD_VALUES // len(self.target_features), _MIN_HELD_OUT))
+        truth = measured.dense(rows, self.target_.scale)
+        found: dict[str, Intervals] = {}
+        for name in ("unseen", "known") if len(self.target_.batches) > 1 else ("unseen",):
+            said = self._said(datamodule, rows, hidden=name == "unseen")
+            if self.target_.scale is not None and self.target_.scale.name != "binary":
+                found[name] = Intervals.fit(said, truth, minimum=_minimum(self.target_.scale))
+            if name == "unseen":
+                table = feature_scores(said, truth, list(self.target_.names))
+        self.target_ = replace(self.target_, intervals=found, table=table)
+
+    def _said(
+        self, datamodule: CellDataModule, rows: NDArray[np.int64], *, hidden: bool
+    ) -> NDArray[np.float32]:
+        """Predict cells of a data module; ``hidden``: as if they were of no known batch."""
+        told = copy.copy(datamodule)
+        if hidden:
+            codes = datamodule.columns[BATCH_KEY]
+            told.columns = {**datamodule.columns, BATCH_KEY: np.full_like(codes, -1)}
+        # A predictor of its own: the model does not count as trained yet.
+        predictor = Predictor(self.module, features=self.features, rule=self.input_rule)
+        parts = [o["target"] for o in predictor.stream(told, rows=rows, outputs=["target"])]
+        return np.concatenate(parts).astype(np.float32, copy=False)
 
     def close(self) -> None:
         """Let go of the training data; the model can still predict and save."""
-        self._pairs = None
+        self._pairs = self._measured = None
         super().close()
 
     def _attach(self, adata: MuData) -> None:
@@ -268,7 +525,9 @@ class TranslationMixin(_Base):
             )
         cls = type(self)
         paired = pair_modalities(
-            adata, [self.setup_args["rna_modality"], self.setup_args["target_modality"]]
+            adata,
+            [self.setup_args["rna_modality"], self.setup_args["target_modality"]],
+            keep="first",
         )
         source = paired.sources[self.setup_args["rna_modality"]]
         self.features.align(source.var, duplicates="sum", where=source.where)
@@ -276,6 +535,21 @@ class TranslationMixin(_Base):
         self._adata = adata
         self._adata_manager = cls._get_most_recent_anndata_manager(adata, required=True)
         self._register_manager_for_instance(self._adata_manager)
+
+    # --- folders --------------------------------------------------------------------------
+
+    def _more_parts(self) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
+        if self.target_ is None:
+            return {}, {}
+        tensors, plain = self.target_.to_parts()
+        return tensors, {"target": plain}
+
+    @classmethod
+    def from_parts(cls, folder: ModelFolder, *args: Any, **kwargs: Any) -> Any:
+        """Build a model from the parts of its folder, with what is known of its predictions."""
+        model = super().from_parts(folder, *args, **kwargs)
+        model.target_ = folder_target(folder)
+        return model
 
     # --- queries --------------------------------------------------------------------------
 
@@ -287,14 +561,20 @@ class TranslationMixin(_Base):
         if mod and adata is not self.adata:
             name = self.setup_args["rna_modality"]
             layer, part = kwargs.pop("layer", None), modality_named(mod, name)
-            return super().prepare(AnnDataSource(part, layer=layer, name=name), **kwargs)
-        return super().prepare(adata, **kwargs)
+            query = super().prepare(AnnDataSource(part, layer=layer, name=name), **kwargs)
+        else:
+            query = super().prepare(adata, **kwargs)
+        return query if self.target_ is None else self.target_.told(query)
 
     def predict_modality(
         self,
         adata: AnnData | MuData | str | Path | CellSource | None = None,
         *,
         indices: Sequence[int] | None = None,
+        features: Sequence[str] | None = None,
+        interval: float | None = None,
+        transform_batch: str | None = None,
+        sparse_below: float | None = None,
         batch_size: int | None = None,
         **query: Any,
     ) -> AnnData:
@@ -304,9 +584,20 @@ class TranslationMixin(_Base):
         ----------
         adata
             Query: RNA, or MuData with RNA; genes are aligned by name, nothing is modified.
-            ``None`` takes the training cells.
+            ``None`` takes the training cells, those without the other modality too.
         indices
             Rows; default all.
+        features
+            Names of the features to predict; default all.
+        interval
+            Share of cells, such as 0.9, whose measured value is to lie between
+            ``layers["lower"]`` and ``layers["upper"]``: split conformal, from cells that were held
+            out of training. It holds for cells that are like those.
+        transform_batch
+            Predict all cells as if they were of this batch; default their own where the model
+            knows it, else none of them.
+        sparse_below
+            Leave out smaller predictions: ``X`` is then CSR. For many peaks.
         batch_size
             Cells at a time.
         **query
@@ -314,24 +605,149 @@ class TranslationMixin(_Base):
 
         Returns
         -------
-        AnnData of shape (n_cells, n_targets): ``X`` dense float32 on the scale that the model was
-        trained on, NaN for cells with none of the model's genes; ``obs`` has the cell names alone.
+        AnnData of shape (n_cells, n_features): ``X`` float32, NaN for cells with none of the
+        model's genes; ``obs`` has the cell names alone; ``var`` says how well every feature was
+        predicted in cells that were held out (``status``: ``"predictable"``, ``"weak"``,
+        ``"not predictable"``), ``uns["scale"]`` and ``uns["unit"]`` what the values are.
+
+        Raises
+        ------
+        UsageError
+            Unknown features (E-U61) or batches (E-U110), a level that was not fitted (E-U22), or
+            a model without intervals (E-U113).
         """
         prepared, rows = self.prepare(adata, **query), as_rows(indices)
-        out = self.predictor().collect(prepared, [TARGET], rows=rows, batch_size=batch_size)
+        predictor = self.predictor()
+        facts = self.target_ or TargetFacts(self.target_features.ids)
+        found = PredictedModality(
+            predictor,
+            prepared,
+            facts,
+            features=features,
+            interval=interval,
+            transform_batch=transform_batch,
+        )
+        blocks = found.blocks(rows=rows, batch_size=batch_size)
+        empty = np.empty((0, len(found.features)), dtype=np.float32)
+        ends: dict[str, list[NDArray[np.float32]]] = {"lower": [], "upper": []}
+        parts: list[Any] = [empty]
+        for block in blocks:
+            parts.append(
+                block.values if sparse_below is None else without_small(block.values, sparse_below)
+            )
+            for name, values in ends.items():
+                if (end := getattr(block, name)) is not None:
+                    values.append(end)
         names = prepared.source.obs_names if rows is None else prepared.source.obs_names[rows]
-        values = out[TARGET].astype(np.float32)
-        if not len(values):
-            values = np.empty((0, len(self.target_features)), dtype=np.float32)
-        values[out["empty"]] = np.nan
+        if sparse_below is None:
+            values = np.concatenate(parts)
+        else:
+            values = sparse.vstack([sparse.csr_matrix(empty), *parts[1:]], format="csr")
+        layers = (
+            {} if interval is None else {k: np.concatenate([empty, *v]) for k, v in ends.items()}
+        )
+        uns = {} if facts.scale is None else {"scale": facts.scale.name, "unit": facts.unit}
         with warnings.catch_warnings():
             # Rows that are asked for twice are there twice.
             warnings.filterwarnings("ignore", message="Observation names are not unique")
             return anndata.AnnData(
                 values,
                 obs=pd.DataFrame(index=names.astype(str)),
-                var=pd.DataFrame(index=list(self.target_features.ids)),
+                var=found.var.copy(),
+                layers=layers,
+                uns=uns,
             )
+
+    def feature_report(
+        self,
+        mdata: MuData,
+        *,
+        modality: str | None = None,
+        target_layer: str | None = None,
+        transform_batch: str | None = None,
+        interval: float | None = 0.9,
+        **query: Any,
+    ) -> pd.DataFrame:
+        """Compare predictions with measured values of cells that the model has not seen.
+
+        Parameters
+        ----------
+        mdata
+            Cells with both modalities, paired by name; its RNA is all that the model sees.
+        modality
+            Name of the measured modality; default that of the training cells. Proteins are matched
+            by name, without the suffix of a kit, peaks by overlap.
+        target_layer
+            Where the measured values are; default ``X``.
+        transform_batch, **query
+            Of :meth:`predict_modality`.
+        interval
+            Level whose coverage is counted, where the model has intervals.
+
+        Returns
+        -------
+        One row per feature of the model, see ``episome.metrics.feature_scores``; ``coverage``:
+        the share of cells whose measured value lies in the interval. Features that were not
+        measured have NaN.
+
+        Raises
+        ------
+        UsageError
+            The modality is missing (E-U60).
+        InputDataError
+            No cell has both (E-D45).
+        """
+        self._require_trained()
+        rna = self.setup_args["rna_modality"]
+        name = modality or self.setup_args["target_modality"]
+        layers = {rna: query.pop("layer", None), name: target_layer}
+        paired = pair_modalities(mdata, [rna, name], layers=layers)
+        facts = self.target_ or TargetFacts(self.target_features.ids)
+        level = interval if facts.intervals else None
+        said = self.predict_modality(
+            paired.sources[rna], transform_batch=transform_batch, interval=level, **query
+        )
+        source = paired.sources[name]
+        matched = match_features(facts.kind, facts.names, list(map(str, source.var.index)))
+        logger.info("%s", matched.text)
+        raw = matched.apply(source.read(slice(0, source.n_obs)))
+        raw = raw if facts.scale is None else facts.scale.apply(raw)
+        truth = np.asarray(raw.toarray(), dtype=np.float32)
+        truth[:, ~matched.measured] = np.nan
+        table = feature_scores(np.asarray(said.X), truth, list(facts.names))
+        if level is not None:
+            inside = (truth >= said.layers["lower"]) & (truth <= said.layers["upper"])
+            known = np.isfinite(truth)
+            n_cells = known.sum(axis=0)
+            table["coverage"] = np.where(
+                n_cells > 0, (inside & known).sum(axis=0) / np.maximum(n_cells, 1), np.nan
+            )
+        return table
+
+
+def without_small(values: NDArray[np.float32], limit: float) -> sparse.csr_matrix:
+    """Return values as CSR without those that are smaller; NaN stay.
+
+    Parameters
+    ----------
+    values
+        (n_cells, n_features).
+    limit
+        Smallest value that is kept.
+    """
+    return sparse.csr_matrix(np.where(values < limit, np.float32(0), values))
+
+
+def _minimum(scale: TargetScale) -> float | None:
+    """Return the smallest value of a scale, where it has one."""
+    return 0.0 if scale.name in {"log1p", "tfidf", "clr", "clr_cells"} else None
+
+
+def _some_of(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return so many rows at most, evenly over all of them."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
 
 
 def modality_named(mod: Mapping[str, AnnData], name: str) -> AnnData:
@@ -353,14 +769,14 @@ def modality_named(mod: Mapping[str, AnnData], name: str) -> AnnData:
     return mod[name]
 
 
-def _only_other(mdata: MuData, rna_modality: str, model: str) -> str:
-    others: list[str] = [m for m in modalities_of(mdata) if m != rna_modality]
+def _only_other(names: Sequence[str], rna_modality: str, model: str) -> str:
+    others: list[str] = [m for m in names if m != rna_modality]
     if len(others) != 1:
         raise UsageError(
             "E-U63",
             "it is not clear what is to be predicted",
             where="mdata.mod",
-            why=f"its modalities are {', '.join(modalities_of(mdata)) or 'none'}",
+            why=f"its modalities are {', '.join(names) or 'none'}",
             fix=f"{model}.setup_mudata(mdata, rna_modality=..., target_modality=...)",
         )
     return others[0]

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from episome.nn._entmax import entmax15, entmax15_sort, sparsemax, sparsemax_sort
     from episome.nn._folded import FoldedTabNet
     from episome.nn._mask_csr import explanation_csr, gene_mask_csr
-    from episome.nn._masked import MaskedAutoencoder, masked_count_error, masked_error
+    from episome.nn._masked import (
+        MaskedAutoencoder,
+        masked_count_error,
+        masked_error,
+        output_error,
+        times_genes,
+    )
     from episome.nn._masks import GeneMask, MeasuredMask, RandomMask, TableMask
     from episome.nn._norm import GhostBatchNorm, reestimate_batch_norm
     from episome.nn._normalize import (
@@ -71,10 +77,12 @@ __all__ = [
     "masked_error",
     "negative_binomial_log_likelihood",
     "normalized_batch",
+    "output_error",
     "rename_reference_state",
     "shift_expression",
     "sparsemax",
     "sparsemax_sort",
+    "times_genes",
     "with_format",
     "zero_inflated_log_likelihood",
 ]
@@ -96,6 +104,8 @@ _HOME = {
     "TableMask": "_masks",
     "masked_count_error": "_masked",
     "masked_error": "_masked",
+    "output_error": "_masked",
+    "times_genes": "_masked",
     "PretextBatch": "_pretext",
     "PretextOutput": "_pretext",
     "PretextSetting": "_pretext",

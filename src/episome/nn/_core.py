@@ -30,6 +30,8 @@ class TorchCore(nn.Module):
     #: Form of ``"X"`` in training and in prediction: ``"dense"``, ``"csr"`` or ``"scipy"``.
     input_format: ClassVar[str] = "dense"
     inference_format: ClassVar[str] = "dense"
+    #: Form of the values of another modality in training: ``"dense"`` or ``"csr"``.
+    target_format: ClassVar[str] = "dense"
     needs: ClassVar[tuple[str, ...]] = ()
     #: Whether the loss reads ``batch["counts"]``, what the data hold before normalisation.
     wants_counts: ClassVar[bool] = False

@@ -8,17 +8,15 @@ the cache, and a mask exists for a block only. The encoder reads stored values t
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from episome.nn import _masked_kernels as kernels
 from episome.nn._autograd import apply
-from episome.nn._counts import EPS
-from episome.nn._numba import numba_enabled, run_rows
+from episome.nn._masked_blocks import Target, activated, block_of
+from episome.nn._numba import numba_enabled
 from episome.nn._tabnet_sparse import masked_first
 
 if TYPE_CHECKING:
@@ -27,93 +25,19 @@ if TYPE_CHECKING:
     from episome.nn._csr import CSRParts
     from episome.nn._masks import GeneMask
 
-__all__ = ["MaskedAutoencoder", "masked_count_error", "masked_error"]
+__all__ = [
+    "MaskedAutoencoder",
+    "masked_count_error",
+    "masked_error",
+    "output_error",
+    "times_genes",
+]
 
 #: Values of a block of the output: product, mask and error stay in the cache together.
 _BLOCK_VALUES = 2**20
 _MIN_BLOCK = 256
 
 Activation = Literal["identity", "softplus", "sigmoid"]
-
-
-class _Block(NamedTuple):
-    """One block of genes of the output: its errors, and their derivatives."""
-
-    derivative: torch.Tensor
-    error: torch.Tensor
-    n_scored: torch.Tensor
-    of_theta: torch.Tensor | None = None
-
-
-class _Target(NamedTuple):
-    """What the output is compared with: values, or counts where ``size`` is given."""
-
-    cells: CSRParts
-    size: torch.Tensor | None
-    activation: str
-
-
-def _activated(raw: torch.Tensor, activation: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the output, and its derivative with respect to ``raw`` unless that is one."""
-    if activation == "softplus":
-        return F.softplus(raw), torch.sigmoid(raw)
-    if activation == "sigmoid":
-        out = torch.sigmoid(raw)
-        return out, out * (1 - out)
-    return raw, None
-
-
-def _errors(expected: torch.Tensor, cells: CSRParts, first: int, scored: torch.Tensor) -> _Block:
-    """Squared errors of scored genes from ``first`` on; ``expected`` (B, S) is overwritten."""
-    if expected.device.type == "cpu" and numba_enabled():
-        error = expected.new_zeros(len(expected))
-        args = (*cells.numpy(), first, scored.numpy(), expected.numpy(), error.numpy())
-        run_rows(kernels.scored_errors, len(expected), *args, work=2 * expected.numel())
-        return _Block(expected, error, scored.sum())
-    columns = cells.indices.long() - first
-    inside = (columns >= 0) & (columns < expected.shape[1])
-    expected[cells.rows()[inside], columns[inside]] -= cells.values[inside].to(expected.dtype)
-    expected.masked_fill_(scored == 0, 0)
-    return _Block(2 * expected, expected.square().sum(1), scored.sum())
-
-
-def _squared(raw: torch.Tensor, target: _Target, first: int, scored: torch.Tensor) -> _Block:
-    expected, slope = _activated(raw, target.activation)
-    block = _errors(expected, target.cells, first, scored)
-    if slope is None:
-        return block
-    return block._replace(derivative=block.derivative.mul_(slope))
-
-
-def _counted(
-    raw: torch.Tensor,
-    target: _Target,
-    theta: torch.Tensor,
-    first: int,
-    scored: torch.Tensor,
-) -> _Block:
-    """Negative log likelihoods of scored counts; their derivatives by ``raw`` and by theta."""
-    size = torch.as_tensor(target.size)[:, None]
-    mu = F.softplus(raw).mul_(size)
-    total = mu + (theta + EPS)
-    log_sum = total.log()
-    weight = scored.to(raw.dtype)
-    log_theta, ratio = (theta + EPS).log(), theta / total
-    error = -(weight * theta * (log_theta - log_sum)).sum(1)
-    own = log_theta + theta / (theta + EPS)
-    of_theta = (weight * (log_sum + ratio - own)).sum(0)
-    derivative = ratio.mul_(weight)
-    # Beyond that of a zero at the same place, where a count is stored.
-    columns = target.cells.indices.long() - first
-    inside = (columns >= 0) & (columns < raw.shape[1])
-    rows, columns = target.cells.rows()[inside], columns[inside]
-    x, t, w = target.cells.values[inside].to(raw.dtype), theta[columns], weight[rows, columns]
-    mean, sums = mu[rows, columns] + EPS, total[rows, columns]
-    gammas = torch.lgamma(x + t) - torch.lgamma(t) - torch.lgamma(x + 1)
-    error.index_add_(0, rows, -w * (x * (mean.log() - sums.log()) + gammas))
-    derivative[rows, columns] -= w * (x / mean - x / sums)
-    of_theta.index_add_(0, columns, w * (torch.digamma(t) - torch.digamma(x + t) + x / sums))
-    return _Block(derivative.mul_(torch.sigmoid(raw) * size), error, scored.sum(), of_theta)
 
 
 class _MaskedError(torch.autograd.Function):
@@ -124,7 +48,7 @@ class _MaskedError(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor,
         theta: torch.Tensor | None,
-        target: _Target,
+        target: Target,
         mask: GeneMask,
         genes: torch.Tensor | None,
         products: torch.dtype | None,
@@ -149,10 +73,7 @@ class _MaskedError(torch.autograd.Function):
                 else genes[first:last]
             )
             scored = mask.scored(len(hidden), numbers)
-            if theta is None:
-                block = _squared(raw, target, first, scored)
-            else:
-                block = _counted(raw, target, theta[these], first, scored)
+            block = block_of(raw, target, None if theta is None else theta[these], first, scored)
             error += block.error.sum(dtype=torch.float64)
             count += block.n_scored
             if wanted:
@@ -216,7 +137,7 @@ def masked_error(
     -------
     Scalar, differentiable once; zero if nothing is scored.
     """
-    target = _Target(_decoded(cells, genes, len(weight)), None, activation)
+    target = Target(_decoded(cells, genes, len(weight)), None, activation)
     error: torch.Tensor = apply(
         _MaskedError, hidden, weight, bias, None, target, mask, genes, products
     )
@@ -256,9 +177,67 @@ def masked_count_error(
     -------
     Scalar, differentiable once; zero if nothing is scored.
     """
-    target = _Target(_decoded(counts, genes, len(weight)), size.to(hidden.dtype), "softplus")
+    decoded = _decoded(counts, genes, len(weight))
+    target = Target(decoded, size.to(hidden.dtype), "softplus", "nb")
     error: torch.Tensor = apply(
         _MaskedError, hidden, weight, bias, theta, target, mask, genes, products
+    )
+    return error
+
+
+def output_error(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    values: CSRParts,
+    mask: GeneMask,
+    *,
+    likelihood: Literal["mse", "poisson", "bernoulli"] = "mse",
+    size: torch.Tensor | None = None,
+    products: torch.dtype | None = None,
+) -> torch.Tensor:
+    """Return the mean error of a wide output layer over the entries that a mask scores.
+
+    The matrix of cells by features is never formed: block by block of features, products, errors
+    and gradients are made and added up.
+
+    Parameters
+    ----------
+    hidden, weight, bias, mask, products
+        As for :func:`masked_error`.
+    values
+        What is expected, B rows over the features; for ``"bernoulli"`` what is stored counts as
+        one.
+    likelihood
+        ``"mse"``: squared differences. ``"bernoulli"``: cross-entropy, the output being logits.
+        ``"poisson"``: negative log likelihood of counts of mean ``size * softplus(output)``.
+    size
+        Of every cell, (B,), for ``"poisson"``; default one.
+
+    Returns
+    -------
+    Scalar, differentiable once; zero if nothing is scored.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from episome.nn import CSRParts, RandomMask
+    >>> hidden, weight = torch.ones(2, 3), torch.zeros(5, 3)
+    >>> peaks = CSRParts.from_dense(torch.eye(2, 5))
+    >>> loss = output_error(
+    ...     hidden, weight, torch.zeros(5), peaks, RandomMask(0.0), likelihood="bernoulli"
+    ... )
+    >>> round(float(loss), 4)
+    0.6931
+    """
+    if likelihood not in {"mse", "poisson", "bernoulli"}:
+        msg = f"likelihood is {likelihood!r}; use 'mse', 'poisson' or 'bernoulli'."
+        raise ValueError(msg)
+    if size is None:
+        size = hidden.new_ones(len(hidden))
+    target = Target(values, size.to(hidden.dtype), "identity", likelihood)
+    error: torch.Tensor = apply(
+        _MaskedError, hidden, weight, bias, None, target, mask, None, products
     )
     return error
 
@@ -271,6 +250,23 @@ def _decoded(cells: CSRParts, genes: torch.Tensor | None, n_genes: int) -> CSRPa
     positions = torch.full((n_genes,), -1, dtype=torch.int32, device=device)
     positions[genes] = torch.arange(len(genes), dtype=torch.int32, device=device)
     return cells.select(positions)
+
+
+def times_genes(x: CSRParts | torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return cells times a weight that is kept gene by gene, (B, H); differentiable in both.
+
+    Parameters
+    ----------
+    x
+        Cells (B, G), CSR or dense.
+    weight
+        (G, H).
+    """
+    if isinstance(x, torch.Tensor):
+        return x @ weight
+    if weight.device.type == "cpu" and numba_enabled():
+        return masked_first(x.values.to(weight.dtype), weight, x)
+    return x.to_dense(len(weight)) @ weight
 
 
 class MaskedAutoencoder(nn.Module):
@@ -387,16 +383,9 @@ class MaskedAutoencoder(nn.Module):
 
     def encode(self, x: CSRParts | torch.Tensor) -> torch.Tensor:
         """Return the embedding (B, n_latent) of log1p expression (B, G), CSR or dense."""
-        hidden = self._times_first(x) + self.first_bias
+        hidden = times_genes(x, self.first) + self.first_bias
         out: torch.Tensor = self.encoder(hidden)
         return out
-
-    def _times_first(self, x: CSRParts | torch.Tensor) -> torch.Tensor:
-        if isinstance(x, torch.Tensor):
-            return x @ self.first
-        if self.first.device.type == "cpu" and numba_enabled():
-            return masked_first(x.values.to(self.first.dtype), self.first, x)
-        return x.to_dense(self.n_features) @ self.first
 
     def decode(self, z: torch.Tensor, *, shift: torch.Tensor | None = None) -> torch.Tensor:
         """Return the expected expression (B, G) of embeddings (B, n_latent).
@@ -404,7 +393,7 @@ class MaskedAutoencoder(nn.Module):
         Of counts: for a cell of size one. ``shift``: see :meth:`error`.
         """
         activation = "softplus" if self.likelihood == "nb" else self.output_activation
-        return _activated(self.out(self._expanded(z, shift)), activation)[0]
+        return activated(self.out(self._expanded(z, shift)), activation)[0]
 
     def _expanded(self, z: torch.Tensor, shift: torch.Tensor | None) -> torch.Tensor:
         """Return the last hidden layer of the decoder, (B, H)."""

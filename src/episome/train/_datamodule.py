@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -53,6 +53,8 @@ class CellDataModule(pl.LightningDataModule):
         Donor (or ``None``) of every cell of the source, where donors are known.
     others
         The same cells in other modalities, by name; their values are in every batch under it.
+    columns
+        A number or flag of every cell of the source, by name; they are in every batch under it.
     weights
         How often every cell of the source is drawn in training, relative to the others; an epoch
         has as many draws as training cells.
@@ -72,13 +74,14 @@ class CellDataModule(pl.LightningDataModule):
         seed: int | None = None,
         donors: NDArray[np.object_] | None = None,
         others: Mapping[str, CellSource] | None = None,
+        columns: Mapping[str, NDArray[Any]] | None = None,
         weights: NDArray[np.floating] | None = None,
     ) -> None:
         super().__init__()
         self.source, self.alignment, self.rule, self.kind = source, alignment, rule, kind
         self.labels, self.split, self.donors = labels, split, donors
         self.batch_size, self.drop_last, self.seed = batch_size, drop_last, seed
-        self.others = dict(others or {})
+        self.others, self.columns = dict(others or {}), dict(columns or {})
         self.weights = weights
         #: Into how many a batch is split for want of memory.
         self.parts = 1
@@ -113,6 +116,7 @@ class CellDataModule(pl.LightningDataModule):
             seed=self.seed,
             donors=self.donors,
             others=self.others,
+            columns=self.columns,
             weights=self.weights,
         )
         found.parts = self.parts
@@ -140,6 +144,7 @@ class CellDataModule(pl.LightningDataModule):
             drop_last=drop_last,
             seed=self.seed,
             others=self.others,
+            columns=self.columns,
             weights=weights,
         )
 

@@ -200,7 +200,7 @@ class LossPlan(CorePlan):
     which are logged as ``train_<name>`` and ``validation_<name>``. In validation the core is in
     evaluation mode and the same function is asked. ``batch["X"]`` holds normalised values; with
     ``core.wants_counts`` ``batch["counts"]`` holds what the data hold, in the same form. Values of
-    another modality are dense, under its name.
+    another modality are under its name, in the form that ``core.target_format`` names.
     """
 
     def on_after_batch_transfer(
@@ -220,7 +220,12 @@ class LossPlan(CorePlan):
         widths: dict[str, int] = self.core.config.get("n_targets") or {}  # type: ignore[assignment]
         for name, width in widths.items():
             ready[name] = with_format(
-                batch[name], "csr", "dense", n_features=width, buffers=self._dense, name=name
+                batch[name],
+                "csr",
+                self.core.target_format,
+                n_features=width,
+                buffers=self._dense,
+                name=name,
             )
         return ready
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from episome.models import ClassifierModel, EncoderPart, EpisomeModel
+from episome.models import ClassifierModel, EncoderPart, EpisomeModel, WarmStartMixin
 from episome_ssl.core import SSLClassifierCore
 from episome_ssl.presets import classifying
-from episome_ssl.warm_start import WarmStartMixin, sizes_of, started
+from episome_ssl.warm_start import sizes_of, started
 
 if TYPE_CHECKING:
     from anndata import AnnData

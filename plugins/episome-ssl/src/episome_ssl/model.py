@@ -15,6 +15,7 @@ from episome.models import (
     EmbeddingMixin,
     NetworkModel,
     ReconstructionMixin,
+    digests_of_training,
     require_counts,
     shared_donors,
 )
@@ -23,7 +24,6 @@ from episome_ssl.plan import PretextPlan
 from episome_ssl.presets import pretraining
 from episome_ssl.pretexts import build_task, task_class
 from episome_ssl.start import knowing_what_was_measured, start_from_means, widths
-from episome_ssl.warm_start import digests_of_training
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,6 +15,7 @@ from episome.models import (
     EpisomeModel,
     NetworkModel,
     ReconstructionMixin,
+    WarmStartMixin,
     add_batches,
     batch_codes,
     batch_names,
@@ -24,7 +25,7 @@ from episome_ssl.core import SSLReconstructorCore
 from episome_ssl.model import require_likelihood
 from episome_ssl.presets import pretraining
 from episome_ssl.start import knowing_what_was_measured, start_from_means
-from episome_ssl.warm_start import WarmStartMixin, sizes_of, started
+from episome_ssl.warm_start import sizes_of, started
 
 if TYPE_CHECKING:
     import numpy as np
