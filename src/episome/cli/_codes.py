@@ -701,6 +701,19 @@ CODES: dict[str, str] = {
         "Two programs would write the same files. The lock is let go when the other program "
         "ends, however it ends."
     ),
+    "E-D61": (
+        "A scale has numbers of its own for every feature, learned from training cells or empty "
+        "droplets. A feature that none of them measured has none."
+    ),
+    "E-D62": (
+        "DSB divides by the standard deviation in empty droplets, and a feature with one value in "
+        "all of them has none."
+    ),
+    "E-U113": (
+        "A scale of what is predicted was given options, empty droplets, controls or features "
+        "that are not its own. Every feature has numbers of its own: cells of another panel are "
+        "brought to the features of the training cells first, with match_features."
+    ),
     "E-U105": "A table of common names has a label and its common name in every row.",
     "E-U106": (
         "What hidden genes are imputed from are the genes that are left, and the model has to see "

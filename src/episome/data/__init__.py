@@ -96,6 +96,7 @@ if TYPE_CHECKING:
         obs_column,
     )
     from episome.data._splits import Split, given_split, split_cells, stratified_halves
+    from episome.data._target_scale import ScaledSource, ScaleName, TargetScale
     from episome.data._values import (
         ValueReport,
         check_values,
@@ -158,10 +159,13 @@ _HOME = {
     "ProteinNames": "_proteins",
     "Query": "_query",
     "QueryKind": "_rule",
+    "ScaleName": "_target_scale",
+    "ScaledSource": "_target_scale",
     "ScannedSource": "_prepared",
     "SchemaChoice": "_schema",
     "SomaSource": "_soma",
     "Split": "_splits",
+    "TargetScale": "_target_scale",
     "ValueReport": "_values",
     "cell_columns": "_cell_columns",
     "as_mudata": "_read_tenx",
