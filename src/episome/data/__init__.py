@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     )
     from episome.data._loader import CellLoader
     from episome.data._many import ManyCells
+    from episome.data._match_features import FeatureMatch, MatchedSource, match_features
     from episome.data._modalities import PairedCells, pair_modalities
     from episome.data._name_tables import NameTable, read_gene_list, read_label_list
     from episome.data._obsm import ObsmSource, align_dimensions, require_finite
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from episome.data._own_sources import has_own_source, own_source
     from episome.data._panels import GenePanels, measured_genes
     from episome.data._parquet import ParquetSource
+    from episome.data._peaks import PeakMap, PeakReport, Peaks, map_peaks, read_peaks
     from episome.data._prepared import PreparedCells, ScannedSource, in_memory
     from episome.data._programmes import GeneProgrammes, MatchedProgrammes, Programmes, read_gmt
     from episome.data._proteins import ProteinNames, modality_kind, protein_names
@@ -138,6 +140,7 @@ _HOME = {
     "unfinished_corpus": "_corpus_build",
     "verify_corpus": "_corpus_verify",
     "DonorShifts": "_augment",
+    "FeatureMatch": "_match_features",
     "FeatureSpace": "_features",
     "Finding": "_inspection",
     "FileKind": "_read_kind",
@@ -145,6 +148,8 @@ _HOME = {
     "GenePanels": "_panels",
     "GeneProgrammes": "_programmes",
     "measured_genes": "_panels",
+    "MatchedSource": "_match_features",
+    "match_features": "_match_features",
     "MatchedProgrammes": "_programmes",
     "InputRule": "_rule",
     "Inspection": "_inspection",
@@ -154,6 +159,11 @@ _HOME = {
     "NameTable": "_name_tables",
     "PairedCells": "_modalities",
     "ParquetSource": "_parquet",
+    "PeakMap": "_peaks",
+    "PeakReport": "_peaks",
+    "Peaks": "_peaks",
+    "map_peaks": "_peaks",
+    "read_peaks": "_peaks",
     "PreparedCells": "_prepared",
     "Programmes": "_programmes",
     "ProteinNames": "_proteins",
