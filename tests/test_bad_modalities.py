@@ -18,8 +18,14 @@ from _bad_cells import logged_lines, model, query, set_up
 from _catalogue import Catalogue
 from scipy import sparse
 
-from episome.data import inspect, pair_modalities, protein_names
-from episome.errors import EpisomeError, InputDataError, UsageError
+from episome.data import inspect, match_features, pair_modalities, protein_names
+from episome.errors import (
+    EpisomeError,
+    EpisomeWarning,
+    GeneMatchError,
+    InputDataError,
+    UsageError,
+)
 from episome.jobs import CheckRequest, check
 from episome.testing import fingerprint
 
@@ -29,8 +35,6 @@ row = CATALOGUE.row
 #: Rows that wait for what is not built yet: they are no tests.
 LATER = {
     "U04": "proteins that are CLR values, as targets of a model",
-    "U06": "peaks of another build of the genome",
-    "U09": "another panel of proteins than in training",
 }
 
 PANEL = ["CD3D", "CD19", "CD14", "IgG1"]
@@ -183,6 +187,24 @@ def suffixes(folder):
     assert json.loads(json.dumps(report.to_json(), default=str))["ok"] is True
 
 
+@row(
+    "U06",
+    "peaks of another build of the genome, or of another study",
+    "mapped by overlap; refused where too few overlap, with a guess of both builds",
+)
+def other_peaks(folder):
+    human = [f"chr1:{i * 1000}-{i * 1000 + 400}" for i in range(1, 41)] + ["chr22:7-9"]
+    moved = [f"1_{i * 1000 + 100}_{i * 1000 + 500}" for i in range(1, 41)]
+    found = match_features("atac", human, moved)
+    assert found.missing == ("chr22:7-9",)
+    assert "40 of the model's 41 peaks" in found.report
+    mouse = ["chr19:61400000-61400400", "chr16:98100000-98100400"]
+    with pytest.raises(GeneMatchError, match=r"hg19 or hg38, and these of mm10.*\[E-G31\]"):
+        match_features("atac", human, mouse)
+    with pytest.raises(InputDataError, match=r"1 of 1, first: CD3.*\[E-G32\]"):
+        match_features("atac", human, ["CD3"])
+
+
 @row("U07", "features of one name in two modalities", "told apart by the name of the modality")
 def shared_names(folder):
     mdata = mudata.MuData(parts())
@@ -192,6 +214,23 @@ def shared_names(folder):
     renamed = parts()
     renamed["prot"].var_names = ["x", *PANEL[1:]]
     same(mdata, renamed)
+
+
+@row(
+    "U09",
+    "another panel of proteins than in training",
+    "matched by name; missing ones are NaN and counted, with a warning; refused where all are",
+)
+def other_panel(folder):
+    part = parts()["prot"]
+    asked = ["CD3D", "CD56", "cd14_TotalSeqB"]
+    with pytest.warns(EpisomeWarning, match=r"1 of 3, first: CD56.*\[E-G33\]"):
+        match = match_features("protein", asked, list(part.var_names))
+    table = match.apply(part.X).toarray()
+    np.testing.assert_array_equal(table[:, [0, 2]], part.X.toarray()[:, [0, 2]])
+    assert np.isnan(table[:, 1]).all()
+    with pytest.raises(GeneMatchError, match=r"0 of 1.*\[E-G31\]"):
+        match_features("protein", ["CD56"], list(part.var_names))
 
 
 @row("U08", "`obs` and `obsmap` of MuData are older than its modalities", "not read, and said")

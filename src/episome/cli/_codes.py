@@ -701,6 +701,32 @@ CODES: dict[str, str] = {
         "Two programs would write the same files. The lock is let go when the other program "
         "ends, however it ends."
     ),
+    "E-G31": (
+        "Of the proteins or peaks that a model predicts, fewer are in the data than min_overlap "
+        "asks for. Peaks are matched by overlap, and places mean the same only within one build "
+        "of a genome: the message says of which builds both can be, by the lengths of chromosomes."
+    ),
+    "E-G32": (
+        "Peaks are matched by where they are, and their names do not say it: chr1:100-200, "
+        "chr1_100_200 and chr1-100-200 are read, with or without chr."
+    ),
+    "E-G33": (
+        "Another panel lacks a fifth or more of the proteins or peaks that a model predicts. They "
+        "are not measured, which is no zero: scores are those of the others."
+    ),
+    "E-D61": (
+        "A scale has numbers of its own for every feature, learned from training cells or empty "
+        "droplets. A feature that none of them measured has none."
+    ),
+    "E-D62": (
+        "DSB divides by the standard deviation in empty droplets, and a feature with one value in "
+        "all of them has none."
+    ),
+    "E-U113": (
+        "A scale of what is predicted was given options, empty droplets, controls or features "
+        "that are not its own. Every feature has numbers of its own: cells of another panel are "
+        "brought to the features of the training cells first, with match_features."
+    ),
     "E-U105": "A table of common names has a label and its common name in every row.",
     "E-U106": (
         "What hidden genes are imputed from are the genes that are left, and the model has to see "

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     )
     from episome.data._loader import CellLoader
     from episome.data._many import ManyCells
+    from episome.data._match_features import FeatureMatch, MatchedSource, match_features
     from episome.data._modalities import (
         PairedCells,
         pair_modalities,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from episome.data._own_sources import has_own_source, own_source
     from episome.data._panels import GenePanels, measured_features, measured_genes
     from episome.data._parquet import ParquetSource
+    from episome.data._peaks import PeakMap, PeakReport, Peaks, map_peaks, read_peaks
     from episome.data._prepared import PreparedCells, ScannedSource, in_memory
     from episome.data._programmes import GeneProgrammes, MatchedProgrammes, Programmes, read_gmt
     from episome.data._proteins import ProteinNames, modality_kind, protein_names
@@ -102,6 +104,7 @@ if TYPE_CHECKING:
         obs_column,
     )
     from episome.data._splits import Split, given_split, split_cells, stratified_halves
+    from episome.data._target_scale import ScaledSource, TargetScale
     from episome.data._values import (
         ValueReport,
         check_values,
@@ -144,6 +147,7 @@ _HOME = {
     "unfinished_corpus": "_corpus_build",
     "verify_corpus": "_corpus_verify",
     "DonorShifts": "_augment",
+    "FeatureMatch": "_match_features",
     "FeatureSpace": "_features",
     "Finding": "_inspection",
     "FileKind": "_read_kind",
@@ -152,6 +156,8 @@ _HOME = {
     "GeneProgrammes": "_programmes",
     "measured_features": "_panels",
     "measured_genes": "_panels",
+    "MatchedSource": "_match_features",
+    "match_features": "_match_features",
     "MatchedProgrammes": "_programmes",
     "InputRule": "_rule",
     "Inspection": "_inspection",
@@ -161,15 +167,22 @@ _HOME = {
     "NameTable": "_name_tables",
     "PairedCells": "_modalities",
     "ParquetSource": "_parquet",
+    "PeakMap": "_peaks",
+    "PeakReport": "_peaks",
+    "Peaks": "_peaks",
+    "map_peaks": "_peaks",
+    "read_peaks": "_peaks",
     "PreparedCells": "_prepared",
     "Programmes": "_programmes",
     "ProteinNames": "_proteins",
     "Query": "_query",
     "QueryKind": "_rule",
+    "ScaledSource": "_target_scale",
     "ScannedSource": "_prepared",
     "SchemaChoice": "_schema",
     "SomaSource": "_soma",
     "Split": "_splits",
+    "TargetScale": "_target_scale",
     "ValueReport": "_values",
     "cell_columns": "_cell_columns",
     "as_mudata": "_read_tenx",

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from episome.data._gene_match import clean_names, id_kind
 from episome.data._gene_problems import unnamed
+from episome.data._matrix import move_columns
 from episome.errors import MAX_EXAMPLES, Problem
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
+    from scipy import sparse
 
 #: Share of the model's genes below which a query is used with a warning.
 FULL_OVERLAP = 0.8
@@ -119,16 +120,7 @@ class Alignment:
         """
         if self.is_identity:
             return block
-        target = self.columns[block.indices]
-        keep = target >= 0
-        kept = np.zeros(len(target) + 1, dtype=np.int64)
-        np.cumsum(keep, out=kept[1:])
-        out = sparse.csr_matrix(
-            (block.data[keep], target[keep], kept[block.indptr]),
-            shape=(block.shape[0], self.n_features),
-        )
-        out.sum_duplicates()
-        return out
+        return move_columns(block, self.columns, self.n_features)
 
 
 def missing_genes(report: AlignmentReport) -> Problem | None:

@@ -111,6 +111,36 @@ def broken_structure() -> InputDataError:
     )
 
 
+def move_columns(
+    block: sparse.csr_matrix, columns: NDArray[np.int64], n_features: int
+) -> sparse.csr_matrix:
+    """Return a block with its columns at other places.
+
+    Parameters
+    ----------
+    block
+        CSR; not modified.
+    columns
+        New place of every column, or -1 for those that are left out, int64 (n,).
+    n_features
+        Number of columns of the result.
+
+    Returns
+    -------
+    CSR, columns sorted, those of one place summed.
+    """
+    target = columns[block.indices]
+    keep = target >= 0
+    kept = np.zeros(len(target) + 1, dtype=np.int64)
+    np.cumsum(keep, out=kept[1:])
+    out = sparse.csr_matrix(
+        (block.data[keep], target[keep], kept[block.indptr]),
+        shape=(block.shape[0], n_features),
+    )
+    out.sum_duplicates()
+    return out
+
+
 def iter_blocks(n_rows: int, block_rows: int) -> Iterator[slice]:
     """Yield consecutive row slices of at most ``block_rows``."""
     for start in range(0, n_rows, block_rows):

@@ -164,6 +164,12 @@ def protein_names(names: Iterable[object]) -> ProteinNames:
     return ProteinNames(tuple(short), controls, hashtags, tuple(text for n, text in said if n))
 
 
+def protein_key(name: str) -> str:
+    """Return what two names of one protein have in common, however kits and programs write it."""
+    plain = name.strip()
+    return re.sub(r"[\W_]+", "-", (_KIT.sub("", plain) or plain).casefold()).strip("-")
+
+
 def _shortened(names: list[str], shorter: Callable[[str], str]) -> list[str]:
     """Shorten names, except where two different ones would become one."""
     short = [shorter(n) for n in names]

@@ -269,7 +269,7 @@ def check_values(report: ValueReport, wanted: InputKind | Literal["auto"] = "aut
     pseudo-alignment, normalised without a logarithm) are taken as counts: the first step of every
     model divides by the cell's sum anyway. :func:`doubtful_values` says so.
     """
-    raise_problems(InputDataError, _value_problems(report))
+    raise_problems(InputDataError, value_problems(report))
     kind = report.kind
     if wanted == "log1p":
         return "log1p"
@@ -396,10 +396,11 @@ def _is_at_the_limit(report: ValueReport) -> bool:
 
 def unusable_values(report: ValueReport) -> list[Problem]:
     """Return the problems of values that no scale can hold: NaN and infinite ones."""
-    return [p for p in _value_problems(report) if p.code in {"E-D01", "E-D03"}]
+    return [p for p in value_problems(report) if p.code in {"E-D01", "E-D03"}]
 
 
-def _value_problems(report: ValueReport) -> list[Problem]:
+def value_problems(report: ValueReport) -> list[Problem]:
+    """Return what is wrong with values, whatever they are used for."""
     found = (
         (
             "E-D01",

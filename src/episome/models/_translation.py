@@ -708,9 +708,11 @@ class TranslationMixin(_Base):
             paired.sources[rna], transform_batch=transform_batch, interval=level, **query
         )
         source = paired.sources[name]
-        matched = match_features(facts.kind, facts.names, list(map(str, source.var.index)))
-        logger.info("%s", matched.text)
-        raw = matched.apply(source.read(slice(0, source.n_obs)))
+        kind: Literal["protein", "atac"] = "atac" if facts.kind == "atac" else "protein"
+        theirs = list(map(str, source.var.index))
+        matched = match_features(kind, facts.names, theirs, where=source.where)
+        logger.info("%s", matched.report)
+        raw = matched.apply(source.read(slice(0, source.n_obs)), missing="zero")
         raw = raw if facts.scale is None else facts.scale.apply(raw)
         truth = np.asarray(raw.toarray(), dtype=np.float32)
         truth[:, ~matched.measured] = np.nan
