@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         feature_scores,
         modality_scores,
     )
-    from episome.metrics._neighbors import knn_probabilities
+    from episome.metrics._neighbors import knn_mean, knn_probabilities
 
 _HOME = {
     "Interval": "_bootstrap",
@@ -53,6 +53,7 @@ _HOME = {
     "error_auroc": "_calibration",
     "expected_calibration_error": "_calibration",
     "feature_scores": "_modality",
+    "knn_mean": "_neighbors",
     "knn_probabilities": "_neighbors",
     "macro_f1": "_classification",
     "median_f1": "_classification",
