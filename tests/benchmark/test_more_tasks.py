@@ -1,4 +1,4 @@
-"""Groups, ensembles, genes, reconstruction and other modalities, run in this process."""
+"""Groups, ensembles, genes and reconstruction, run in this process."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from _studies import entry, study
-from _toy import ToyTranslator, pairs
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import sparse
 from sklearn.metrics import r2_score
 
-from episome import plugins
 from episome.benchmark import (
     DataEntry,
     ModelEntry,
@@ -25,12 +22,11 @@ from episome.benchmark import (
     plan,
     task_named,
 )
-from episome.benchmark._reconstruction import Moments, modality_scores
+from episome.benchmark._reconstruction import Moments
 from episome.benchmark._scores import coarse_scores, separation
 from episome.data import simulate_cells
-from episome.errors import InputDataError, UsageError
+from episome.errors import UsageError
 from episome.jobs import CorpusRequest, corpus_build
-from episome.plugins import ModelSpec
 
 
 def results(folder, task: str, model="centroid", **kwargs):
@@ -315,73 +311,6 @@ def test_components_reconstruct_better_than_the_mean(folder):
     }
 
 
-# --- other modalities -------------------------------------------------------------------------
-
-
-@pytest.fixture
-def translator(monkeypatch):
-    spec = ModelSpec("toy-translator", "_toy:ToyTranslator", "_toy:ToyTranslatorCore", "toy")
-    spec = dataclasses.replace(spec, capabilities=("translation",), distribution="toy")
-    monkeypatch.setattr(plugins, "models", lambda: {"toy-translator": spec})
-    monkeypatch.setattr(plugins, "get_spec", lambda name: spec)
-    monkeypatch.setattr(plugins, "load_class", lambda spec: ToyTranslator)
-
-
-def test_proteins_are_predicted_from_rna(translator, tmp_path):
-    pairs(200).write(tmp_path / "cells.h5mu")
-    data = DataEntry("cells", "cells.h5mu", target="prot")
-
-    found, scores = _cross(tmp_path, data)
-
-    assert scores["", "n_features"] == 6
-    assert scores["", "spearman"] > 0.5
-    assert found[0].facts["n_test"] == 200 - found[0].facts["n_train"]
-
-
-def test_proteins_in_obsm_are_the_same_proteins(translator, tmp_path):
-    both = pairs(200)
-    both.write(tmp_path / "cells.h5mu")
-    cells = both.mod["rna"].copy()
-    cells.obsm["counts"] = both.mod["prot"].X
-    cells.uns["names"] = both.mod["prot"].var_names.to_numpy().astype(str)
-    cells.write_h5ad(tmp_path / "cells.h5ad")
-
-    of = {
-        name: _cross(tmp_path, entry_)[1]["", "spearman"]
-        for name, entry_ in (
-            ("mudata", DataEntry("c", "cells.h5mu", target="prot")),
-            ("obsm", DataEntry("c", "cells.h5ad", target="obsm:counts", target_names="names")),
-        )
-    }
-
-    assert of["obsm"] == of["mudata"]
-
-
-def test_a_missing_target_is_said(translator, tmp_path):
-    pairs(60).mod["rna"].write_h5ad(tmp_path / "cells.h5ad")
-
-    with pytest.raises(UsageError, match=r"obsm has no 'counts'.*E-B05"):
-        load_data(DataEntry("c", "cells.h5ad", target="obsm:counts"), tmp_path, labels=False)
-
-
-def test_modality_scores_know_what_follows():
-    measured = np.array([[0.0, 5.0, 1.0], [3.0, 5.0, 0.0], [9.0, 5.0, 0.0]])
-
-    same = modality_scores(np.log1p(measured), sparse.csc_matrix(measured))
-    flat = modality_scores(np.zeros((3, 3)), sparse.csc_matrix(measured))
-
-    assert same["spearman"] == same["auroc"] == 1.0
-    assert same["pearson"] == pytest.approx(1.0)
-    assert same["n_features"] == 2  # the second never varies
-    assert (flat["spearman"], flat["pearson"], flat["auroc"]) == (0.0, 0.0, 0.5)
-
-
-def _cross(folder, data):
-    return results(
-        folder, "cross-modality", "toy-translator", data=(data,), splits=(SplitEntry("group"),)
-    )
-
-
 # --- corpora ----------------------------------------------------------------------------------
 
 
@@ -419,18 +348,6 @@ def test_a_corpus_needs_a_column_of_labels(folder, tmp_path):
 
     with pytest.raises(UsageError, match="E-B05"):
         load_data(dataclasses.replace(_corpus(), labels_key=None), tmp_path)
-
-
-def test_two_files_must_hold_the_same_target(tmp_path):
-    for name, keep in (("one", 6), ("two", 5)):
-        both = pairs(60)
-        cells = both.mod["rna"].copy()
-        cells.obsm["counts"] = both.mod["prot"].X[:, :keep]
-        cells.write_h5ad(tmp_path / f"{name}.h5ad")
-    data = DataEntry("c", "one.h5ad", query="two.h5ad", target="obsm:counts")
-
-    with pytest.raises(InputDataError, match=r"do not hold the same features.*6 and 5"):
-        load_data(data, tmp_path, labels=False)
 
 
 # --- donors that nobody knows -----------------------------------------------------------------

@@ -129,13 +129,6 @@ def test_one_value_may_stand_for_a_list_of_it(folder):
     assert {r.condition for r in runs} == {"50 % of the training cells"}
 
 
-def test_a_study_that_no_installed_model_can_do_says_so(folder):
-    asked = study("cross-modality", ("installed",), data=(entry(target="obsm:X_p"),))
-
-    with pytest.raises(UsageError, match=r"X_p.*no installed model can do 'translation'"):
-        plan(asked, task_named("cross-modality"), folder)
-
-
 def test_models_that_are_not_there_take_no_part_and_are_named(folder):
     found = plan(study(models=("centroid", "nothing", "pca")), task_named("annotation"), folder)
 

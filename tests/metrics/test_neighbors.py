@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import sparse
+from sklearn.neighbors import KNeighborsRegressor
 
 from episome.errors import UsageError
-from episome.metrics import knn_probabilities
+from episome.metrics import knn_mean, knn_probabilities
 
 
 def vote(reference, codes, cell, k, weights, metric):
@@ -179,3 +181,32 @@ def test_votes_golden_match(golden, k):
     np.testing.assert_array_equal(plain, case.arrays[f"knn_k{k}/query_plain"])
     np.testing.assert_array_equal(own, case.arrays[f"knn_k{k}/self"])
     np.testing.assert_array_equal(without_nearest, case.arrays[f"knn_k{k}/query"])
+
+
+@pytest.mark.parametrize("weights", ["uniform", "distance"])
+@pytest.mark.parametrize("as_matrix", [np.asarray, sparse.csr_matrix])
+def test_means_of_neighbours_are_those_of_scikit_learn(weights, as_matrix):
+    rng = np.random.default_rng(0)
+    reference, query = rng.normal(size=(60, 5)), rng.normal(size=(20, 5))
+    values = rng.poisson(1.0, (60, 7)).astype(float)
+    regressor = KNeighborsRegressor(n_neighbors=7, weights=weights).fit(reference, values)
+
+    got = knn_mean(reference, as_matrix(values), query, n_neighbors=7, weights=weights, block=6)
+
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, regressor.predict(query), rtol=1e-5)
+
+
+def test_means_leave_a_cell_out_of_its_own():
+    reference = np.array([[0.0], [1.0], [5.0]])
+
+    got = knn_mean(
+        reference, np.array([[1.0], [2], [3]]), reference, n_neighbors=1, exclude=np.arange(3)
+    )
+
+    assert got.ravel().tolist() == [2, 1, 2]
+
+
+def test_means_need_values_of_every_cell():
+    with pytest.raises(UsageError, match=r"2 rows of values for 3 reference cells.*E-U41"):
+        knn_mean(np.eye(3), np.eye(2), np.eye(3))

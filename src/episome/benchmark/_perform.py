@@ -33,7 +33,7 @@ TASKS = {
     "groups": "episome.benchmark._groups:GroupsTask",
     "ensemble": "episome.benchmark._groups:EnsembleTask",
     "gene-panel": "episome.benchmark._genes:GenePanelTask",
-    "cross-modality": "episome.benchmark._reconstruction:CrossModalityTask",
+    "cross-modality": "episome.benchmark._modality:CrossModalityTask",
     "reconstruction": "episome.benchmark._reconstruction:ReconstructionTask",
     "embedding": "episome.benchmark._embedding:EmbeddingTask",
     "integration": "episome.benchmark._embedding:IntegrationTask",

@@ -1,16 +1,12 @@
-"""Tasks of models that say what expression, or what of another modality, they expect."""
+"""The task of models that say what expression they expect."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pandas as pd
-from scipy.stats import spearmanr
 
 from episome.benchmark._case import Case, Outcome, class_of, needs_labels
-from episome.benchmark._data import TARGET
-from episome.benchmark._scores import separation
 from episome.benchmark._tasks import Task
 from episome.models import normalized_rows
 
@@ -85,65 +81,6 @@ class ReconstructionTask(Task):
         scores = {name: found.scores | told for name, found in sums.items()}
         scores |= {f"mean of training, {name}": found.scores for name, found in plain.items()}
         return Outcome(scores)
-
-
-class CrossModalityTask(Task):
-    """Another modality of unseen cells, predicted from their RNA.
-
-    ``target`` of the data set says which. Scores are means over the features that vary among the
-    test cells, and depend on ranks or straight lines only, so that models may predict on any
-    scale: ``spearman``, ``pearson`` (with the log1p of what was measured), and ``auroc`` (measured
-    at all or not, of features that are zero in some cells).
-    """
-
-    name = "cross-modality"
-    capability = "translation"
-    metrics: ClassVar[dict[str, bool]] = {
-        "spearman": True,
-        "pearson": True,
-        "auroc": True,
-        "n_features": True,
-    }
-    main = "spearman"
-    needs_labels = False
-
-    def run(self, case: Case) -> Outcome:
-        """Train on both modalities, and predict the one from the other."""
-        model = case.fitted()
-        with case.timed("predict"):
-            found = model.predict_modality(case.test)
-        place = pd.Index(found.var_names).get_indexer(pd.Index(case.train.uns[TARGET].astype(str)))
-        known = np.flatnonzero(place >= 0)
-        expected = np.asarray(found.X, dtype=np.float64)[:, place[known]]
-        scores = modality_scores(expected, case.measured[:, known].tocsc())
-        return Outcome({case.condition: scores})
-
-
-def modality_scores(
-    expected: NDArray[np.float64], measured: sparse.csc_matrix
-) -> dict[str, float]:
-    """Return how well predicted features follow measured ones, means over those that vary.
-
-    Parameters
-    ----------
-    expected, measured
-        (n_cells, n_features); scales may differ.
-    """
-    ranks, lines, areas = [], [], []
-    for j in range(measured.shape[1]):
-        true, said = measured[:, [j]].toarray().ravel().astype(np.float64), expected[:, j]
-        if np.ptp(true) == 0:
-            continue
-        told = np.ptp(said) > 0  # one value for all cells follows nothing
-        ranks.append(float(spearmanr(said, true).statistic) if told else 0.0)
-        lines.append(float(np.corrcoef(said, np.log1p(true))[0, 1]) if told else 0.0)
-        areas.append(separation(said, true > 0))
-    return {
-        "spearman": float(np.mean(ranks)) if ranks else float("nan"),
-        "pearson": float(np.mean(lines)) if lines else float("nan"),
-        "auroc": float(np.nanmean(areas)) if np.isfinite(areas).any() else float("nan"),
-        "n_features": float(len(ranks)),
-    }
 
 
 class Moments:

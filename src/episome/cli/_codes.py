@@ -749,7 +749,7 @@ CODES: dict[str, str] = {
         "that were."
     ),
     "E-U112": "Layers of an encoder are to stay as they are, and nothing was learned in them.",
-    "E-U113": "Intervals are asked of a model that has none.",
+    "E-U114": "Intervals are asked of a model that has none.",
     "E-U110": "A decoder is asked for a batch, or given cells of one, that it does not know.",
     "E-T14": "An embedding gives all cells nearly the same numbers: it has collapsed.",
     "E-L46": "An encoder was pretrained on donors that are held out to score what came of it.",

@@ -237,7 +237,7 @@ class PredictedModality:
     ------
     UsageError
         Unknown features (E-U61) or batches (E-U110), a level that was not fitted (E-U22), or a
-        model without intervals (E-U113).
+        model without intervals (E-U114).
     """
 
     def __init__(
@@ -255,7 +255,7 @@ class PredictedModality:
         if interval is not None:
             if not facts.intervals:
                 raise UsageError(
-                    "E-U113",
+                    "E-U114",
                     "the model has no intervals",
                     where=f"interval={interval}",
                     why="they come from cells that were held out of its training, and there were "

@@ -27,24 +27,37 @@ if TYPE_CHECKING:
         median_f1,
         weighted_f1,
     )
-    from episome.metrics._neighbors import knn_probabilities
+    from episome.metrics._modality import (
+        ModalityScores,
+        cell_scores,
+        difficult_features,
+        feature_scores,
+        modality_scores,
+    )
+    from episome.metrics._neighbors import knn_mean, knn_probabilities
 
 _HOME = {
     "Interval": "_bootstrap",
+    "ModalityScores": "_modality",
     "accuracy": "_classification",
     "balanced_accuracy": "_classification",
     "bootstrap": "_bootstrap",
     "bootstrap_mean": "_bootstrap_mean",
     "brier_score": "_calibration",
     "by_group": "_classification",
+    "cell_scores": "_modality",
     "class_table": "_classification",
     "classification_scores": "_classification",
+    "difficult_features": "_modality",
     "disagreement": "_calibration",
     "error_auroc": "_calibration",
     "expected_calibration_error": "_calibration",
+    "feature_scores": "_modality",
+    "knn_mean": "_neighbors",
     "knn_probabilities": "_neighbors",
     "macro_f1": "_classification",
     "median_f1": "_classification",
+    "modality_scores": "_modality",
     "negative_log_likelihood": "_calibration",
     "uncertainty": "_calibration",
     "weighted_f1": "_classification",

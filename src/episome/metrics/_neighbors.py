@@ -1,11 +1,12 @@
-"""The one k-nearest-neighbour vote of episome."""
+"""The one k-nearest-neighbour vote, and mean, of episome."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
+from scipy import sparse
 
 from episome.errors import UsageError
 
@@ -81,17 +82,10 @@ def knn_probabilities(
         `exclude` has not one row per query cell (E-U41), names rows that the reference does not
         have (E-U44), or leaves no neighbour (E-U43).
     """
-    if exclude is not None:
-        exclude = _checked(np.asarray(exclude), len(query), len(reference))
-    more = 0 if exclude is None else 1
-    k = min(n_neighbors + more, len(reference))
     find = exact_search(reference, metric) if search is None else search
     out = np.zeros((len(query), n_classes), dtype=np.float32)
-    for start in range(0, len(query), block):
-        part = slice(start, start + block)
-        distance, rows = find(query[part], k)
-        if exclude is not None:
-            distance, rows = _without(exclude[part], distance, rows)
+    found = _neighbors(query, len(reference), n_neighbors, exclude=exclude, find=find, block=block)
+    for part, distance, rows in found:
         weight = _vote_weights(distance, weights)
         view = out[part]
         np.add.at(view, (np.arange(len(rows))[:, None], labels[rows]), weight)
@@ -99,6 +93,82 @@ def knn_probabilities(
         if weights == "uniform" and ties == "distance":
             _settle_ties(view, labels[rows], distance)
     return out
+
+
+def knn_mean(
+    reference: NDArray[np.float32],
+    values: NDArray[np.floating] | sparse.csr_matrix,
+    query: NDArray[np.float32],
+    *,
+    n_neighbors: int = 15,
+    weights: Literal["uniform", "distance"] = "distance",
+    metric: Literal["euclidean", "cosine"] = "euclidean",
+    exclude: NDArray[np.int64] | None = None,
+    search: Search | None = None,
+    block: int = 2048,
+) -> NDArray[np.float32]:
+    """Mean values of the nearest reference cells.
+
+    Neighbours and their weights are those of :func:`knn_probabilities`.
+
+    Parameters
+    ----------
+    reference
+        Embedding of the cells whose values are known, (n_reference, d).
+    values
+        Their values, dense or CSR (n_reference, n_values).
+    query
+        Embedding of the others, (n_query, d).
+    n_neighbors, weights, metric, exclude, search, block
+        As of :func:`knn_probabilities`.
+
+    Returns
+    -------
+    float32 (n_query, n_values).
+
+    Raises
+    ------
+    UsageError
+        There are not as many values as reference cells (E-U41), or `exclude` cannot be used.
+    """
+    if values.shape[0] != len(reference):
+        raise UsageError(
+            "E-U41",
+            f"{values.shape[0]:,} rows of values for {len(reference):,} reference cells",
+            fix="pass one row per cell",
+        )
+    find = exact_search(reference, metric) if search is None else search
+    out = np.zeros((len(query), values.shape[1]), dtype=np.float32)
+    found = _neighbors(query, len(reference), n_neighbors, exclude=exclude, find=find, block=block)
+    for part, distance, rows in found:
+        weight = _vote_weights(distance, weights).astype(np.float64)
+        weight /= weight.sum(axis=1, keepdims=True)
+        ends = np.arange(len(rows) + 1) * rows.shape[1]
+        shape = (len(rows), len(reference))
+        mean = sparse.csr_matrix((weight.ravel(), rows.ravel(), ends), shape=shape) @ values
+        out[part] = mean.toarray() if sparse.issparse(mean) else mean
+    return out
+
+
+def _neighbors(
+    query: NDArray[np.float32],
+    n_reference: int,
+    n_neighbors: int,
+    *,
+    exclude: NDArray[np.int64] | None,
+    find: Search,
+    block: int,
+) -> Iterator[tuple[slice, NDArray[np.floating], NDArray[np.int64]]]:
+    """Yield distances and rows of the neighbours, block by block of the query."""
+    if exclude is not None:
+        exclude = _checked(np.asarray(exclude), len(query), n_reference)
+    k = min(n_neighbors + (0 if exclude is None else 1), n_reference)
+    for start in range(0, len(query), block):
+        part = slice(start, start + block)
+        distance, rows = find(query[part], k)
+        if exclude is not None:
+            distance, rows = _without(exclude[part], distance, rows)
+        yield part, distance, rows
 
 
 def exact_search(

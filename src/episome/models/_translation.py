@@ -614,7 +614,7 @@ class TranslationMixin(_Base):
         ------
         UsageError
             Unknown features (E-U61) or batches (E-U110), a level that was not fitted (E-U22), or
-            a model without intervals (E-U113).
+            a model without intervals (E-U114).
         """
         prepared, rows = self.prepare(adata, **query), as_rows(indices)
         predictor = self.predictor()

@@ -9,22 +9,27 @@ if TYPE_CHECKING:
     from episome_baselines.celltypist_model import CellTypist
     from episome_baselines.centroid import NearestCentroid
     from episome_baselines.correlation import CorrelationClassifier
+    from episome_baselines.featuremean import FeatureMean
     from episome_baselines.jointembedding import JointEmbeddingAdapter
     from episome_baselines.knn import KNNClassifier
+    from episome_baselines.knntranslation import KNNTranslation
     from episome_baselines.linear import LinearClassifier
     from episome_baselines.logreg import LogisticRegression
     from episome_baselines.majority import MajorityClass
     from episome_baselines.markers import MarkerScore
     from episome_baselines.mlp import MLPClassifier
     from episome_baselines.pca import PCAEmbedding
+    from episome_baselines.ridge import RidgeTranslation
     from episome_baselines.scvi_adapters import SCANVIAdapter, SCVIAdapter
     from episome_baselines.xgboost_pca import XGBoostPCA
 
 __all__ = [
     "CellTypist",
     "CorrelationClassifier",
+    "FeatureMean",
     "JointEmbeddingAdapter",
     "KNNClassifier",
+    "KNNTranslation",
     "LinearClassifier",
     "LogisticRegression",
     "MLPClassifier",
@@ -32,6 +37,7 @@ __all__ = [
     "MarkerScore",
     "NearestCentroid",
     "PCAEmbedding",
+    "RidgeTranslation",
     "SCANVIAdapter",
     "SCVIAdapter",
     "XGBoostPCA",
@@ -40,8 +46,10 @@ __all__ = [
 _MODULES = {
     "CellTypist": "celltypist_model",
     "CorrelationClassifier": "correlation",
+    "FeatureMean": "featuremean",
     "JointEmbeddingAdapter": "jointembedding",
     "KNNClassifier": "knn",
+    "KNNTranslation": "knntranslation",
     "LinearClassifier": "linear",
     "LogisticRegression": "logreg",
     "MLPClassifier": "mlp",
@@ -49,6 +57,7 @@ _MODULES = {
     "MarkerScore": "markers",
     "NearestCentroid": "centroid",
     "PCAEmbedding": "pca",
+    "RidgeTranslation": "ridge",
     "SCANVIAdapter": "scvi_adapters",
     "SCVIAdapter": "scvi_adapters",
     "XGBoostPCA": "xgboost_pca",

@@ -56,18 +56,17 @@ def cosine(values: sparse.csr_matrix, centroids: NDArray[np.floating]) -> NDArra
     return (values @ centroids.T) / np.where(length > 0, length, 1.0)[:, None]
 
 
-class KNNClassifierCore(ArrayCore):
-    """Loadings, the training cells' components and their classes."""
+class NeighborsCore(ArrayCore):
+    """Loadings and the training cells' components, among which neighbours are searched."""
 
-    array_names = ("genes", "mean", "loadings", "reference", "codes")
+    array_names = ("genes", "mean", "loadings", "reference")
 
     def prepare(self) -> None:
         """Check the shapes; an index over the reference is built at its first use."""
         n_genes = len(self.require("genes", None))
         width = self.require("loadings", None, n_genes).shape[0]
         self.require("mean", n_genes)
-        n_cells = len(self.require("codes", None))
-        self.require("reference", n_cells, width)
+        self.require("reference", None, width)
         self._index: ApproximateIndex | None = None
 
     def index(self) -> ApproximateIndex | None:
@@ -81,10 +80,33 @@ class KNNClassifierCore(ArrayCore):
             )
         return self._index
 
+    def index_facts(self, seed: int) -> dict[str, object]:
+        """Return which index is used, and the share of the exact neighbours that it finds."""
+        index = self.index()
+        if index is None:
+            return {"index": "exact"}
+        recall = index.recall(int(self.config["n_neighbors"]), seed=seed)
+        return {"index": "approximate", "recall": round(recall, 4)}
+
+    def components(self, batch: Mapping[str, object]) -> NDArray[np.float32]:
+        """Return the components of the cells of a batch."""
+        a = self.arrays
+        return project(batch["X"][:, a["genes"]], a["mean"], a["loadings"])
+
+
+class KNNClassifierCore(NeighborsCore):
+    """The same with the classes of the training cells."""
+
+    array_names = (*NeighborsCore.array_names, "codes")
+
+    def prepare(self) -> None:
+        """Check the shapes."""
+        super().prepare()
+        self.require("codes", len(self.arrays["reference"]))
+
     def forward(self, batch: Mapping[str, object]) -> dict[str, NDArray[np.floating]]:
         """Return vote shares as probabilities and the components as latent."""
-        a = self.arrays
-        latent = project(batch["X"][:, a["genes"]], a["mean"], a["loadings"])
+        a, latent = self.arrays, self.components(batch)
         votes = knn_probabilities(
             a["reference"],
             a["codes"],

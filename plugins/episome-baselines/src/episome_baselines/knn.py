@@ -108,13 +108,8 @@ class KNNClassifier(EmbeddingMixin, ArrayClassifierModel):
             reference=found.project(cells.values),
             codes=cells.codes,
         )
-        facts: dict[str, object] = {
+        return {
             "n_genes": len(found.genes),
             "n_components": len(found.loadings),
-            "index": "exact",
+            **core.index_facts(cells.seed),
         }
-        index = core.index()
-        if index is None:
-            return facts
-        recall = index.recall(int(core.config["n_neighbors"]), seed=cells.seed)
-        return {**facts, "index": "approximate", "recall": round(recall, 4)}

@@ -148,8 +148,17 @@ class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
         return [macro_f1(cells.codes[test], fitted.predict(new)) for fitted in fits]
 
 
-def checked_penalties(given: Sequence[float] | float) -> tuple[float, ...]:
+def checked_penalties(
+    given: Sequence[float] | float, *, why: str = "they are inverse strengths above zero"
+) -> tuple[float, ...]:
     """Return the strengths to choose from; one number is one strength.
+
+    Parameters
+    ----------
+    given
+        What was passed.
+    why
+        What they are.
 
     Raises
     ------
@@ -162,7 +171,7 @@ def checked_penalties(given: Sequence[float] | float) -> tuple[float, ...]:
         raise UsageError(
             "E-U31",
             f"penalties={given!r} is out of range",
-            why="they are inverse strengths above zero",
+            why=why,
             fix="pass numbers such as (0.1, 1.0, 10.0)",
         )
     return tuple(float(p) for p in many)

@@ -1,4 +1,4 @@
-"""When and how `KNNClassifier` searches its neighbours without computing all distances."""
+"""When and how the neighbours of a cell are searched without computing all distances."""
 
 from __future__ import annotations
 
@@ -26,8 +26,17 @@ Metric: TypeAlias = Literal["euclidean", "cosine"]
 IndexKind: TypeAlias = Literal["auto", "exact", "approximate"]
 
 
-def wants_approximate(index: IndexKind, n_reference: int) -> bool:
+def wants_approximate(index: IndexKind, n_reference: int, *, model: str = "KNNClassifier") -> bool:
     """Whether neighbours among so many cells are searched by an approximate index.
+
+    Parameters
+    ----------
+    index
+        What was asked for.
+    n_reference
+        Number of cells.
+    model
+        Who asks, for the message.
 
     Raises
     ------
@@ -39,7 +48,7 @@ def wants_approximate(index: IndexKind, n_reference: int) -> bool:
         raise MissingDependencyError(
             "E-P02",
             "the package 'pynndescent' is not installed",
-            where='KNNClassifier(index="approximate")',
+            where=f'{model}(index="approximate")',
             why="it makes and searches the approximate index",
             fix='pip install "episome-baselines[ann]", or index="exact"',
         )

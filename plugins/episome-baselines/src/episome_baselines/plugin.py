@@ -32,6 +32,42 @@ def _spec(
     )
 
 
+def _translations() -> tuple[ModelSpec, ...]:
+    """Models of another modality, predicted from RNA."""
+    given = (
+        (
+            "feature-mean",
+            "featuremean:FeatureMean",
+            "the training mean of every feature, whatever the cell",
+            ("floor-cross-modality",),
+        ),
+        (
+            "ridge",
+            "ridge:RidgeTranslation",
+            "another modality by ridge regression on genes, tuned on training cells",
+            (),
+        ),
+        (
+            "knn-translation",
+            "knntranslation:KNNTranslation",
+            "another modality as the mean of the nearest training cells",
+            (),
+        ),
+    )
+    return tuple(
+        ModelSpec(
+            name=name,
+            target=f"episome_baselines.{target}",
+            core=f"episome_baselines.translation_cores:{target.split(':')[1]}Core",
+            summary=summary,
+            capabilities=("translation",),
+            modalities=("rna", "protein"),
+            tags=tags,
+        )
+        for name, target, summary, tags in given
+    )
+
+
 @hookimpl
 def episome_register_models() -> tuple[ModelSpec, ...]:
     """Return the models of this plugin."""
@@ -100,6 +136,7 @@ def episome_register_models() -> tuple[ModelSpec, ...]:
             tags=("unlabelled",),
             cores="markers_core",
         ),
+        *_translations(),
         ModelSpec(
             name="xgboost",
             target="episome_baselines.xgboost_pca:XGBoostPCA",
