@@ -80,11 +80,11 @@ class TargetFacts:
         for name, found in self.intervals.items():
             arrays, facts = found.to_parts()
             plain["intervals"][name] = facts
-            tensors |= {f"intervals/{name}/{k}": v for k, v in arrays.items()}
+            tensors |= {f"intervals/{name}/{k}": _bits(v) for k, v in arrays.items()}
         if self.table is not None:
             numbers = self.table.select_dtypes("number")
             words = [c for c in self.table if c not in numbers]
-            tensors |= {f"table/{c}": self.table[c].to_numpy(np.float32) for c in numbers}
+            tensors |= {f"table/{c}": _bits(self.table[c].to_numpy()) for c in numbers}
             plain["table"] = {"numbers": list(numbers), "words": {}}
             for column in words:
                 kinds = sorted(set(self.table[column].astype(str)))
@@ -114,7 +114,9 @@ class TargetFacts:
             batch_key=plain.get("batch_key"),
             batches=tuple(map(str, plain.get("batches", ()))),
             intervals={
-                name: Intervals.from_parts(_under(own, f"intervals/{name}/"), facts)
+                name: Intervals.from_parts(
+                    {k: _numbers(v) for k, v in _under(own, f"intervals/{name}/").items()}, facts
+                )
                 for name, facts in plain.get("intervals", {}).items()
             },
             table=_table(names, own, plain.get("table")),
@@ -324,6 +326,16 @@ class PredictedModality:
         return lower, upper
 
 
+def _bits(values: NDArray[Any]) -> NDArray[np.int32]:
+    """Return float32 as integers: NaN and infinity are answers here, and no broken weights."""
+    return np.ascontiguousarray(values, dtype=np.float32).view(np.int32)
+
+
+def _numbers(bits: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Return what :func:`_bits` was given."""
+    return np.ascontiguousarray(bits, dtype=np.int32).view(np.float32)
+
+
 def _under(tensors: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
@@ -334,7 +346,7 @@ def _table(
     if plain is None:
         return None
     found = _under(tensors, "table/")
-    columns: dict[str, Any] = {c: found[c] for c in plain["numbers"]}
+    columns: dict[str, Any] = {c: _numbers(found[c]) for c in plain["numbers"]}
     for column, kinds in plain["words"].items():
         columns[column] = np.array(kinds, dtype=object)[found[column]]
     return pd.DataFrame(columns, index=pd.Index([str(n) for n in names], dtype=object))

@@ -108,6 +108,7 @@ class NetworkModel(EpisomeModel):
         devices: int | list[int] | str = "auto",
         train_size: float | None = None,
         validation_size: float | None = None,
+        calibration_size: float | None = None,
         shuffle_set_split: bool = True,
         load_sparse_tensor: bool = False,
         batch_size: int | None = None,
@@ -133,6 +134,9 @@ class NetworkModel(EpisomeModel):
         train_size, validation_size
             Shares of the cells, by default 0.9 and the rest. With a ``donor_key`` of at least four
             donors whole donors are held out.
+        calibration_size
+            Share of the cells that neither train nor choose the epoch, for models that measure
+            something on such cells; default what the model wants, none for most.
         shuffle_set_split
             Only ``True``: splits are seeded and by donor.
         load_sparse_tensor
@@ -197,7 +201,14 @@ class NetworkModel(EpisomeModel):
             resume=resume,
             checkpoint_dir=checkpoint_dir,
             checkpoint_every_minutes=checkpoint_every_minutes,
+            calibration_size=self._calibration_size(calibration_size, train_size, validation_size),
         )
+
+    def _calibration_size(
+        self, given: float | None, train_size: float | None, validation_size: float | None
+    ) -> float:
+        """Return the share of the cells that is kept for what follows training."""
+        return 0.0 if given is None else float(given)
 
     def _train(
         self,

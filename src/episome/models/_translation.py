@@ -51,6 +51,7 @@ from episome.models._batches import (
     batch_names,
     require_batches,
 )
+from episome.models._confidence import default_share
 from episome.models._fields import ExpressionField
 from episome.models._from_source import require_reader
 from episome.models._setup import SOURCE, registered_input, require_words
@@ -445,6 +446,14 @@ class TranslationMixin(_Base):
             f"{kind}_panel": codes,
             BATCH_KEY: batch_codes(self, source),
         }
+
+    def _calibration_size(
+        self, given: float | None, train_size: float | None, validation_size: float | None
+    ) -> float:
+        """Return the share of the cells that intervals are made of."""
+        if given is not None or train_size is not None or validation_size is not None:
+            return float(given or 0.0)
+        return default_share(int((self.training_codes() >= 0).sum()))
 
     #: Of the values that the running training reads.
     _scale: TargetScale | None = None

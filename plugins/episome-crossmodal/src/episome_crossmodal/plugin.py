@@ -1,0 +1,25 @@
+"""What this plugin adds to the host: names and targets only, nothing heavy."""
+
+from __future__ import annotations
+
+from episome.plugins import ModelSpec, hookimpl
+
+EPISOME_API = (1, 0)
+
+_PAPER = "10.1038/s42256-024-00934-3"
+
+
+@hookimpl
+def episome_register_models() -> tuple[ModelSpec, ...]:
+    """Return the model of this plugin."""
+    return (
+        ModelSpec(
+            name="crossmodal",
+            target="episome_crossmodal.model:CrossModal",
+            core="episome_crossmodal.core:CrossModalCore",
+            summary="Surface proteins, chromatin or another modality, from RNA alone",
+            reference=_PAPER,
+            capabilities=("translation", "embedding"),
+            modalities=("rna", "protein", "atac"),
+        ),
+    )
