@@ -13,7 +13,7 @@ import anndata
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from scvi.data import AnnDataManager
+from scvi.data import AnnDataManager, AnnDataManagerValidationCheck
 from scvi.data.fields import MuDataWrapper
 
 from episome.confidence import Intervals
@@ -226,7 +226,12 @@ class TranslationMixin(_Base):
                 _MuDataTarget(TARGET, target_layer, features=targets, **there),
             ]
         fields.append(_MuDataBatch(batch_key, **here))
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager = AnnDataManager(
+            fields=fields,
+            setup_method_args=setup_method_args,
+            # Cells are paired by name here, and may lack a modality.
+            validation_checks=AnnDataManagerValidationCheck(check_fully_paired_mudata=False),
+        )
         manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)
 
