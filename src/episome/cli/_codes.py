@@ -557,8 +557,8 @@ CODES: dict[str, str] = {
         "batch. Give those cells a batch, or leave the column out."
     ),
     "E-D53": (
-        "Models of counts, such as scVI and scANVI, describe how many molecules were seen. Values "
-        "after log1p are no such numbers. Pass the layer that holds counts."
+        "Models of counts, such as scVI, scANVI and totalVI, describe how many molecules were "
+        "seen. Values after log1p are no such numbers. Pass the layer that holds counts."
     ),
     "E-U60": "There is no modality of this name or kind; the message lists those that there are.",
     "E-U61": (
