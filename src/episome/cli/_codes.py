@@ -714,6 +714,10 @@ CODES: dict[str, str] = {
         "Another panel lacks a fifth or more of the proteins or peaks that a model predicts. They "
         "are not measured, which is no zero: scores are those of the others."
     ),
+    "E-D63": (
+        "Features of another modality were not measured in all cells, and the model cannot leave "
+        "them out cell by cell."
+    ),
     "E-D61": (
         "A scale has numbers of its own for every feature, learned from training cells or empty "
         "droplets. A feature that none of them measured has none."

@@ -106,6 +106,8 @@ class TranslationMixin(_Base):
     #: What is predicted: ``"protein"`` or ``"atac"``; ``"auto"``: what the training cells have.
     target_kind: ClassVar[Literal["protein", "atac", "auto"]] = "protein"
     reads_sources: ClassVar[bool] = False
+    #: Whether the core reads the batch of a query's cells.
+    told_batches: ClassVar[bool] = False
     target_: TargetFacts | None = None
     _pairs: tuple[object, PairedCells] | None = None
     _measured: MeasuredTarget | None = None
@@ -428,13 +430,13 @@ class TranslationMixin(_Base):
             n: TargetScale.fit(n, measured.source, rows, **options.get(n, {})) for n in names
         }
         args = self.setup_args
-        batches = self.batches if args.get("batch_key") is not None else ()
+        told = self.told_batches and args.get("batch_key") is not None
         self.target_ = TargetFacts(
             features.ids,
             kind=features.modality,
             scale=scales[self._compared_scale()],
-            batch_key=args.get("batch_key"),
-            batches=batches,
+            batch_key=args.get("batch_key") if told else None,
+            batches=self.batches if told else (),
         )
         return scales[self._training_scale()]
 

@@ -11,19 +11,17 @@ import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.data.fields import CategoricalObsField, LayerField, MuDataWrapper, ObsmField
+from scvi.data.fields import CategoricalObsField, LayerField, ObsmField
 from scvi.train import AdversarialTrainingPlan
 
 from episome import plugins, settings
 from episome.data import AnnDataSource, inspect_values
 from episome.errors import InputDataError, UsageError
 from episome.models import (
-    BatchField,
     TranslationMixin,
     batch_codes,
     batch_names,
     only_counts,
-    require_batches,
     require_counts,
 )
 from episome_baselines.extras import require_positive
@@ -39,7 +37,6 @@ from episome_baselines.scvi_training import (
 from episome_baselines.totalvi_prior import background_prior, measured_in
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from mudata import MuData
     from numpy.typing import NDArray
 
@@ -50,7 +47,6 @@ BATCH_SIZE, RATE = 256, 4e-3
 #: Panels of more proteins begin with a background that is read off the cells.
 FEW_PROTEINS = 10
 _PROTEINS = "proteins"
-_MuDataBatch = MuDataWrapper(BatchField)
 
 
 class TOTALVIAdapter(TranslationMixin, Adapter):
@@ -168,6 +164,8 @@ class TOTALVIAdapter(TranslationMixin, Adapter):
             There is no such column (E-U04), or it names no batch for some cells (E-U82).
         """
         require_counts(input_kind)
+        if kwargs.get("source_registry") is None and target_modality is not None:
+            _require_protein_counts(mdata, target_modality, target_layer)
         with only_counts():
             super().setup_mudata(
                 mdata,
@@ -175,22 +173,17 @@ class TOTALVIAdapter(TranslationMixin, Adapter):
                 target_modality=target_modality,
                 target_layer=target_layer,
                 donor_key=donor_key,
+                batch_key=batch_key,
                 input_kind="counts",
                 **kwargs,
             )
-        found = cls._setup_adata_manager_store[mdata.uns["_scvi_uuid"]]
-        args = {**found.registry["setup_args"], "batch_key": batch_key}
-        if kwargs.get("source_registry") is None:
-            _require_protein_counts(mdata, args["target_modality"], target_layer)
-            require_batches(mdata.mod[rna_modality], batch_key)
-        method = {k: found.registry[k] for k in ("model_name", "setup_method_name")}
-        batches = _MuDataBatch(batch_key, mod_key=rna_modality, mod_required=True)
-        manager = AnnDataManager(
-            fields=[*found.fields, batches], setup_method_args={**method, "setup_args": args}
-        )
-        given = {k: kwargs[k] for k in ("source_registry",) if k in kwargs}
-        manager.register_fields(mdata, **given)
-        cls.register_manager(manager)
+        if kwargs.get("source_registry") is None and target_modality is None:
+            found = cls._setup_adata_manager_store[mdata.uns["_scvi_uuid"]]
+            modality = found.registry["setup_args"]["target_modality"]
+            _require_protein_counts(mdata, modality, target_layer)
+
+    def _compared_scale(self) -> str:
+        return "log1p"
 
     def train(
         self,
@@ -261,6 +254,7 @@ class TOTALVIAdapter(TranslationMixin, Adapter):
         (plan,) = plan_settings(plan_kwargs or {}, AdversarialTrainingPlan)
         require_positive(max_epochs=max_epochs, batch_size=batch_size)
         split = self._split(given, train_size, validation_size)
+        self.fit_target(split.train)
         cells = Cells(
             self._stand_in_of_training(),
             split.train,
@@ -350,26 +344,6 @@ class TOTALVIAdapter(TranslationMixin, Adapter):
                 module.background_pro_alpha.copy_(torch.as_tensor(mean))
                 module.background_pro_log_beta.copy_(torch.log(torch.as_tensor(spread)))
         return measured[there]
-
-    # --- queries ----------------------------------------------------------------------------
-
-    def predict_modality(self, adata: Any = None, **query: Any) -> AnnData:
-        """Return the proteins of every cell, log1p of expected counts; see the base class.
-
-        Parameters
-        ----------
-        adata
-            Query; ``None`` takes the training cells. Of MuData the RNA is read alone.
-        **query
-            Of the base class.
-
-        Returns
-        -------
-        AnnData, with ``uns["scale"] = "log1p"``.
-        """
-        found = super().predict_modality(adata, **query)
-        found.uns["scale"] = "log1p"
-        return found
 
 
 def _require_protein_counts(mdata: MuData, modality: str, layer: str | None) -> None:

@@ -100,6 +100,7 @@ class CrossModal(WarmStartMixin, TranslationMixin, EmbeddingMixin, NetworkModel)
     capabilities = ("translation", "embedding")
     target_kind = "auto"
     reads_sources = True
+    told_batches = True
     _core_cls = CrossModalCore
     module: CrossModalCore
 
