@@ -82,9 +82,9 @@ _SCALES = {
             DataEntry(
                 "marrow and blood",
                 "citeseq_bm_triana.h5ad",
-                batch_key="batch",
                 target="obsm:protein_lognorm",
-                splits=(SplitEntry("group", column="batch"),),
+                target_names="protein_names",
+                splits=(SplitEntry("where", where=("batch=PBMC_200AB",)),),
             ),
         ),
         peaks=(
