@@ -83,7 +83,7 @@ if TYPE_CHECKING:
         check_readable,
         kind_of,
     )
-    from episome.data._read_modality import read_modality
+    from episome.data._read_modality import modality_names, read_modality
     from episome.data._read_tenx import as_mudata
     from episome.data._reduced import ReducedCells, ThinnedSource
     from episome.data._references import merge_references
@@ -213,6 +213,7 @@ _HOME = {
     "missing_column": "_source",
     "modalities_of": "_query",
     "modality_kind": "_proteins",
+    "modality_names": "_read_modality",
     "name_cells": "_source",
     "not_cells": "_query",
     "obs_column": "_source",

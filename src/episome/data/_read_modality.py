@@ -66,6 +66,44 @@ def read_modality(
     return _of(found, modality, name_of(path))
 
 
+def modality_names(data: MuData | Mapping[str, Any] | str | Path) -> list[str]:
+    """Return the names of the modalities of an object or a file, without reading values.
+
+    Parameters
+    ----------
+    data
+        MuData, objects by the name of their modality, or a path; of one that is neither h5mu nor a
+        zarr store of MuData all is read.
+
+    Raises
+    ------
+    InputFileError
+        The file cannot be read.
+    """
+    if not isinstance(data, str | Path):
+        return [str(m) for m in getattr(data, "mod", data)]
+    path = check_readable(data)
+    kind = kind_of(path)
+    if kind is FileKind.H5MU:
+        from episome.data._read_hdf5 import open_hdf5, walk
+
+        with open_hdf5(path) as file:
+            return _held(walk(file, name_of(path), Limits.of(None, trust=False)))
+    if kind is FileKind.ZARR:
+        from episome.data._read_zarr import look_at
+
+        if held := _held(look_at(path, Limits.of(None, trust=False)).tree):
+            return held
+    found: Mapping[str, Any] = getattr(read_any(path), "mod", {})
+    return list(found)
+
+
+def _held(tree: Tree) -> list[str]:
+    """Return the modalities of a tree of groups."""
+    held = [g.removeprefix("mod/") for g in sorted(tree.groups) if g.startswith("mod/")]
+    return [g for g in held if "/" not in g]
+
+
 def _of(data: object, modality: str, name: str) -> AnnData:
     held = getattr(data, "mod", data)
     _require(modality, held if isinstance(held, Mapping) else (), name)
@@ -110,8 +148,7 @@ def _check(tree: Tree, path: Path, modality: str, limits: Limits) -> None:
     """Refuse what is not there and what would not fit; other modalities are not read."""
     from episome.data._read_tree import check_tree
 
-    held = [g.removeprefix("mod/") for g in sorted(tree.groups) if g.startswith("mod/")]
-    held = [g for g in held if "/" not in g]
+    held = _held(tree)
     _require(modality, held, name_of(path))
     tables: tuple[Any, ...] = ("obs", "var", "obsm", "varm", "obsp", "varp", "uns", "obsmap")
     others = [f"mod/{m}" for m in held if m != modality]

@@ -51,7 +51,7 @@ def model_folder(model: EpisomeModel) -> ModelFolder:
         "fit": encode(model.fit_),
         "confidence": encode(confidence),
         "provenance": provenance(),
-        **encode(more_facts),
+        **{k: encode(v) for k, v in more_facts.items()},
     }
     if parts := parts_of(model.module):
         manifest["parts"] = encode(parts)

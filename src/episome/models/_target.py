@@ -28,11 +28,8 @@ from episome.data import (
     definite_donors,
     in_memory,
     measured_features,
-    modalities_of,
     open_source,
     pair_sources,
-    parts_of,
-    read_any,
 )
 from episome.errors import UsageError
 from episome.models._fields import features_from_state, rule_from_state
@@ -185,15 +182,6 @@ def paired_cells(
             source = open_source(data, layer=layer, backed=True, modality=modality)
         sources[modality] = source if in_memory(source) else ScannedSource(source)
     return pair_sources(sources, name=name, keep="first")
-
-
-def modality_names(data: object) -> list[str]:
-    """Return the names of the modalities of an object, a file or sources by name."""
-    if isinstance(data, Mapping):
-        return [str(m) for m in data]
-    if isinstance(data, str | Path):
-        return modalities_of(read_any(data))
-    return list(parts_of(data))  # type: ignore[arg-type]  # refuses what is none
 
 
 def prepared_pairs(

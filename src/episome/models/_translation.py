@@ -30,6 +30,7 @@ from episome.data import (
     match_features,
     modalities_of,
     modality_kind,
+    modality_names,
     pair_modalities,
     unusable_values,
 )
@@ -60,7 +61,6 @@ from episome.models._target import (
     MeasuredTarget,
     TargetField,
     features_of,
-    modality_names,
     paired_cells,
     prepared_pairs,
 )
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from mudata import MuData
     from numpy.typing import NDArray
 
-    from episome.data import CellSource, Query, Split
+    from episome.data import CellSource, Query, ScaleName, Split
     from episome.io import ModelFolder
     from episome.models._base import EpisomeModel as _Base
     from episome.train import CellDataModule
@@ -194,7 +194,7 @@ class TranslationMixin(_Base):
             names = [rna_modality, target_modality]
             if given is None:
                 pair_modalities(mdata, names, keep="first")
-                parts = {
+                parts: dict[str, CellSource] = {
                     m: AnnDataSource(mdata.mod[m], layer=at, name=m)
                     for m, at in zip(names, (layer, target_layer), strict=True)
                 }
@@ -246,7 +246,7 @@ class TranslationMixin(_Base):
         return "other" if found == "rna" else found
 
     @classmethod
-    def setup_source(
+    def setup_source(  # type: ignore[override]  # two modalities in the place of labels
         cls,
         data: MuData | Mapping[str, Any] | str | Path,
         *,
@@ -329,11 +329,11 @@ class TranslationMixin(_Base):
         features = self.target_features
         return {"n_targets": {features.modality: len(features)}}
 
-    def _training_scale(self) -> str:
+    def _training_scale(self) -> ScaleName:
         """Name of the scale of the values that the loss reads; see ``TargetScale``."""
         return "none"
 
-    def _compared_scale(self) -> str:
+    def _compared_scale(self) -> ScaleName:
         """Name of the scale that predictions are on."""
         return self._training_scale()
 
@@ -651,9 +651,9 @@ class TranslationMixin(_Base):
             parts.append(
                 block.values if sparse_below is None else without_small(block.values, sparse_below)
             )
-            for name, values in ends.items():
+            for name, found_ends in ends.items():
                 if (end := getattr(block, name)) is not None:
-                    values.append(end)
+                    found_ends.append(end)
         names = prepared.source.obs_names if rows is None else prepared.source.obs_names[rows]
         if sparse_below is None:
             values = np.concatenate(parts)
