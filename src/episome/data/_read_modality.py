@@ -66,6 +66,51 @@ def read_modality(
     return _of(found, modality, name_of(path))
 
 
+def file_modalities(
+    path: str | Path, *, max_memory: int | None = None, trust: bool = False
+) -> list[str]:
+    """Return the names of the modalities of a file or zarr store of MuData, without reading it.
+
+    Parameters
+    ----------
+    path
+        Any path that ``read_any`` knows.
+    max_memory, trust
+        Of :func:`read_any`.
+
+    Returns
+    -------
+    The names; none where the path holds cells of one modality, or where only reading tells, as of
+    the files of 10x.
+
+    Raises
+    ------
+    InputFileError
+        As :func:`read_any`.
+
+    Examples
+    --------
+    >>> file_modalities("cite.h5mu")  # doctest: +SKIP
+    ['rna', 'prot']
+    """
+    path = check_readable(path)
+    kind = kind_of(path)
+    if kind not in {FileKind.H5MU, FileKind.ZARR}:
+        return []
+    limits = Limits.of(max_memory, trust=trust)
+    if kind is FileKind.ZARR:
+        return _held(_tree_of_zarr(path, limits))
+    from episome.data._read_hdf5 import open_hdf5, walk
+
+    with open_hdf5(path) as file:
+        return _held(walk(file, name_of(path), limits))
+
+
+def _held(tree: Tree) -> list[str]:
+    held = [g.removeprefix("mod/") for g in sorted(tree.groups) if g.startswith("mod/")]
+    return [g for g in held if "/" not in g]
+
+
 def _of(data: object, modality: str, name: str) -> AnnData:
     held = getattr(data, "mod", data)
     _require(modality, held if isinstance(held, Mapping) else (), name)
@@ -81,7 +126,9 @@ def _require(modality: str, held: Iterable[str], name: str) -> None:
             f"modality {modality!r} is missing",
             where=name,
             why=f"the modalities are {', '.join(names)}" if names else "it holds no modalities",
-            fix="pass modality= with one that is there" if names else "leave modality= out",
+            fix="pass modality= (--modality) with one that is there"
+            if names
+            else "leave modality= (--modality) out",
         )
 
 
@@ -98,20 +145,24 @@ def _on_disk_hdf5(path: Path, modality: str, limits: Limits) -> AnnData:
 
 
 def _on_disk_zarr(path: Path, modality: str, limits: Limits) -> AnnData:
-    from episome.data._read_zarr import look_at, open_zarr_group
+    from episome.data._read_zarr import open_zarr_group
 
-    tree = look_at(path, limits).tree
-    _check(tree, path, modality, limits)
+    _check(_tree_of_zarr(path, limits), path, modality, limits)
     with reading(name_of(path), "zarr"):
         return open_zarr_group(path, f"mod/{modality}")
+
+
+def _tree_of_zarr(path: Path, limits: Limits) -> Tree:
+    from episome.data._read_zarr import look_at
+
+    return look_at(path, limits).tree
 
 
 def _check(tree: Tree, path: Path, modality: str, limits: Limits) -> None:
     """Refuse what is not there and what would not fit; other modalities are not read."""
     from episome.data._read_tree import check_tree
 
-    held = [g.removeprefix("mod/") for g in sorted(tree.groups) if g.startswith("mod/")]
-    held = [g for g in held if "/" not in g]
+    held = _held(tree)
     _require(modality, held, name_of(path))
     tables: tuple[Any, ...] = ("obs", "var", "obsm", "varm", "obsp", "varp", "uns", "obsmap")
     others = [f"mod/{m}" for m in held if m != modality]

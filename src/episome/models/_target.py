@@ -26,6 +26,7 @@ from episome.data import (
     as_mudata,
     combined_column,
     definite_donors,
+    file_modalities,
     in_memory,
     measured_features,
     modalities_of,
@@ -192,7 +193,7 @@ def modality_names(data: object) -> list[str]:
     if isinstance(data, Mapping):
         return [str(m) for m in data]
     if isinstance(data, str | Path):
-        return modalities_of(read_any(data))
+        return file_modalities(data) or modalities_of(read_any(data))
     return list(parts_of(data))  # type: ignore[arg-type]  # refuses what is none
 
 
