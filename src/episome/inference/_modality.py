@@ -185,7 +185,7 @@ class TargetFacts:
                 "the model has no intervals",
                 where=f"interval={level}",
                 why="they come from cells that were held out of its training, and there were "
-                "none, or its predictions are probabilities",
+                "too few, or its predictions are probabilities",
                 fix="leave interval (--interval) out, or train with validation cells",
             )
         for found in self.intervals.values():

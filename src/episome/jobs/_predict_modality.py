@@ -145,8 +145,8 @@ def predict_modality(
     wanted = listed_names(request.features, "features (--features)", things="features") or None
     folder = read_model_folder(request.model)
     facts = folder_target(folder)
-    n_features = len(facts.places(wanted))
-    _require_possible(request, facts, wanted or facts.names)
+    chosen = [facts.names[i] for i in facts.places(wanted)]
+    _require_possible(request, facts, chosen)
     modality = _modality_read(request, manifest, in_blocks=in_blocks)
     predictor = Predictor.from_folder(folder, device=request.device)
     with opened_cells(
@@ -154,7 +154,7 @@ def predict_modality(
     ) as (found, adata):
         rows = chosen_rows(request, found)
         source = chosen_cells(found, rows, predictor.rule.obsm_key)
-        _require_room(request, source.n_obs, n_features)
+        _require_room(request, source.n_obs, len(chosen))
         query = prepared_query(request, predictor, source)
         predicted = PredictedModality(
             predictor,
@@ -188,7 +188,7 @@ def predict_modality(
         table,
         len(names),
         query.source.n_vars,
-        n_features,
+        len(chosen),
         made.n_empty,
         facts.kind,
         facts.unit,
