@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from episome.data import TargetScale
+from episome.inference import TargetFacts
 from episome.models import ArrayModel, TranslationMixin
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from numpy.typing import NDArray
     from scipy import sparse
 
@@ -45,26 +46,12 @@ class ArrayTranslation(TranslationMixin, ArrayModel):
         counts = are_counts(targets)
         arrays, facts = self._fit_targets(cells, targets.log1p() if counts else targets)
         self.module.fill(**arrays, logged=np.array([counts], dtype=np.uint8))
+        scale = TargetScale("log1p", targets.shape[1], n_cells=targets.shape[0])
+        features = self.target_features
+        self.target_ = TargetFacts(
+            features.ids, kind=features.modality, scale=scale if counts else None
+        )
         return {**facts, "target_scale": "log1p" if counts else "as it is"}
-
-    def predict_modality(self, adata: Any = None, **query: Any) -> AnnData:
-        """Return the other modality of every cell; see the base class.
-
-        Parameters
-        ----------
-        adata
-            Query; ``None`` takes the training cells.
-        **query
-            Of the base class.
-
-        Returns
-        -------
-        AnnData, with ``uns["scale"] = "log1p"`` where counts were learned.
-        """
-        found = super().predict_modality(adata, **query)
-        if self.module.arrays["logged"][0]:
-            found.uns["scale"] = "log1p"
-        return found
 
 
 def are_counts(values: sparse.csr_matrix) -> bool:
