@@ -37,6 +37,8 @@ def files(tmp_path_factory):
     done = program(*two, "--target-modality", "prot", "--donor-key", "donor_id")
     assert done.exit_code == 0, done.output
     pairs.mod["rna"].write_h5ad(folder / "reference.h5ad")
+    (folder / "parts").mkdir()
+    rna.write_h5ad(folder / "parts" / "a.h5ad")
     labelled = ("--labels-key", "cell_type", "-o", folder / "centroid")
     assert program("train", "centroid", folder / "reference.h5ad", *labelled).exit_code == 0
     return folder
@@ -149,6 +151,14 @@ def test_training_names_the_command_that_follows(files):
     assert done.exit_code == 0
 
 
+def test_a_check_of_a_query_names_the_command_that_uses_it(files):
+    found = answer(program("check", files / "query.h5ad", "-m", files / "ridge", "--json"))
+
+    (command,) = found["next"]
+    assert command.startswith("episome predict-modality ")
+    assert command.endswith("-o predicted.h5ad")
+
+
 def test_a_layer_of_the_other_modality_is_learned_from(files):
     pairs = mudata.read_h5mu(files / "cite.h5mu")
     pairs.mod["prot"].layers["twice"] = 2 * pairs.mod["prot"].X
@@ -195,10 +205,11 @@ def test_a_mistake_is_refused_and_nothing_is_written(what, files):
 
 
 TRAINING = {
-    "one modality": (("{f}/reference.h5ad",), 2, "E-U63", ""),
+    "one modality": (("{f}/reference.h5ad",), 2, "E-U63", "one in this file.*cells.h5mu"),
     "one modality and a name": (
-        ("{f}/reference.h5ad", "--target-modality", "prot"), 2, "E-U07", "MuData",
+        ("{f}/reference.h5ad", "--target-modality", "prot"), 2, "E-U63", "ridge is trained on",
     ),
+    "several files": (("{f}/parts",), 2, "E-U63", "one in several files"),
     "no such modality": (
         ("{f}/cite.h5mu", "--target-modality", "atac"), 2, "E-U60", "prot",
     ),

@@ -15,6 +15,7 @@ from episome.data import (
     AnnDataSource,
     check_inputs,
     file_modalities,
+    modalities_of,
     name_cells,
     read_any,
     read_cells,
@@ -216,6 +217,8 @@ def _cells(
     """
     options: dict[str, Any] = {"max_memory": request.max_memory, "trust": request.trust}
     if is_streamed(request.input):
+        if in_modalities:
+            raise _not_two(request, kind_of_input(request.input))
         _refuse_labels_file(request)
         return _streamed(request, cls, setup), True
     require_columns_of_file(request.input, _wanted_columns(request, setup), **options)
@@ -267,7 +270,10 @@ def _of_modalities(
     """Read a file of several modalities, and say whether their values stay in it."""
     held = file_modalities(request.input, **options)
     if not held:  # 10x counts several kinds of features in one matrix, and cells have one kind
-        return read_any(request.input, **options), False
+        found = read_any(request.input, **options)
+        if not modalities_of(found):
+            raise _not_two(request, "this file")
+        return found, False
     name, target = shown_name(request.input), setup.get("target_modality")
     rna = str(setup.get("rna_modality", "rna"))
 
@@ -281,6 +287,15 @@ def _of_modalities(
         }
 
     return _read_or_left(request, cls, lambda: read_any(request.input, **options), left)
+
+
+def _not_two(request: TrainRequest, what: str) -> UsageError:
+    return UsageError(
+        "E-U63",
+        f"{request.method} is trained on cells of two modalities, and there is one in {what}",
+        where=shown_name(request.input),
+        fix='mudata.MuData({"rna": rna, "prot": prot}).write("cells.h5mu"), and pass cells.h5mu',
+    )
 
 
 def _read_or_left(
