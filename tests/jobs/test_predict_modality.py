@@ -226,6 +226,18 @@ def test_cells_without_genes_of_the_model_are_nan_and_counted(query, model):
     assert any(n.startswith("1 cells have no counts of the model's genes") for n in found.notes)
 
 
+def test_intervals_of_a_query_that_lacks_genes_are_doubted(query, model, tmp_path):
+    anndata.read_h5ad(query)[:, 3:].copy().write_h5ad(tmp_path / "lacks.h5ad")
+
+    whole = predict_modality(ask(query, model, interval=0.9))
+    lacking = predict_modality(ask(tmp_path / "lacks.h5ad", model, interval=0.9))
+    plain = predict_modality(ask(tmp_path / "lacks.h5ad", model))
+
+    said = [sum("may be too narrow" in n for n in r.notes) for r in (whole, lacking, plain)]
+    assert said == [0, 1, 0]
+    assert any(n.startswith("3 of the model's 40 genes are not in") for n in lacking.notes)
+
+
 def test_order_of_genes_and_cells_and_blocks_change_nothing(query, model, tmp_path):
     rna = anndata.read_h5ad(query)
     order = np.random.default_rng(0).permutation(rna.n_obs)

@@ -336,6 +336,14 @@ def _notes(
 ) -> Iterator[str]:
     if n_empty:
         yield f"{n_empty:,} cells have no counts of the model's genes: they are NaN"
+    found = predicted.query.alignment
+    n_model = found.n_features
+    lacking = n_model - len(np.unique(found.columns[found.columns >= 0]))
+    if lacking and request.interval is not None:
+        yield (
+            f"{lacking:,} of the model's {n_model:,} genes are not in the query: intervals were "
+            "made of cells with all of them, and may be too narrow"
+        )
     codes = predicted.query.columns.get(BATCH_KEY)
     if request.transform_batch is not None:
         yield f"all cells are predicted as of the batch {request.transform_batch!r}"
