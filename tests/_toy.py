@@ -129,10 +129,8 @@ class ToyTranslator(TranslationMixin, NetworkModel):
         core = self._build_core(**self._target_config())
         self._finish_init(core, locals(), "ToyTranslator")
 
-    def predict_modality(self, adata: object = None, **query: object) -> AnnData:
-        found = super().predict_modality(adata, **query)
-        found.uns["scale"] = "log1p"
-        return found
+    def _compared_scale(self) -> str:
+        return "log1p"
 
     def _training_defaults(self) -> dict[str, object]:
         return {"max_epochs": 20, "batch_size": 32, "plan_kwargs": {"lr": 0.02}}

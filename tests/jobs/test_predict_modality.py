@@ -68,11 +68,13 @@ def cells(n_cells, start):
 
 @pytest.fixture(scope="module")
 def translator():
-    """A model that knows two batches, and was held to 24 cells."""
+    """A model that knows two batches; of 24 cells that were held out it has intervals."""
     mdata = cells(240, 0)
-    _toy.ToyTranslator.setup_mudata(mdata, batch_key="lab")
-    model = _toy.ToyTranslator(mdata)
-    model.train(accelerator="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_toy.ToyTranslator, "told_batches", True)
+        _toy.ToyTranslator.setup_mudata(mdata, batch_key="lab")
+        model = _toy.ToyTranslator(mdata)
+        model.train(accelerator="cpu")
     return model
 
 
@@ -127,7 +129,7 @@ def python(model, query, **kwargs):
     return _toy.ToyTranslator.load(model).predict_modality(anndata.read_h5ad(query), **kwargs)
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*E-D12", "ignore:.*E-D63")
+pytestmark = pytest.mark.filterwarnings("ignore:.*E-D12", "ignore:.*E-D64")
 
 
 # -- what is written -----------------------------------------------------------------------------
@@ -151,11 +153,11 @@ def test_an_h5ad_holds_what_python_says(query, model, tmp_path, interval):
     kept = anndata.read_h5ad(query).obs.drop(columns="_scvi_batch")
     pd.testing.assert_frame_equal(made.obs, kept)
     assert set(made.uns) == {"episome", "scale", "unit"}
-    assert (made.uns["scale"], made.uns["unit"]) == ("none", "values as given")
+    assert (made.uns["scale"], made.uns["unit"]) == ("log1p", "log1p of counts")
     assert made.uns["episome"]["model"] == "ToyTranslator"
     assert made.uns["episome"].get("interval") == interval
     assert (found.n_obs, found.n_features, found.kind) == (60, 6, "protein")
-    assert found.unit == "values as given"
+    assert found.unit == "log1p of counts"
     assert sum(found.status.values()) == 6
     assert found.status == wanted.var["status"].value_counts().to_dict()
     assert found.predicted is None
@@ -414,7 +416,7 @@ def test_features_of_no_use_are_said(saved, translator, query, recwarn, words, f
 
     found = predict_modality(ask(query, folder, features=features))
 
-    warned = [str(w.message) for w in recwarn if "E-D63" in str(w.message)]
+    warned = [str(w.message) for w in recwarn if "E-D64" in str(w.message)]
     assert len(warned) == (said is not None)
     if said:
         assert said in warned[0]
@@ -427,7 +429,7 @@ def test_features_of_no_use_are_said(saved, translator, query, recwarn, words, f
 def test_the_warning_is_one_of_ours(saved, translator, query):
     folder = saved(table=rated(translator, "constant"))
 
-    with pytest.warns(EpisomeWarning, match=r"than by their mean in model: 1 of 1.*CD0.*E-D63"):
+    with pytest.warns(EpisomeWarning, match=r"than by their mean in model: 1 of 1.*CD0.*E-D64"):
         predict_modality(ask(query, folder, features=("CD0",)))
 
 

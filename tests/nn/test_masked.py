@@ -19,6 +19,7 @@ from episome.nn import (
     RandomMask,
     TableMask,
     masked_error,
+    output_error,
 )
 from episome.nn import _masked as module
 
@@ -401,3 +402,76 @@ def test_genes_that_were_not_measured_in_a_cell_are_not_asked_for():
     assert torch.equal(mask.scored(8, torch.arange(40)).bool(), scored)
     # What the encoder sees is what the other mask leaves.
     assert torch.equal(mask.visible(cells).values, plain.visible(cells).values)
+
+
+# -- outputs of other likelihoods -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("likelihood", ["mse", "poisson", "bernoulli"])
+@pytest.mark.parametrize("n_features", [5, 700])
+def test_an_output_block_by_block_is_the_whole_one(likelihood, n_features, monkeypatch):
+    # Blocks of 256 features, so that there are several.
+    monkeypatch.setattr(module, "_BLOCK_VALUES", 1)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(6, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(n_features, 4, generator=generator, dtype=torch.float64)
+    weight.requires_grad_()
+    bias = torch.randn(n_features, generator=generator, dtype=torch.float64, requires_grad=True)
+    values = torch.poisson(torch.full((6, n_features), 0.7, dtype=torch.float64), generator)
+    size = torch.rand(6, generator=generator, dtype=torch.float64) + 0.5
+    measured = (torch.rand(2, n_features, generator=generator) < 0.7).to(torch.uint8)
+    origins = torch.tensor([0, 1, 1, 0, 0, 1])
+    mask = MeasuredMask(RandomMask(0.0), measured, origins)
+
+    loss = output_error(
+        hidden,
+        weight,
+        bias,
+        CSRParts.from_dense(values),
+        mask,
+        likelihood=likelihood,
+        size=size if likelihood == "poisson" else None,
+    )
+    found = torch.autograd.grad(loss, (hidden, weight, bias))
+
+    raw = hidden @ weight.T + bias
+    if likelihood == "mse":
+        errors = (raw - values).square()
+    elif likelihood == "bernoulli":
+        errors = torch.nn.functional.binary_cross_entropy_with_logits(
+            raw, (values > 0).double(), reduction="none"
+        )
+    else:
+        mean = size[:, None] * torch.nn.functional.softplus(raw)
+        errors = -torch.distributions.Poisson(mean).log_prob(values)
+    scored = measured[origins].double()
+    whole = (errors * scored).sum() / scored.sum()
+    wanted = torch.autograd.grad(whole, (hidden, weight, bias))
+    torch.testing.assert_close(loss, whole, rtol=1e-6, atol=1e-8)
+    # Logarithms of means add 1e-8 to them.
+    atol = 1e-6 if likelihood == "poisson" else 1e-8
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=atol)
+
+
+def test_an_output_of_nothing_has_no_error():
+    nothing = torch.zeros(1, 3, dtype=torch.uint8)
+    mask = MeasuredMask(RandomMask(0.0), nothing, torch.zeros(2, dtype=torch.int64))
+    values = CSRParts.from_dense(torch.ones(2, 3))
+
+    loss = output_error(torch.ones(2, 2), torch.ones(3, 2), torch.zeros(3), values, mask)
+
+    assert float(loss) == 0.0
+
+
+def test_another_likelihood_of_an_output_is_refused():
+    values = CSRParts.from_dense(torch.ones(2, 3))
+    with pytest.raises(ValueError, match="likelihood is 'normal'"):
+        output_error(
+            torch.ones(2, 2),
+            torch.ones(3, 2),
+            torch.zeros(3),
+            values,
+            RandomMask(0.0),
+            likelihood="normal",
+        )

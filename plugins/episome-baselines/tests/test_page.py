@@ -28,3 +28,7 @@ def test_page_on_baselines_as_written_runs(
     assert names["components"].shape == (150, 20)
     assert names["expected"].shape == (150, 300)
     assert names["neighbours"].fit_["index"] == "exact"
+    scores = names["by_model"]
+    assert scores["feature-mean"]["pearson_features"] == 0.0
+    assert scores["ridge"]["pearson_features"] > 0.8
+    assert scores["knn-translation"]["pearson_features"] > 0.8

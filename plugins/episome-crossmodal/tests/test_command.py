@@ -21,7 +21,7 @@ from episome.models import load
 
 SMALL = ("--max-epochs", "6", "--device", "cpu", "--set", "hidden=[24, 16]", "--set", "n_latent=6")
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*E-D63", "ignore:From 0.4 .update")
+pytestmark = pytest.mark.filterwarnings("ignore:.*E-D64", "ignore:From 0.4 .update")
 
 
 def program(*words):
@@ -240,7 +240,7 @@ def test_a_table_and_its_answer_in_json(files, tmp_path):
     wanted = python(files, features=["CD7", "CD2"], interval=0.8)
     assert found["status"] == wanted.var["status"].value_counts().to_dict()
     if "not predictable" in found["status"]:
-        assert [w["code"] for w in found["warnings"]] == ["E-D63"]
+        assert [w["code"] for w in found["warnings"]] == ["E-D64"]
     table = pd.read_csv(tmp_path / "p.csv", index_col=0)
     assert list(table) == [f"{n}{e}" for n in ("CD7", "CD2") for e in ("", "_lower", "_upper")]
     np.testing.assert_array_equal(table[["CD7", "CD2"]].astype(np.float32), wanted.X)

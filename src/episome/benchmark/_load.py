@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from episome.data import CellSource
 
 #: Data sets of the host; plugins register others.
-DATASETS = {"simulated-types": "episome.benchmark._simulated:simulated_types"}
+DATASETS = {
+    "simulated-cite": "episome.benchmark._simulated:simulated_cite",
+    "simulated-types": "episome.benchmark._simulated:simulated_types",
+}
 _OBSM = "obsm:"
 _NONE = "unknown"
 

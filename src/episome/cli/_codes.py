@@ -557,8 +557,8 @@ CODES: dict[str, str] = {
         "batch. Give those cells a batch, or leave the column out."
     ),
     "E-D53": (
-        "Models of counts, such as scVI and scANVI, describe how many molecules were seen. Values "
-        "after log1p are no such numbers. Pass the layer that holds counts."
+        "Models of counts, such as scVI, scANVI and totalVI, describe how many molecules were "
+        "seen. Values after log1p are no such numbers. Pass the layer that holds counts."
     ),
     "E-U60": "There is no modality of this name or kind; the message lists those that there are.",
     "E-U61": (
@@ -651,7 +651,7 @@ CODES: dict[str, str] = {
         "The model was fitted on some of the genes only, such as the variable ones, and expects "
         "nothing of the others: they are NaN."
     ),
-    "E-D63": (
+    "E-D64": (
         "How well every feature is predicted was seen in cells that were held out of training: "
         "of these features the predictions say nothing about single cells. Their mean is right."
     ),
@@ -717,6 +717,10 @@ CODES: dict[str, str] = {
     "E-G33": (
         "Another panel lacks a fifth or more of the proteins or peaks that a model predicts. They "
         "are not measured, which is no zero: scores are those of the others."
+    ),
+    "E-D63": (
+        "Features of another modality were not measured in all cells, and the model cannot leave "
+        "them out cell by cell."
     ),
     "E-D61": (
         "A scale has numbers of its own for every feature, learned from training cells or empty "

@@ -104,7 +104,7 @@ if TYPE_CHECKING:
         obs_column,
     )
     from episome.data._splits import Split, given_split, split_cells, stratified_halves
-    from episome.data._target_scale import ScaledSource, TargetScale
+    from episome.data._target_scale import ScaledSource, ScaleName, TargetScale
     from episome.data._values import (
         ValueReport,
         check_values,
@@ -177,6 +177,7 @@ _HOME = {
     "ProteinNames": "_proteins",
     "Query": "_query",
     "QueryKind": "_rule",
+    "ScaleName": "_target_scale",
     "ScaledSource": "_target_scale",
     "ScannedSource": "_prepared",
     "SchemaChoice": "_schema",

@@ -364,7 +364,7 @@ def _warn_of_no_use(predicted: PredictedModality, model: str, *, chosen: bool) -
         return
     warn(
         Problem(
-            "E-D63",
+            "E-D64",
             "features that the model does not predict better than by their mean",
             where=model,
             count=len(bad),

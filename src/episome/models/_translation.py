@@ -13,7 +13,7 @@ import anndata
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from scvi.data import AnnDataManager
+from scvi.data import AnnDataManager, AnnDataManagerValidationCheck
 from scvi.data.fields import MuDataWrapper
 
 from episome.confidence import Intervals
@@ -107,6 +107,8 @@ class TranslationMixin(_Base):
     #: What is predicted: ``"protein"`` or ``"atac"``; ``"auto"``: what the training cells have.
     target_kind: ClassVar[Literal["protein", "atac", "auto"]] = "protein"
     reads_sources: ClassVar[bool] = False
+    #: Whether the core reads the batch of a query's cells.
+    told_batches: ClassVar[bool] = False
     target_: TargetFacts | None = None
     _pairs: tuple[object, PairedCells] | None = None
     _measured: MeasuredTarget | None = None
@@ -227,7 +229,12 @@ class TranslationMixin(_Base):
                 _MuDataTarget(TARGET, target_layer, features=targets, **there),
             ]
         fields.append(_MuDataBatch(batch_key, **here))
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager = AnnDataManager(
+            fields=fields,
+            setup_method_args=setup_method_args,
+            # Cells are paired by name here, and may lack a modality.
+            validation_checks=AnnDataManagerValidationCheck(check_fully_paired_mudata=False),
+        )
         manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)
 
@@ -424,13 +431,13 @@ class TranslationMixin(_Base):
             n: TargetScale.fit(n, measured.source, rows, **options.get(n, {})) for n in names
         }
         args = self.setup_args
-        batches = self.batches if args.get("batch_key") is not None else ()
+        told = self.told_batches and args.get("batch_key") is not None
         self.target_ = TargetFacts(
             features.ids,
             kind=features.modality,
             scale=scales[self._compared_scale()],
-            batch_key=args.get("batch_key"),
-            batches=batches,
+            batch_key=args.get("batch_key") if told else None,
+            batches=self.batches if told else (),
         )
         return scales[self._training_scale()]
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from episome_baselines.pca import PCAEmbedding
     from episome_baselines.ridge import RidgeTranslation
     from episome_baselines.scvi_adapters import SCANVIAdapter, SCVIAdapter
+    from episome_baselines.totalvi import TOTALVIAdapter
     from episome_baselines.xgboost_pca import XGBoostPCA
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "RidgeTranslation",
     "SCANVIAdapter",
     "SCVIAdapter",
+    "TOTALVIAdapter",
     "XGBoostPCA",
 ]
 
@@ -60,6 +62,7 @@ _MODULES = {
     "RidgeTranslation": "ridge",
     "SCANVIAdapter": "scvi_adapters",
     "SCVIAdapter": "scvi_adapters",
+    "TOTALVIAdapter": "totalvi",
     "XGBoostPCA": "xgboost_pca",
 }
 

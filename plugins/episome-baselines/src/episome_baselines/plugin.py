@@ -180,6 +180,16 @@ def episome_register_models() -> tuple[ModelSpec, ...]:
             capabilities=("embedding", "reconstruction"),
             needs=("scvi",),
         ),
+        ModelSpec(
+            name="totalvi",
+            target="episome_baselines.totalvi:TOTALVIAdapter",
+            core="episome_baselines.scvi_core:TOTALVIAdapterCore",
+            summary="totalVI of scvi-tools: proteins from RNA through a latent space of both",
+            reference="10.1038/s41592-020-01050-x",
+            capabilities=("translation",),
+            modalities=("rna", "protein"),
+            needs=("scvi",),
+        ),
     )
 
 

@@ -148,6 +148,67 @@ class JointEmbeddingAdapterCore(SCVIAdapterCore):
         return super().from_config(config)
 
 
+class TOTALVIAdapterCore(SCVIAdapterCore):
+    """The same of totalVI, whose encoder is shown no proteins, and which says what they would be.
+
+    ``target`` is log1p of expected counts: background and foreground, each by its probability, at
+    the mean of the posterior of the latent space, in every batch of training; batches are averaged
+    by their share of the training cells in which a protein was measured.
+    """
+
+    module_file: ClassVar[str] = "totalvi_module"
+    module_name: ClassVar[str] = "TOTALVIModule"
+
+    #: Share of the training cells of every batch, by protein, (n_batch, n_proteins).
+    weights: torch.Tensor
+
+    def _predicting(self) -> Callable[[Mapping[str, Any]], dict[str, torch.Tensor]]:
+        def predict(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+            latent = self.latent(batch)
+            return {"latent": latent, "target": torch.log1p(self.expected(latent))}
+
+        return predict
+
+    def latent(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Return the mean of the posterior given the RNA, float32 (B, n_latent)."""
+        cells = counts(batch, float(self.config["target_sum"]))[:, self.genes]
+        genes = torch.log1p(cells / (1 + cells.mean(dim=1, keepdim=True)))
+        proteins = genes.new_zeros((len(genes), self.weights.shape[1]))
+        hidden = self.encoder.encoder(torch.cat([genes, proteins], dim=1))
+        found: torch.Tensor = self.encoder.z_mean_encoder(hidden)
+        return found
+
+    def expected(self, latent: torch.Tensor) -> torch.Tensor:
+        """Return expected counts of proteins, float32 (B, n_proteins)."""
+        found = torch.zeros_like(self.weights[:1])
+        for code in range(len(self.weights)):
+            batch = latent.new_full((len(latent), 1), code, dtype=torch.long)
+            found = found + self.weights[code] * self.expected_in(latent, batch)
+        return found
+
+    def expected_in(self, latent: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+        """Return expected counts of proteins in cells of batches, float32 (B, n_proteins).
+
+        They are what scvi-tools' ``get_normalized_expression(include_protein_background=True)``
+        gives, averaged over the draws of the background, times the efficiency of the batch, which
+        counts have and that method leaves out.
+        """
+        net = self.decoder
+
+        def hidden(name: str) -> torch.Tensor:
+            return torch.cat([getattr(net, name)(latent, batch), latent], dim=-1)
+
+        back, fore, mixing = map(hidden, ("py_back_decoder", "py_fore_decoder", "sigmoid_decoder"))
+        spread = net.activation_function_bg(net.py_back_mean_log_beta(back, batch)) + 1e-8
+        # The background is log-normal: this is its mean.
+        level = torch.exp(net.py_back_mean_log_alpha(back, batch) + spread**2 / 2)
+        times = net.py_fore_scale_decoder(fore, batch) + 1 + 1e-8
+        share = torch.sigmoid(net.py_background_decoder(mixing, batch))
+        efficiency = torch.exp(self.log_per_batch_efficiency.T[batch.squeeze(-1)])
+        found: torch.Tensor = efficiency * level * (share + (1 - share) * times)
+        return found
+
+
 def counts(batch: Mapping[str, Any], target_sum: float) -> torch.Tensor:
     """Return the counts of a normalised batch.
 

@@ -117,8 +117,9 @@ def run_unsupervised(
     max_epochs: int,
     plan: Mapping[str, Any],
     progress: ProgressReport | None = None,
+    plan_class: type[TrainingPlan] = TrainingPlan,
 ) -> dict[str, pd.DataFrame]:
-    """Train scVI's loss in place.
+    """Train a loss without labels in place.
 
     Returns
     -------
@@ -136,7 +137,8 @@ def run_unsupervised(
             batch_size=cells.batch_size,
             drop_last=True,
         )
-        return _fit(TrainingPlan(module, **plan), splitter, cells, trainer, max_epochs, progress)
+        wrapped = plan_class(module, **plan)
+        return _fit(wrapped, splitter, cells, trainer, max_epochs, progress)
 
 
 def run_semisupervised(
@@ -320,16 +322,28 @@ def _seeded(stream: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep notices of Lightning and scvi-tools about loaders and devices off the screen."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    with silenced(*_LOGGERS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning.*")
+        warnings.filterwarnings("ignore", module="scvi.*")
+        warnings.filterwarnings("ignore", message=".*dataloader.*")
+        yield
+
+
+@contextlib.contextmanager
+def silenced(*names: str) -> Iterator[None]:
+    """Keep all but errors of loggers off the screen.
+
+    Parameters
+    ----------
+    *names
+        Of the loggers.
+    """
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning.*")
-            warnings.filterwarnings("ignore", module="scvi.*")
-            warnings.filterwarnings("ignore", message=".*dataloader.*")
-            yield
+        yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from episome.data import TargetScale
-from episome.inference import TargetFacts
+from episome.data import inspect_values
+from episome.errors import InputDataError
 from episome.models import ArrayModel, TranslationMixin
 
 if TYPE_CHECKING:
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 class ArrayTranslation(TranslationMixin, ArrayModel):
     """Base of models that learn targets at once; subclasses implement :meth:`_fit_targets`.
 
-    Counts are learned, and predicted, as log1p of them, and ``uns["scale"]`` of a prediction says
-    ``"log1p"``. Values that are no counts are learned as they are, and nothing is said.
+    Counts are learned, and predicted, as log1p of them; values that are no counts as they are.
     """
 
     capabilities = ("translation",)
+    target_kind = "auto"
+    reads_sources = True
     #: Targets of the cells of a fit, while it lasts.
     _read: sparse.csr_matrix | None = None
 
@@ -38,22 +39,31 @@ class ArrayTranslation(TranslationMixin, ArrayModel):
         ``targets`` are float64 (n_cells, n_targets), of the same cells.
         """
 
+    def _training_scale(self) -> str:
+        report = inspect_values(self._target_source())
+        return "log1p" if report.kind in {"counts", "empty"} else "none"
+
     def _before_fit(self, cells: TrainingCells, rows: NDArray[np.int64]) -> None:
-        self._read = self._other_sources()[self.target_kind].read(rows).astype(np.float64)
+        measured = self.measured_target()
+        panels = measured.panels
+        if panels is not None and not (told := panels.measured[panels.codes[rows]]).all():
+            lacking = ~told.all(axis=0)
+            names = np.array(self.target_features.ids, dtype=object)[lacking]
+            raise InputDataError(
+                "E-D63",
+                "features that were not measured in all cells",
+                where=measured.source.where,
+                count=int(lacking.sum()),
+                total=len(lacking),
+                examples=list(names[:3]),
+                why=f"{type(self).__name__} is fitted at once, and would read them as zero",
+                fix="leave these features out, or train crossmodal, which leaves them out of its "
+                "loss cell by cell",
+            )
+        self._read = measured.on(self.fit_target(rows)).read(rows).astype(np.float64)
 
     def _fit_core(self, cells: TrainingCells) -> dict[str, object]:
         targets, self._read = self._read, None
-        counts = are_counts(targets)
-        arrays, facts = self._fit_targets(cells, targets.log1p() if counts else targets)
-        self.module.fill(**arrays, logged=np.array([counts], dtype=np.uint8))
-        scale = TargetScale("log1p", targets.shape[1], n_cells=targets.shape[0])
-        features = self.target_features
-        self.target_ = TargetFacts(
-            features.ids, kind=features.modality, scale=scale if counts else None
-        )
-        return {**facts, "target_scale": "log1p" if counts else "as it is"}
-
-
-def are_counts(values: sparse.csr_matrix) -> bool:
-    """Whether all values are whole numbers, and none is below zero."""
-    return bool((values.data >= 0).all() and (values.data == np.rint(values.data)).all())
+        arrays, facts = self._fit_targets(cells, targets)
+        self.module.fill(**arrays)
+        return {**facts, "target_scale": self.target_.scale.name}

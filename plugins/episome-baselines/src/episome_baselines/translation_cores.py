@@ -1,7 +1,4 @@
-"""The cores of the baselines that predict another modality, without scvi-tools.
-
-Each has, beside what it predicts from, ``logged``: 1 where it predicts log1p of counts, else 0.
-"""
+"""The cores of the baselines that predict another modality, without scvi-tools."""
 
 from __future__ import annotations
 
@@ -28,12 +25,11 @@ def n_targets(core: ArrayCore) -> int:
 class FeatureMeanCore(ArrayCore):
     """A value per feature."""
 
-    array_names = ("expected", "logged")
+    array_names = ("expected",)
 
     def prepare(self) -> None:
         """Check the shape."""
         self.require("expected", n_targets(self))
-        self.require("logged", 1)
 
     def forward(self, batch: Mapping[str, object]) -> dict[str, NDArray[np.floating]]:
         """Return the same values for every cell."""
@@ -43,14 +39,13 @@ class FeatureMeanCore(ArrayCore):
 class RidgeTranslationCore(ArrayCore):
     """Coefficients of chosen genes."""
 
-    array_names = ("genes", "coefficients", "intercept", "logged")
+    array_names = ("genes", "coefficients", "intercept")
 
     def prepare(self) -> None:
         """Check the shapes."""
         width = n_targets(self)
         self.require("coefficients", len(self.require("genes", None)), width)
         self.require("intercept", width)
-        self.require("logged", 1)
 
     def forward(self, batch: Mapping[str, object]) -> dict[str, NDArray[np.floating]]:
         """Return the linear prediction."""
@@ -67,7 +62,6 @@ class KNNTranslationCore(NeighborsCore):
         "target_data",
         "target_indices",
         "target_indptr",
-        "logged",
     )
 
     def prepare(self) -> None:
@@ -76,7 +70,6 @@ class KNNTranslationCore(NeighborsCore):
         a = self.arrays
         n_cells = len(a["reference"])
         self.require("target_indptr", n_cells + 1)
-        self.require("logged", 1)
         self.require("target_data", len(self.require("target_indices", None)))
         parts = a["target_data"], a["target_indices"], a["target_indptr"]
         self._targets = sparse.csr_matrix(parts, shape=(n_cells, n_targets(self)))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 
-from episome.data import FeatureSpace, inspect_values, require_choice
+from episome.data import FeatureSpace, ScaleName, inspect_values, require_choice
 from episome.errors import InputDataError, UsageError
 from episome.models import (
     EmbeddingMixin,
@@ -100,6 +100,7 @@ class CrossModal(WarmStartMixin, TranslationMixin, EmbeddingMixin, NetworkModel)
     capabilities = ("translation", "embedding")
     target_kind = "auto"
     reads_sources = True
+    told_batches = True
     _core_cls = CrossModalCore
     module: CrossModalCore
 
@@ -129,6 +130,7 @@ class CrossModal(WarmStartMixin, TranslationMixin, EmbeddingMixin, NetworkModel)
         require_choice("target", target, TARGETS)
         require_choice("likelihood", likelihood, ("auto", *LIKELIHOODS))
         require_choice("encoder", encoder, ("auto", "told", "masked"))
+        require_choice("target_scale", target_scale, ("auto", *get_args(ScaleName)))
         super().__init__(mdata, registry)
         self._target, self._options = target, dict(scale_options or {})
         self.likelihood, self.target_scale = self._chosen(likelihood, target_scale)
@@ -207,8 +209,8 @@ class CrossModal(WarmStartMixin, TranslationMixin, EmbeddingMixin, NetworkModel)
 
     def _sizes(self, start: EncoderPart | None, **given: Any) -> dict[str, Any]:
         """Return sizes of the network: those given, those of its start, or the usual ones."""
-        n_cells = self.summary_stats.n_cells
-        usual = {"activation": "relu", "norm": True, "encoder": "told", **sizes(n_cells)}
+        n_cells, kind = self.summary_stats.n_cells, self.target_features.modality
+        usual = {"activation": "relu", "norm": True, "encoder": "told", **sizes(n_cells, kind)}
         if start is not None:
             usual |= {"encoder": "masked", **start.settings}
             usual.pop("n_batch", None)
@@ -241,7 +243,7 @@ class CrossModal(WarmStartMixin, TranslationMixin, EmbeddingMixin, NetworkModel)
     # --- training -----------------------------------------------------------------------------
 
     def _training_defaults(self) -> dict[str, Any]:
-        return training(self.summary_stats.n_cells, len(self.target_features))
+        return training(self.summary_stats.n_cells)
 
     def init_from(
         self, given: EpisomeModel | str | Path | EncoderPart, *, min_gene_overlap: float = 0.5

@@ -137,7 +137,8 @@ class Output(nn.Module):
         inner = width if rank is None else rank
         self.weight = nn.Parameter(torch.empty(n_features, inner))
         self.bias = nn.Parameter(torch.zeros(n_features))
-        nn.init.normal_(self.weight, std=inner**-0.5)
+        # Small: the bias begins at the mean, and noise on it would have to be unlearned.
+        nn.init.normal_(self.weight, std=0.01 * inner**-0.5)
 
     def inner(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return what the matrix of features is multiplied with, (B, H)."""

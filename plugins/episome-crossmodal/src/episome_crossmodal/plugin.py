@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from episome.plugins import ModelSpec, hookimpl
+from episome.plugins import ModelSpec, StudySpec, hookimpl
 
 EPISOME_API = (1, 0)
 
@@ -21,5 +21,20 @@ def episome_register_models() -> tuple[ModelSpec, ...]:
             reference=_PAPER,
             capabilities=("translation", "embedding"),
             modalities=("rna", "protein", "atac"),
+        ),
+    )
+
+
+@hookimpl
+def episome_register_studies() -> tuple[StudySpec, ...]:
+    """Return the study of proteins and peaks."""
+    return (
+        StudySpec(
+            name="crossmodal",
+            target="episome_crossmodal.studies:crossmodal",
+            summary="Proteins and open chromatin from RNA, by one protocol, beside honest peers",
+            reference=_PAPER,
+            tasks=("cross-modality",),
+            models=("crossmodal", "ridge", "knn-translation", "totalvi", "feature-mean"),
         ),
     )
