@@ -124,6 +124,24 @@ def test_page_on_imputed_expression_as_written_runs(
     assert names["agreement"]["GENE11"] > 0.8 > 0.3 > names["agreement"]["GENE46"]
 
 
+@pytest.mark.slow
+def test_page_on_other_modalities_as_written_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    names = run_page("user_guide/predict_modality.md", tmp_path)
+
+    status = names["predicted"].var["status"]
+    assert (status.iloc[:5] == "predictable").all()
+    assert status["CD5"] == "not predictable"
+    assert list(pd.read_csv("few.csv", index_col=0))[::3] == ["CD1", "CD4"]
+    assert anndata.read_h5ad("sparse.h5ad").X.nnz < 200 * 6
+    share = re.search(r"(\d+)% of the values", capsys.readouterr().out)
+    assert share is not None
+    assert int(share[1]) > 80
+
+
 def run(line: str, folder: Path) -> None:
     program, *arguments = shlex.split(line)
     assert program == "episome"

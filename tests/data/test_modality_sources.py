@@ -9,7 +9,14 @@ import pytest
 from scipy import sparse
 
 from episome import models
-from episome.data import in_memory, open_source, read_modality, simulate_cells
+from episome.data import (
+    file_modalities,
+    in_memory,
+    open_source,
+    read_modality,
+    rna_among,
+    simulate_cells,
+)
 from episome.errors import InputDataError, InputFileError, UsageError
 from episome.testing._subject import as_mudata
 
@@ -113,10 +120,36 @@ def test_what_is_not_there_is_named(path, mdata, tmp_path):
         with pytest.raises(UsageError, match=r"modality 'atac' is missing.*prot.*E-U60"):
             open_source(data, modality="atac", backed=True)
     for data in (cells, tmp_path / "cells.h5ad"):
-        with pytest.raises(UsageError, match=r"holds no modalities.*leave modality= out.*E-U60"):
+        with pytest.raises(UsageError, match=r"holds no modalities.*leave modality=.*E-U60"):
             open_source(data, modality="rna", backed=True)
     with pytest.raises(InputFileError, match=r"more than memory holds.*E-F09"):
         read_modality(path, "rna", backed=True, max_memory=10)
+
+
+def test_names_of_modalities_are_told_without_reading(path, tmp_path, monkeypatch):
+    simulate_cells(10, 5).write_h5ad(tmp_path / "cells.h5ad")
+    monkeypatch.setattr("mudata.read_h5mu", lambda *a, **k: pytest.fail("it was read"))
+    monkeypatch.setattr("mudata.read_zarr", lambda *a, **k: pytest.fail("it was read"))
+
+    assert file_modalities(path) == ["prot", "rna"]
+    assert file_modalities(tmp_path / "cells.h5ad") == []
+    with pytest.raises(InputFileError, match="E-F07"):
+        file_modalities(tmp_path / "nowhere.h5mu")
+
+
+@pytest.mark.parametrize(
+    ("names", "usual", "wanted"),
+    [
+        (["prot", "rna", "gex"], None, "rna"),
+        (["prot", "rna", "gex"], "gex", "gex"),
+        (["prot", "rna"], "gex", "rna"),
+        (["odd"], None, "odd"),
+        (["odd", "prot"], "rna", None),
+        ([], "rna", None),
+    ],
+)
+def test_the_rna_is_known_by_its_name(names, usual, wanted):
+    assert rna_among(names, usual) == wanted
 
 
 def test_broken_pointers_are_refused(mdata, tmp_path):

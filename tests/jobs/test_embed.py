@@ -225,7 +225,7 @@ def test_only_one_batch_is_held_at_a_time(query, model, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Predictor, "stream", watched)
     fill = _blocks._fill
-    monkeypatch.setattr(_blocks, "_fill", lambda g, k, blocks, *a: fill(g, k, written(blocks), *a))
+    monkeypatch.setattr(_blocks, "_fill", lambda arrays, blocks: fill(arrays, written(blocks)))
 
     embed(ask(query, model, tmp_path / "e.h5ad", batch_size=100))
 

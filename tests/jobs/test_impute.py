@@ -20,7 +20,7 @@ from episome.errors import (
 )
 from episome.inference import ExpectedExpression, Predictor
 from episome.io import _blocks
-from episome.jobs import ImputeRequest, TrainRequest, _impute, impute, train
+from episome.jobs import ImputeRequest, TrainRequest, _written, impute, train
 from episome.models import load
 
 READERS = {
@@ -315,7 +315,7 @@ def test_every_block_is_written_before_the_next_is_made(query, model, tmp_path, 
             yield block
 
     monkeypatch.setattr(Predictor, "stream", watched)
-    monkeypatch.setattr(_blocks, "_fill", lambda g, k, blocks, *a: fill(g, k, taken(blocks), *a))
+    monkeypatch.setattr(_blocks, "_fill", lambda arrays, blocks: fill(arrays, taken(blocks)))
 
     impute(ask(query, model, tmp_path / "i.h5ad", batch_size=30))
 
@@ -381,7 +381,7 @@ def test_a_symbol_of_several_genes_is_refused(query, tmp_path):
 @pytest.mark.parametrize("suffix", [".csv", ".tsv.gz", ".parquet"])
 def test_a_table_that_is_too_large_is_refused(query, model, tmp_path, suffix, monkeypatch):
     limit = "MAX_PARQUET" if suffix == ".parquet" else "MAX_TEXT"
-    monkeypatch.setattr(_impute, limit, 1000)
+    monkeypatch.setattr(_written, limit, 1000)
 
     with pytest.raises(
         UsageError,

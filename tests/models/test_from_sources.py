@@ -393,7 +393,7 @@ def test_cells_of_another_model_are_refused(toy, paths):
 def test_models_of_two_modalities_refuse_sources(toy, paths):
     with pytest.raises(UsageError, match="ToyTranslator cannot be trained from a file.*E-U83"):
         toy.ToyTranslator.setup_source(paths["h5ad"])
-    with pytest.raises(UsageError, match="E-U63"):
+    with pytest.raises(UsageError, match="E-U83"):
         toy.ToyTranslator(paths["h5ad"])
 
 

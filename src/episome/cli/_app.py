@@ -37,6 +37,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Write the expression that a model expects of every cell.",
     ),
     "plugins": ("episome.cli.plugins:command", "List plugins, and what failed to load and why."),
+    "predict-modality": (
+        "episome.cli.predict_modality:command",
+        "Write another modality of every cell, predicted from its RNA.",
+    ),
     "train": ("episome.cli.train:command", "Train a model on labelled cells."),
     "tune": ("episome.cli.tune:command", "Search for the settings of a model on held-out cells."),
 }

@@ -423,7 +423,7 @@ CODES: dict[str, str] = {
     "E-U12": (
         "The model does not have this output: `episome plugins` lists what each can do. "
         "Embeddings need a model with the capability embedding, imputed expression one with "
-        "reconstruction."
+        "reconstruction, another modality one with translation."
     ),
     "E-U13": "The model does not annotate cells.",
     "E-U14": "plan_kwargs holds a key that the training plan does not take.",
@@ -562,9 +562,9 @@ CODES: dict[str, str] = {
     ),
     "E-U60": "There is no modality of this name or kind; the message lists those that there are.",
     "E-U61": (
-        "The list of genes names some that the model was not trained on, so there is nothing to "
-        "give back for them, or a symbol that several of its genes have. Identifiers are those of "
-        "model.features.ids."
+        "The list names genes, or features of another modality, that the model was not trained "
+        "on, so there is nothing to give back for them; or a symbol that several of its genes "
+        "have. Names are those of model.features.ids and of model.target_features.ids."
     ),
     "E-U62": (
         "The mask says which values to hide, one row per cell asked for and one column per gene "
@@ -612,7 +612,7 @@ CODES: dict[str, str] = {
     ),
     "E-U83": (
         "Most models read their cells in batches, so that these may stay in a file. This one "
-        "hands all of them to another program or needs several modalities, and takes an object. "
+        "hands all of them to another program, and takes an object. "
         "The comparison of models and the audit of labels read all cells into memory too."
     ),
     "E-D54": (
@@ -650,6 +650,10 @@ CODES: dict[str, str] = {
     "E-D59": (
         "The model was fitted on some of the genes only, such as the variable ones, and expects "
         "nothing of the others: they are NaN."
+    ),
+    "E-D64": (
+        "How well every feature is predicted was seen in cells that were held out of training: "
+        "of these features the predictions say nothing about single cells. Their mean is right."
     ),
     "E-D58": (
         "An experiment of SOMA holds its matrices in measurements, such as RNA, each with genes "
@@ -753,6 +757,10 @@ CODES: dict[str, str] = {
         "that were."
     ),
     "E-U112": "Layers of an encoder are to stay as they are, and nothing was learned in them.",
+    "E-U115": (
+        "A table has the ends of intervals in the columns NAME_lower and NAME_upper, and another "
+        "feature has that name."
+    ),
     "E-U114": "Intervals are asked of a model that has none.",
     "E-U110": "A decoder is asked for a batch, or given cells of one, that it does not know.",
     "E-T14": "An embedding gives all cells nearly the same numbers: it has collapsed.",

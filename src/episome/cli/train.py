@@ -41,6 +41,7 @@ __all__ = ["command"]
         "episome train auto atlas.h5ad --labels-key cell_type --donor-key donor_id -o my-model",
         "episome train logreg cells.h5ad --labels-key type --labels-file labels.csv -o my-model",
         "episome train markers cells.h5ad --markers markers.csv -o my-model",
+        "episome train crossmodal cite.h5mu --batch-key batch -o my-model",
     ),
 )
 @click.argument("method")
@@ -67,6 +68,7 @@ __all__ = ["command"]
 @click.option("--donor-key", multiple=True, help="Column of the donor; may be given twice.")
 @click.option("--rna-modality", help="Name of the RNA in a file of several modalities.")
 @click.option("--target-modality", help="Name of the modality that is to be predicted.")
+@click.option("--target-layer", help="Layer of the modality that is to be predicted.")
 @click.option("--batch-key", help="Column of a covariate that the model conditions on.")
 @click.option(
     "--obsm-key",
@@ -171,8 +173,8 @@ __all__ = ["command"]
 @click.option(
     "--backed",
     is_flag=True,
-    help="Leave the cells in the file (h5ad, zarr) and read them while training; done by itself "
-    "where they would not fit into memory.",
+    help="Leave the cells in the file (h5ad, h5mu, zarr) and read them while training; done by "
+    "itself where they would not fit into memory.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing folder.")
 @file_options
@@ -180,6 +182,8 @@ __all__ = ["command"]
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:
     """Train METHOD on INPUT, an h5ad file, a folder of them or a corpus, and save a model folder.
+
+    INPUT of methods that predict another modality is an h5mu file.
 
     METHOD is a name that `episome plugins` lists, or auto: the installed annotators are compared
     on held-out cells, and the best is trained.
@@ -324,8 +328,8 @@ def setup_arguments(options: dict[str, Any]) -> dict[str, object]:
         setup["duplicates"] = options["duplicates"]
     if options["allow_fractional"]:
         setup["allow_fractional"] = True
-    names = ("labels_key", "layer", "rna_modality", "target_modality", "ontology_term_key")
-    more = ("batch_key", "obsm_key")
+    names = ("labels_key", "layer", "rna_modality", "target_modality", "target_layer")
+    more = ("ontology_term_key", "batch_key", "obsm_key")
     setup |= {name: options[name] for name in (*names, *more) if options.get(name)}
     if options.get("unlabeled", "error") != "error":
         setup["unlabeled"] = options["unlabeled"]
@@ -409,6 +413,10 @@ def _text(result: Any) -> str:
     ]
     if result.n_classes:
         lines.append(f"  next: episome annotate query.h5ad -m {result.output} -o calls.csv")
+    elif "translation" in plugins.get_spec(result.model).capabilities:
+        lines.append(
+            f"  next: episome predict-modality query.h5ad -m {result.output} -o predicted.h5ad"
+        )
     elif "embedding" in plugins.get_spec(result.model).capabilities:
         lines.append(f"  next: episome embed query.h5ad -m {result.output} -o embedding.csv")
     else:

@@ -75,7 +75,7 @@ if TYPE_CHECKING:
         require_choice,
         scan_values,
     )
-    from episome.data._read import read_any, read_cells
+    from episome.data._read import read_any, read_cells, rna_among
     from episome.data._read_kind import (
         FileKind,
         cell_files,
@@ -83,7 +83,7 @@ if TYPE_CHECKING:
         check_readable,
         kind_of,
     )
-    from episome.data._read_modality import modality_names, read_modality
+    from episome.data._read_modality import file_modalities, read_modality
     from episome.data._read_tenx import as_mudata
     from episome.data._reduced import ReducedCells, ThinnedSource
     from episome.data._references import merge_references
@@ -213,7 +213,6 @@ _HOME = {
     "missing_column": "_source",
     "modalities_of": "_query",
     "modality_kind": "_proteins",
-    "modality_names": "_read_modality",
     "name_cells": "_source",
     "not_cells": "_query",
     "obs_column": "_source",
@@ -235,10 +234,12 @@ _HOME = {
     "require_finite": "_obsm",
     "protein_names": "_proteins",
     "read_any": "_read",
+    "rna_among": "_read",
     "read_cells": "_read",
     "read_gmt": "_programmes",
     "read_gene_list": "_name_tables",
     "read_label_list": "_name_tables",
+    "file_modalities": "_read_modality",
     "read_modality": "_read_modality",
     "require_all_classes": "_labels",
     "require_choice": "_query",

@@ -11,7 +11,7 @@ from episome.data._inspect_checks import Findings
 from episome.data._inspection import NOUNS, MuInspection
 from episome.data._modalities import match_cells, parts_of, shared_names, stale_tables
 from episome.data._proteins import modality_kind
-from episome.data._read import RNA_NAMES
+from episome.data._read import rna_among
 from episome.errors import Problem
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def inspect_modalities(
 
 def _read_by_commands(parts: Mapping[str, AnnData]) -> str:
     """Return the modality that ``read_cells`` takes for a model of genes, or ``""``."""
-    only = next(iter(parts)) if len(parts) == 1 else ""
-    return next((n for n in RNA_NAMES if n in parts), only)
+    return rna_among(list(parts)) or ""
 
 
 def _holds_values(part: AnnData) -> bool:

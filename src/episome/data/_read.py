@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,9 +76,7 @@ def read_cells(
     if not hasattr(found, "mod"):
         return found
     modalities: Mapping[str, AnnData] = found.mod
-    name = next((n for n in RNA_NAMES if n in modalities), None)
-    if name is None and len(modalities) == 1:
-        name = next(iter(modalities))
+    name = rna_among(list(modalities))
     if name is None:
         raise InputFileError(
             "E-F06",
@@ -91,6 +89,26 @@ def read_cells(
     if left:
         logger.info("%s: reading %s, leaving out %s", name_of(Path(path)), name, ", ".join(left))
     return modalities[name]
+
+
+def rna_among(names: Sequence[str], usual: str | None = None) -> str | None:
+    """Return which of some modalities is the RNA; ``None`` where that is not clear.
+
+    Parameters
+    ----------
+    names
+        Their names.
+    usual
+        Name that is taken where it is there.
+
+    Examples
+    --------
+    >>> rna_among(["prot", "gex"])
+    'gex'
+    """
+    known = [n for n in (usual, *RNA_NAMES) if n in names]
+    found = known if known or len(names) != 1 else names
+    return found[0] if found else None
 
 
 def read_any(

@@ -66,40 +66,47 @@ def read_modality(
     return _of(found, modality, name_of(path))
 
 
-def modality_names(data: MuData | Mapping[str, Any] | str | Path) -> list[str]:
-    """Return the names of the modalities of an object or a file, without reading values.
+def file_modalities(
+    path: str | Path, *, max_memory: int | None = None, trust: bool = False
+) -> list[str]:
+    """Return the names of the modalities of a file or zarr store of MuData, without reading it.
 
     Parameters
     ----------
-    data
-        MuData, objects by the name of their modality, or a path; of one that is neither h5mu nor a
-        zarr store of MuData all is read.
+    path
+        Any path that ``read_any`` knows.
+    max_memory, trust
+        Of :func:`read_any`.
+
+    Returns
+    -------
+    The names; none where the path holds cells of one modality, or where only reading tells, as of
+    the files of 10x.
 
     Raises
     ------
     InputFileError
-        The file cannot be read.
+        As :func:`read_any`.
+
+    Examples
+    --------
+    >>> file_modalities("cite.h5mu")  # doctest: +SKIP
+    ['rna', 'prot']
     """
-    if not isinstance(data, str | Path):
-        return [str(m) for m in getattr(data, "mod", data)]
-    path = check_readable(data)
+    path = check_readable(path)
     kind = kind_of(path)
-    if kind is FileKind.H5MU:
-        from episome.data._read_hdf5 import open_hdf5, walk
-
-        with open_hdf5(path) as file:
-            return _held(walk(file, name_of(path), Limits.of(None, trust=False)))
+    if kind not in {FileKind.H5MU, FileKind.ZARR}:
+        return []
+    limits = Limits.of(max_memory, trust=trust)
     if kind is FileKind.ZARR:
-        from episome.data._read_zarr import look_at
+        return _held(_tree_of_zarr(path, limits))
+    from episome.data._read_hdf5 import open_hdf5, walk
 
-        if held := _held(look_at(path, Limits.of(None, trust=False)).tree):
-            return held
-    found: Mapping[str, Any] = getattr(read_any(path), "mod", {})
-    return list(found)
+    with open_hdf5(path) as file:
+        return _held(walk(file, name_of(path), limits))
 
 
 def _held(tree: Tree) -> list[str]:
-    """Return the modalities of a tree of groups."""
     held = [g.removeprefix("mod/") for g in sorted(tree.groups) if g.startswith("mod/")]
     return [g for g in held if "/" not in g]
 
@@ -119,7 +126,9 @@ def _require(modality: str, held: Iterable[str], name: str) -> None:
             f"modality {modality!r} is missing",
             where=name,
             why=f"the modalities are {', '.join(names)}" if names else "it holds no modalities",
-            fix="pass modality= with one that is there" if names else "leave modality= out",
+            fix="pass modality= (--modality) with one that is there"
+            if names
+            else "leave modality= (--modality) out",
         )
 
 
@@ -136,12 +145,17 @@ def _on_disk_hdf5(path: Path, modality: str, limits: Limits) -> AnnData:
 
 
 def _on_disk_zarr(path: Path, modality: str, limits: Limits) -> AnnData:
-    from episome.data._read_zarr import look_at, open_zarr_group
+    from episome.data._read_zarr import open_zarr_group
 
-    tree = look_at(path, limits).tree
-    _check(tree, path, modality, limits)
+    _check(_tree_of_zarr(path, limits), path, modality, limits)
     with reading(name_of(path), "zarr"):
         return open_zarr_group(path, f"mod/{modality}")
+
+
+def _tree_of_zarr(path: Path, limits: Limits) -> Tree:
+    from episome.data._read_zarr import look_at
+
+    return look_at(path, limits).tree
 
 
 def _check(tree: Tree, path: Path, modality: str, limits: Limits) -> None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         PredictedModality,
         TargetFacts,
         folder_target,
+        without_small,
     )
     from episome.inference._outputs import as_csr
     from episome.inference._predictor import Predictor
@@ -88,6 +89,7 @@ _HOME = {
     "proportions": "_shift_report",
     "shift_report": "_shift_report",
     "warn_unless_clusters": "_vote",
+    "without_small": "_modality",
 }
 __all__ = sorted(_HOME)
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from episome.confidence import Intervals
 from episome.data import TargetScale
 from episome.errors import UsageError, did_you_mean
 from episome.inference._folders import TARGET_PREFIX
+from episome.inference._predictor import DEFAULT_BATCH_SIZE
 from episome.io import decode
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 UNSEEN = -1
 #: Under which the code of the batch is in a batch.
 BATCH_KEY = "batch"
+#: Values of a batch of predictions, unless the caller says how many cells.
+_BATCH_VALUES = 2**24
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,21 +143,53 @@ class TargetFacts:
         """
         if len(self.batches) < 2 and transform_batch is None:
             return query
-        n_obs = query.source.n_obs
         if transform_batch is None:
             codes = self._codes(query.source)
         else:
-            name = str(transform_batch)
-            if name not in self.batches:
-                raise UsageError(
-                    "E-U110",
-                    f"there is no batch {transform_batch!r}",
-                    where="transform_batch",
-                    why=f"the model knows {', '.join(self.batches[:5])}",
-                    fix=did_you_mean(name, self.batches) or "name one of these",
-                )
-            codes = np.full(n_obs, self.batches.index(name), dtype=np.int64)
+            codes = np.full(query.source.n_obs, self.batch_code(transform_batch), dtype=np.int64)
         return replace(query, columns={**query.columns, BATCH_KEY: codes})
+
+    def batch_code(self, name: str) -> int:
+        """Return the number of a batch.
+
+        Raises
+        ------
+        UsageError
+            There is no such batch (E-U110).
+        """
+        wanted = str(name)
+        if wanted in self.batches:
+            return self.batches.index(wanted)
+        raise UsageError(
+            "E-U110",
+            f"there is no batch {name!r}",
+            where="transform_batch (--transform-batch)",
+            why=f"the model knows {', '.join(self.batches[:5])}"
+            if self.batches
+            else "the model was told no batches",
+            fix=did_you_mean(wanted, self.batches)
+            or ("name one of these" if self.batches else "leave it out"),
+        )
+
+    def require_interval(self, level: float) -> None:
+        """Refuse intervals that the model cannot give.
+
+        Raises
+        ------
+        UsageError
+            It has none (E-U114), or none of this level (E-U22).
+        """
+        if not self.intervals:
+            raise UsageError(
+                "E-U114",
+                "the model has no intervals",
+                where=f"interval={level}",
+                why="they come from cells that were held out of its training, and there were "
+                "too few, or its predictions are probabilities",
+                fix="leave interval (--interval) out, or train with validation cells",
+            )
+        for found in self.intervals.values():
+            found.bounds(np.empty((0, 0)), level, np.empty(0, dtype=np.int64))
 
     def _codes(self, source: CellSource) -> NDArray[np.int64]:
         there = getattr(source, "obs_columns", None)
@@ -255,17 +291,7 @@ class PredictedModality:
         self.facts, self.interval = facts, interval
         self.features = facts.places(features)
         if interval is not None:
-            if not facts.intervals:
-                raise UsageError(
-                    "E-U114",
-                    "the model has no intervals",
-                    where=f"interval={interval}",
-                    why="they come from cells that were held out of its training, and there were "
-                    "none, or its predictions are probabilities",
-                    fix="leave interval (--interval) out, or train with validation cells",
-                )
-            for found in facts.intervals.values():
-                found.bounds(np.empty((0, 0)), interval, np.empty(0, dtype=np.int64))
+            facts.require_interval(interval)
         self.query = facts.told(query, transform_batch)
         self._predictor = predictor
 
@@ -286,8 +312,11 @@ class PredictedModality:
     ) -> Iterator[ModalityBlock]:
         """Yield what is predicted for every batch of cells, in the order of the query.
 
-        Cells with none of the model's genes have NaN.
+        Cells with none of the model's genes have NaN. Batches of many features are of fewer cells.
         """
+        if batch_size is None:
+            fitting = _BATCH_VALUES // max(len(self.facts.names), 1)
+            batch_size = int(np.clip(fitting, 1, DEFAULT_BATCH_SIZE))
         stream = self._predictor.stream(
             self.query, rows=rows, batch_size=batch_size, outputs=["target"]
         )
@@ -324,6 +353,19 @@ class PredictedModality:
                 parts = found["known"].bounds(values[known], level, self.features)
                 lower[known], upper[known] = parts
         return lower, upper
+
+
+def without_small(values: NDArray[np.float32], limit: float) -> sparse.csr_matrix:
+    """Return values as CSR without those that are smaller; NaN stay.
+
+    Parameters
+    ----------
+    values
+        (n_cells, n_features).
+    limit
+        Smallest value that is kept.
+    """
+    return sparse.csr_matrix(np.where(values < limit, np.float32(0), values))
 
 
 def _bits(values: NDArray[Any]) -> NDArray[np.int32]:

@@ -39,7 +39,13 @@ from episome.inference._outputs import (
     to_numpy,
     without,
 )
-from episome.io import is_ensemble, read_ensemble_folder, read_manifest, read_model_folder
+from episome.io import (
+    ModelFolder,
+    is_ensemble,
+    read_ensemble_folder,
+    read_manifest,
+    read_model_folder,
+)
 from episome.log import get_logger
 from episome.nn import DenseBuffers, host_batch, normalized_batch
 from episome.ontology import nearest_ontology
@@ -103,7 +109,7 @@ class Predictor:
     @classmethod
     def from_folder(
         cls,
-        path: str | Path,
+        path: str | Path | ModelFolder,
         *,
         device: str | torch.device = "auto",
         core_cls: type[Core] | None = None,
@@ -113,7 +119,7 @@ class Predictor:
         Parameters
         ----------
         path
-            The folder.
+            The folder; or the parts of a model's, as they were read.
         device
             ``"auto"`` takes a GPU when there is one.
         core_cls
@@ -127,14 +133,14 @@ class Predictor:
             The plugin is not installed (E-P01).
         """
         core: RunningCore
-        if is_ensemble(read_manifest(path)):
+        if not isinstance(path, ModelFolder) and is_ensemble(read_manifest(path)):
             members = read_ensemble_folder(path).members
             folder, whole = members[0], read_ensemble_folder(path)
             confidence = folder_confidence(whole.tensors, whole.manifest, folder)
             weights = [folder_importance(m) for m in members]
             core = EnsembleCore([core_from_folder(m, core_cls) for m in members])
         else:
-            folder = read_model_folder(path)
+            folder = path if isinstance(path, ModelFolder) else read_model_folder(path)
             confidence = folder_confidence(folder.tensors, folder.manifest, folder)
             weights = [folder_importance(folder)]
             core = core_from_folder(folder, core_cls)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         frames_of,
         latent_columns,
         require_space,
+        with_layers,
         write_embedding,
         write_expression,
     )
@@ -67,6 +68,7 @@ _HOME = {
     "require_space": "_blocks",
     "read_manifest": "_folder",
     "read_model_folder": "_folder",
+    "with_layers": "_blocks",
     "write_calls": "_results",
     "write_calls_in_parts": "_results",
     "write_embedding": "_blocks",

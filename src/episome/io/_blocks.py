@@ -1,11 +1,12 @@
-"""Arrays of cells that are written block by block: embeddings and expected expression."""
+"""Arrays of cells that are written block by block: embeddings, and what models predict."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -17,8 +18,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
+    from scipy import sparse
 
-    Blocks = Iterable[NDArray[np.float32]]
+    Blocks: TypeAlias = Iterable[NDArray[np.float32]]
+    #: Values of some cells, or a tuple of them and of the layers beside them.
+    Written: TypeAlias = (
+        NDArray[np.float32]
+        | sparse.csr_matrix
+        | tuple[NDArray[np.float32] | sparse.csr_matrix, ...]
+    )
 
 TEXT_KINDS = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 EMBEDDING_KINDS = (*TEXT_KINDS, ".parquet", ".npy", ".h5ad")
@@ -27,6 +35,8 @@ EXPRESSION_KINDS = (*TEXT_KINDS, ".parquet", ".h5ad")
 EMBEDDED_BY = "episome_embed"
 #: Rows of a part of a table.
 _ROWS = 8192
+#: Values by which a sparse matrix on disk grows.
+_GROWS_BY = 2**16
 
 
 def check_obsm(
@@ -132,10 +142,13 @@ def write_embedding(
 
 def write_expression(
     path: str | Path,
-    blocks: Blocks,
+    blocks: Iterable[Written],
     obs: pd.DataFrame,
     var: pd.DataFrame,
     *,
+    layers: Sequence[str] = (),
+    sparse: bool = False,
+    uns: Mapping[str, object] | None = None,
     provenance: dict[str, object] | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -145,11 +158,18 @@ def write_expression(
     ----------
     path
         ``.h5ad``, with ``X`` dense float32; or ``.csv``, ``.csv.gz``, ``.tsv``, ``.tsv.gz``,
-        ``.parquet``: a table with a column per gene.
+        ``.parquet``: a table with a column per gene, see :func:`with_layers`.
     blocks
-        float32 (B, n_genes), in the order of the cells.
+        float32 (B, n_genes), in the order of the cells; with ``layers`` tuples of it and of an
+        array for each.
     obs, var
         Tables of cells and genes; a table of text holds their names only.
+    layers
+        Names of dense arrays beside ``X``.
+    sparse
+        ``X`` is CSR, and so is the first array of every block; of an ``.h5ad`` only.
+    uns
+        Further entries of ``uns``.
     provenance
         Goes to ``uns["episome"]``.
     overwrite
@@ -157,24 +177,74 @@ def write_expression(
     """
     path = Path(path)
     if ending(path, EXPRESSION_KINDS) != ".h5ad":
-        frames = frames_of(blocks, obs.index, lambda _: list(var.index))
+        tables, columns = with_layers(blocks, list(var.index), layers)
+        frames = frames_of(tables, obs.index, lambda _: columns)
         return write_table(path, frames, overwrite=overwrite)
 
     def write(target: Path) -> None:
         import anndata
         import h5py
 
-        tables = _with_calls(obs, {})
-        anndata.AnnData(obs=tables, var=var, uns={"episome": provenance or {}}).write_h5ad(target)
+        notes = {**(uns or {}), "episome": provenance or {}}
+        cells = anndata.AnnData(obs=_with_calls(obs, {}), var=var, uns=notes)
+        cells.write_h5ad(target)
+        shape = (len(obs), len(var))
         with h5py.File(target, "r+") as handle:
             if "X" in handle:
                 del handle["X"]
-            _fill(handle, "X", blocks, len(obs), len(var))
+            beside = handle.require_group("layers")
+            first = _CSRArray(handle, "X", shape) if sparse else _DenseArray(handle, "X", *shape)
+            _fill([first, *(_DenseArray(beside, name, *shape) for name in layers)], blocks)
 
     return write_file(path, write, overwrite=overwrite)
 
 
-def require_space(path: Path, n_bytes: int) -> None:
+def with_layers(
+    blocks: Iterable[Written], names: Sequence[str], layers: Sequence[str]
+) -> tuple[Blocks, list[str]]:
+    """Return blocks of a table, and its columns: after every gene what the layers say of it.
+
+    Parameters
+    ----------
+    blocks
+        As of :func:`write_expression`, dense.
+    names
+        Names of the genes.
+    layers
+        Names of the layers; their columns are ``NAME_LAYER``.
+
+    Raises
+    ------
+    UsageError
+        Two columns would have one name (E-U115).
+    """
+    columns = [f"{n}{end}" for n in names for end in ("", *(f"_{layer}" for layer in layers))]
+    twice = [c for c, n in Counter(columns).items() if n > 1] if layers else []
+    if twice:
+        raise UsageError(
+            "E-U115",
+            "columns of a table would have one name",
+            count=len(twice),
+            total=len(columns),
+            examples=twice[:3],
+            fix="write an h5ad, whose layers have names of their own",
+        )
+    return (_side_by_side(block) for block in blocks), columns
+
+
+def _side_by_side(block: Written) -> NDArray[np.float32]:
+    parts = _parts(block)
+    if len(parts) == 1:
+        return parts[0]
+    found: NDArray[np.float32] = np.stack(parts, axis=2)
+    return found.reshape(len(found), -1)
+
+
+def _parts(block: Written) -> tuple[NDArray[np.float32] | sparse.csr_matrix, ...]:
+    return block if isinstance(block, tuple) else (block,)
+
+
+def require_space(path: Path, n_bytes: int, *, fewer: str = "write fewer genes (--genes)") -> None:
     """Refuse before any work a file that is larger than what the disk has left.
 
     Parameters
@@ -183,6 +253,8 @@ def require_space(path: Path, n_bytes: int) -> None:
         Where it is to be.
     n_bytes
         Its size.
+    fewer
+        What would make it smaller.
 
     Raises
     ------
@@ -196,7 +268,7 @@ def require_space(path: Path, n_bytes: int) -> None:
             f"the file needs {n_bytes / 1e9:,.1f} GB",
             where=str(path.parent),
             why=f"{free / 1e9:,.1f} GB are free",
-            fix="write fewer genes (--genes), free space, or choose another place",
+            fix=f"{fewer}, free space, or choose another place",
         )
 
 
@@ -277,20 +349,72 @@ def _copy_with_array(
         write_elem(handle["uns"][EMBEDDED_BY], key, made_by[EMBEDDED_BY][key])
         if key in handle["obsm"]:
             del handle["obsm"][key]
-        _fill(handle["obsm"], key, blocks, len(obs))
+        _fill([_DenseArray(handle["obsm"], key, len(obs))], blocks)
 
 
-def _fill(group: Any, key: str, blocks: Blocks, n_rows: int, width: int | None = None) -> None:
-    """Write an array of a group as anndata does, block by block."""
-    found, done = None, 0
-    if width is not None:
-        found = group.create_dataset(key, (n_rows, width), dtype="float32")
+class _Growing(Protocol):
+    """An array of a group that is written as anndata does, block by block."""
+
+    def add(self, block: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _DenseArray:
+    """Rows of one dense array; its width is that of the first block where it is not given."""
+
+    def __init__(self, group: Any, key: str, n_rows: int, width: int | None = None) -> None:
+        self._make: Callable[[int], Any] = lambda wide: group.create_dataset(
+            key, (n_rows, wide), dtype="float32"
+        )
+        self._found = None if width is None else self._make(width)
+        self._done = 0
+
+    def add(self, block: NDArray[np.float32]) -> None:
+        if self._found is None:
+            self._found = self._make(block.shape[1])
+        self._found[self._done : self._done + len(block)] = block
+        self._done += len(block)
+
+    def close(self) -> None:
+        found = self._make(0) if self._found is None else self._found
+        found.attrs["encoding-type"] = "array"
+        found.attrs["encoding-version"] = "0.2.0"
+
+
+class _CSRArray:
+    """Rows of one CSR matrix: it grows, as nobody knows before how many values there are."""
+
+    def __init__(self, group: Any, key: str, shape: tuple[int, int]) -> None:
+        self._group = group.create_group(key)
+        wide = shape[1] > np.iinfo(np.int32).max
+        grows: dict[str, Any] = {"shape": (0,), "maxshape": (None,), "chunks": (_GROWS_BY,)}
+        self._data = self._group.create_dataset("data", dtype="float32", **grows)
+        self._columns = self._group.create_dataset(
+            "indices", dtype="int64" if wide else "int32", **grows
+        )
+        self._starts = self._group.create_dataset("indptr", (shape[0] + 1,), dtype="int64")
+        self._shape, self._rows, self._n_values = shape, 0, 0
+
+    def add(self, block: sparse.csr_matrix) -> None:
+        end, last = self._n_values + block.nnz, self._rows + block.shape[0]
+        for found, values in ((self._data, block.data), (self._columns, block.indices)):
+            found.resize((end,))
+            found[self._n_values : end] = values
+        starts = block.indptr[1:].astype(np.int64)
+        self._starts[self._rows + 1 : last + 1] = self._n_values + starts
+        self._rows, self._n_values = last, end
+
+    def close(self) -> None:
+        self._group.attrs["encoding-type"] = "csr_matrix"
+        self._group.attrs["encoding-version"] = "0.1.0"
+        self._group.attrs["shape"] = np.asarray(self._shape, dtype=np.int64)
+
+
+def _fill(arrays: Sequence[_Growing], blocks: Iterable[Written]) -> None:
+    """Write every block before the next one is made."""
     for block in blocks:
-        if found is None:
-            found = group.create_dataset(key, (n_rows, block.shape[1]), dtype="float32")
-        found[done : done + len(block)] = block
-        done += len(block)
-    if found is None:
-        found = group.create_dataset(key, (n_rows, 0), dtype="float32")
-    found.attrs["encoding-type"] = "array"
-    found.attrs["encoding-version"] = "0.2.0"
+        for found, part in zip(arrays, _parts(block), strict=True):
+            found.add(part)
+    for found in arrays:
+        found.close()

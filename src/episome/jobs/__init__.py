@@ -44,6 +44,11 @@ if TYPE_CHECKING:
     from episome.jobs._impute import ImputeRequest, ImputeResult, impute
     from episome.jobs._labels_file import LabelJoin, join_labels
     from episome.jobs._new_plugin import NewPluginRequest, NewPluginResult, new_plugin
+    from episome.jobs._predict_modality import (
+        PredictModalityRequest,
+        PredictModalityResult,
+        predict_modality,
+    )
     from episome.jobs._runs import Run
     from episome.jobs._train import TrainRequest, TrainResult, device_arguments, run_folder, train
     from episome.jobs._tune import TuneRequest, TuneResult, tune
@@ -85,6 +90,8 @@ _HOME = {
     "NewPluginResult": "_new_plugin",
     "PluginCheckRequest": "_check_plugin",
     "PluginCheckResult": "_check_plugin",
+    "PredictModalityRequest": "_predict_modality",
+    "PredictModalityResult": "_predict_modality",
     "QueryRequest": "_asked",
     "Run": "_runs",
     "TrainRequest": "_train",
@@ -100,6 +107,7 @@ _HOME = {
     "impute": "_impute",
     "join_labels": "_labels_file",
     "new_plugin": "_new_plugin",
+    "predict_modality": "_predict_modality",
     "run_folder": "_train",
     "train": "_train",
     "train_auto": "_auto",

@@ -20,6 +20,7 @@ from episome.data import (
     ObsmSource,
     cells_where,
     read_cells,
+    read_modality,
     read_split,
     require_choice,
     split_columns,
@@ -179,7 +180,12 @@ def require_columns(request: Asked, keys: Sequence[str] = ()) -> None:
 
 @contextlib.contextmanager
 def opened_cells(
-    request: Asked, *, whole: bool, in_blocks: bool, copies: Callable[[CellSource], bool]
+    request: Asked,
+    *,
+    whole: bool,
+    in_blocks: bool,
+    copies: Callable[[CellSource], bool],
+    modality: str | None = None,
 ) -> Iterator[tuple[CellSource, AnnData | None]]:
     """Give all cells, and the object of the file where it is one.
 
@@ -193,6 +199,8 @@ def opened_cells(
         The input is read where it is.
     copies
         Whether the bytes of an h5ad with these cells are copied.
+    modality
+        Which of several that a file holds; default the RNA.
     """
     if in_blocks:
         found = streamed_cells(
@@ -206,14 +214,19 @@ def opened_cells(
         yield found, None
         return
     options: dict[str, Any] = {"max_memory": request.max_memory, "trust": request.trust}
-    adata = read_cells(request.input, backed=True, **options)
-    source = _source_of(request, adata)
+    name = shown_name(request.input)
+    if modality is None:
+        adata = read_cells(request.input, backed=True, **options)
+    else:
+        adata = read_modality(request.input, modality, backed=True, **options)
+        name = f"{name}[{modality!r}]"
+    source = _source_of(request, adata, name)
     copied = copies(source) and adata.isbacked
     if whole and not copied and (adata.isbacked or not source.in_memory):
         if adata.isbacked:
             adata.file.close()
         adata = read_cells(request.input, **options)
-        source = _source_of(request, adata)
+        source = _source_of(request, adata, name)
     try:
         yield source, adata
     finally:
@@ -221,10 +234,8 @@ def opened_cells(
             adata.file.close()
 
 
-def _source_of(request: Asked, adata: AnnData) -> AnnDataSource:
-    return AnnDataSource(
-        adata, layer=request.layer, use_raw=request.use_raw, name=shown_name(request.input)
-    )
+def _source_of(request: Asked, adata: AnnData, name: str) -> AnnDataSource:
+    return AnnDataSource(adata, layer=request.layer, use_raw=request.use_raw, name=name)
 
 
 def chosen_rows(request: Asked, source: CellSource) -> NDArray[np.int64] | None:

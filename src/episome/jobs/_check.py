@@ -116,8 +116,7 @@ def check(request: CheckRequest) -> CheckResult:
     shift = None
     if request.shift and found.ok and predictor is not None:
         shift = _shift(request, found, predictor)
-    annotates = predictor is None or predictor.labels is not None
-    return CheckResult(found, _next(request, found, annotates=annotates), shift)
+    return CheckResult(found, _next(request, found), shift)
 
 
 def _shift(
@@ -156,9 +155,7 @@ def _name(path: Path) -> str:
     return path.resolve().name if path.name in {"", ".."} else path.name
 
 
-def _next(
-    request: CheckRequest, found: Inspection | MuInspection, *, annotates: bool
-) -> tuple[str, ...]:
+def _next(request: CheckRequest, found: Inspection | MuInspection) -> tuple[str, ...]:
     """Commands that use the file as it was found; none where it cannot be used.
 
     ``METHOD`` stands for a name that ``episome plugins`` lists.
@@ -173,7 +170,7 @@ def _next(
         values += ["--use-raw"]
     file = str(request.input)
     if request.model is not None:
-        verb, output = ("annotate", "calls.csv") if annotates else ("embed", "embedding.csv")
+        verb, output = _verb(request.model)
         words = ["episome", verb, file, "-m", str(request.model), *values, "-o", output]
         return (shlex.join(words),)
     if "labels_key" not in found.arguments:
@@ -189,3 +186,17 @@ def _next(
     if "donor_key" in found.arguments:
         words += ["--donor-key", str(found.arguments["donor_key"])]
     return (shlex.join([*words, *values, "-o", "my-model"]),)
+
+
+def _verb(model: Path) -> tuple[str, str]:
+    """Return the command that runs a model, and what it writes."""
+    from episome.inference import folder_spec
+    from episome.io import is_ensemble, read_manifest
+
+    manifest = read_manifest(model)
+    able = folder_spec(manifest["model"]).capabilities
+    if is_ensemble(manifest) or "annotation" in able:
+        return "annotate", "calls.csv"
+    if "translation" in able:
+        return "predict-modality", "predicted.h5ad"
+    return "embed", "embedding.csv"

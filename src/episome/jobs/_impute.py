@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from episome.data import CellSource, check_inputs
-from episome.errors import InputFileError, Problem, UsageError, warn
+from episome.data import check_inputs
+from episome.errors import Problem, warn
 from episome.inference import ExpectedExpression, Predictor
 from episome.io import (
     EXPRESSION_KINDS,
     check_output,
-    ending,
     frames_of,
     read_manifest,
-    require_space,
     write_expression,
 )
 from episome.jobs._asked import (
@@ -35,17 +32,12 @@ from episome.jobs._asked import (
     require_part,
 )
 from episome.jobs._inputs import is_streamed, shown_name
+from episome.jobs._written import cells_table, listed_names, require_room
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from numpy.typing import NDArray
 
     from episome.data import FeatureSpace
-
-#: Values that a table holds at most: of text about 200 MB, of parquet 400 MB.
-MAX_TEXT, MAX_PARQUET = 20_000_000, 100_000_000
-#: First lines of a list of genes that are no genes.
-_HEADS = frozenset(("id", "gene", "genes", "gene_id", "gene_name", "symbol", "feature_name"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +121,8 @@ def impute(
     require_part(request)
     if not in_blocks:
         require_columns(request)
-    wanted = listed_genes(request.genes, "genes (--genes)")
-    unseen = listed_genes(request.hide, "hide (--hide)")
+    wanted = listed_names(request.genes, "genes (--genes)")
+    unseen = listed_names(request.hide, "hide (--hide)")
     predictor = Predictor.from_folder(request.model, device=request.device)
     features = predictor.features
     genes = _places(features, wanted, "genes (--genes)") if wanted else np.arange(len(features))
@@ -141,7 +133,7 @@ def impute(
     ):
         rows = chosen_rows(request, found)
         source = chosen_cells(found, rows, predictor.rule.obsm_key)
-        _require_room(output, source.n_obs, len(genes))
+        require_room(output, source.n_obs, len(genes))
         query = prepared_query(request, predictor, source)
         expected = ExpectedExpression(
             predictor,
@@ -162,7 +154,7 @@ def impute(
             write_expression(
                 output,
                 made.blocks(),
-                _cells_table(found, adata, rows, names, kept=output.suffix == ".h5ad"),
+                cells_table(found, adata, rows, names, kept=output.suffix == ".h5ad"),
                 var,
                 provenance={
                     **provenance_of(manifest, query),
@@ -214,89 +206,10 @@ class _Made:
                 self._progress(done, self._total)
 
 
-def listed_genes(words: Sequence[str], where: str) -> list[str]:
-    """Return the names of genes of a list of names and of files with one name a line.
-
-    Parameters
-    ----------
-    words
-        A word that ends in ``.txt``, ``.csv`` or ``.tsv``, or is a path of a file with a slash, is
-        a file; of a table the first column is read.
-    where
-        How messages name the argument.
-
-    Raises
-    ------
-    InputFileError
-        There is no such file (E-F07), it is empty (E-F04), or no text (E-F22).
-    """
-    found: list[str] = []
-    for word in words:
-        path = Path(word)
-        is_file = path.suffix in {".txt", ".csv", ".tsv"} or ("/" in word and path.is_file())
-        found += _names_in(path, where) if is_file else [word]
-    return found
-
-
-def _names_in(path: Path, where: str) -> list[str]:
-    if not path.is_file():
-        raise InputFileError(
-            "E-F07",
-            "there is no such file",
-            where=str(path),
-            why=f"{where} takes names of genes, or files with one a line",
-            fix="correct the path, or name genes",
-        )
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputFileError(
-            "E-F22",
-            "the file is no list of genes",
-            where=str(path),
-            why=str(error)[:200],
-            fix="write one name a line, as text",
-        ) from error
-    names = [re.split(r"[\t,;]", line)[0].strip().strip('"') for line in lines]
-    names = [n for n in names if n and not n.startswith("#")]
-    if names and names[0].casefold() in _HEADS:
-        names = names[1:]
-    if not names:
-        raise InputFileError(
-            "E-F04", "the file names no genes", where=str(path), fix="write one name a line"
-        )
-    return names
-
-
 def _places(features: FeatureSpace, names: Sequence[str], where: str) -> NDArray[np.int64]:
     """Return where genes are, each once, in the order in which they are named first."""
     places = features.places(names, where=where)
     return places[np.sort(np.unique(places, return_index=True)[1])]
-
-
-def _require_room(output: Path | None, n_obs: int, n_genes: int) -> None:
-    """Refuse a table that is too large for one, and an h5ad that is for the disk.
-
-    Raises
-    ------
-    UsageError
-        E-U111.
-    ResourceError
-        E-R02.
-    """
-    kind = ".csv" if output is None else ending(output, EXPRESSION_KINDS)
-    if output is not None and kind == ".h5ad":
-        require_space(output, 4 * n_obs * n_genes)
-        return
-    limit = MAX_PARQUET if kind == ".parquet" else MAX_TEXT
-    if n_obs * n_genes > limit:
-        raise UsageError(
-            "E-U111",
-            f"{n_obs:,} cells and {n_genes:,} genes are {n_obs * n_genes:,} values",
-            where="the output" if output is None else str(output),
-            why=f"a table of this kind holds at most {limit:,}",
-            fix="write an h5ad (-o imputed.h5ad), or choose genes (--genes)",
-        )
 
 
 def _matched(expected: ExpectedExpression) -> NDArray[np.int64]:
@@ -318,26 +231,6 @@ def _genes_table(
     table["in_query"] = np.isin(places, _matched(expected))
     table["hidden"] = np.isin(places, hide)
     return table
-
-
-def _cells_table(
-    source: CellSource,
-    adata: AnnData | None,
-    rows: NDArray[np.int64] | None,
-    names: pd.Index,
-    *,
-    kept: bool,
-) -> pd.DataFrame:
-    """Table of the cells: with the columns of the input where they are kept, else names alone."""
-    if not kept:
-        return pd.DataFrame(index=names)
-    if adata is not None:
-        obs = adata.obs if rows is None else adata.obs.iloc[rows]
-    else:
-        columns = {c: source.obs_column(c).array for c in getattr(source, "obs_columns", ())}
-        obs = pd.DataFrame(columns, index=source.obs_names)
-        obs = obs if rows is None else obs.iloc[rows]
-    return obs.set_axis(names.astype(str), axis=0)
 
 
 def _notes(n_model: int, lacking: int, hide: NDArray[np.int64], made: _Made) -> list[str]:

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from episome import plugins, settings
-from episome.data import check_inputs, name_cells, read_any, read_cells
+from episome.data import (
+    AnnDataSource,
+    check_inputs,
+    file_modalities,
+    modalities_of,
+    name_cells,
+    read_any,
+    read_cells,
+    read_modality,
+)
 from episome.errors import InputFileError, UsageError
 from episome.inference import pick_device
 from episome.io import check_model_output
@@ -73,8 +82,8 @@ class TrainRequest:
     max_memory, trust
         Of ``episome.data.read_cells``.
     backed
-        Leave the cells of h5ad and zarr in the file and read them while training. Chosen by itself
-        where they would not fit into memory, by models that can.
+        Leave the cells of h5ad, h5mu and zarr in the file and read them while training. Chosen by
+        itself where they would not fit into memory, by models that can.
     resume
         ``"auto"`` goes on from what an earlier run of the same request left beside the output,
         ``"never"`` starts anew; for models that are trained in epochs.
@@ -208,11 +217,15 @@ def _cells(
     """
     options: dict[str, Any] = {"max_memory": request.max_memory, "trust": request.trust}
     if is_streamed(request.input):
+        if in_modalities:
+            raise _not_two(request, kind_of_input(request.input))
         _refuse_labels_file(request)
         return _streamed(request, cls, setup), True
     require_columns_of_file(request.input, _wanted_columns(request, setup), **options)
-    data, backed = _of_file(request, cls, options, in_modalities=in_modalities)
-    if not in_modalities and not data.isbacked:
+    if in_modalities:
+        return _of_modalities(request, cls, setup, options)
+    data, backed = _of_file(request, cls, options)
+    if not data.isbacked:
         name_cells(data, shown_name(request.input))
     return data, backed
 
@@ -237,23 +250,69 @@ def _wanted_columns(request: TrainRequest, setup: Mapping[str, object]) -> list[
 
 
 def _of_file(
-    request: TrainRequest,
-    cls: type[EpisomeModel],
-    options: dict[str, Any],
-    *,
-    in_modalities: bool,
+    request: TrainRequest, cls: type[EpisomeModel], options: dict[str, Any]
 ) -> tuple[Any, bool]:
     """Read one file, and say whether its values stay in it."""
+    return _read_or_left(
+        request,
+        cls,
+        lambda: read_cells(request.input, **options),
+        lambda: read_cells(request.input, backed=True, **options),
+    )
+
+
+def _of_modalities(
+    request: TrainRequest,
+    cls: type[EpisomeModel],
+    setup: Mapping[str, object],
+    options: dict[str, Any],
+) -> tuple[Any, bool]:
+    """Read a file of several modalities, and say whether their values stay in it."""
+    held = file_modalities(request.input, **options)
+    if not held:  # 10x counts several kinds of features in one matrix, and cells have one kind
+        found = read_any(request.input, **options)
+        if not modalities_of(found):
+            raise _not_two(request, "this file")
+        return found, False
+    name, target = shown_name(request.input), setup.get("target_modality")
+    rna = str(setup.get("rna_modality", "rna"))
+
+    def left() -> dict[str, AnnDataSource]:
+        layers = {m: "layer" if m == rna else "target_layer" for m in held}
+        wanted = held if target is None else [rna, str(target)]
+        parts = {m: read_modality(request.input, m, backed=True, **options) for m in wanted}
+        return {
+            m: AnnDataSource(part, layer=setup.get(layers[m]), name=f"{name}[{m!r}]")  # type: ignore[arg-type]
+            for m, part in parts.items()
+        }
+
+    return _read_or_left(request, cls, lambda: read_any(request.input, **options), left)
+
+
+def _not_two(request: TrainRequest, what: str) -> UsageError:
+    return UsageError(
+        "E-U63",
+        f"{request.method} is trained on cells of two modalities, and there is one in {what}",
+        where=shown_name(request.input),
+        fix='mudata.MuData({"rna": rna, "prot": prot}).write("cells.h5mu"), and pass cells.h5mu',
+    )
+
+
+def _read_or_left(
+    request: TrainRequest,
+    cls: type[EpisomeModel],
+    read: Callable[[], Any],
+    left: Callable[[], Any],
+) -> tuple[Any, bool]:
+    """Read cells into memory, or open them where they are: as asked, or as they do not fit."""
     if request.backed:
-        return read_cells(request.input, backed=True, **options), True
-    if in_modalities:
-        return read_any(request.input, **options), False
+        return left(), True
     try:
-        return read_cells(request.input, **options), False
+        return read(), False
     except InputFileError as error:
         if not cls.reads_sources or not _is_too_large(error):
             raise
-        return read_cells(request.input, backed=True, **options), True
+        return left(), True
 
 
 def _is_too_large(error: InputFileError) -> bool:

@@ -743,7 +743,9 @@ class EpisomeModel(BaseModelClass):
         """
         self.module = core
         self._model_summary_string = summary
-        self.init_params_ = self._get_init_params(dict(init_locals))
+        # scvi-tools leaves `adata` out, and of `mdata` objects of MuData alone.
+        given = {k: v for k, v in init_locals.items() if k != "mdata"}
+        self.init_params_ = self._get_init_params(given)
 
     @classmethod
     def spec(cls) -> plugins.ModelSpec | None:

@@ -26,10 +26,14 @@ from episome.data import (
     as_mudata,
     combined_column,
     definite_donors,
+    file_modalities,
     in_memory,
     measured_features,
+    modalities_of,
     open_source,
     pair_sources,
+    parts_of,
+    read_any,
 )
 from episome.errors import UsageError
 from episome.models._fields import features_from_state, rule_from_state
@@ -182,6 +186,15 @@ def paired_cells(
             source = open_source(data, layer=layer, backed=True, modality=modality)
         sources[modality] = source if in_memory(source) else ScannedSource(source)
     return pair_sources(sources, name=name, keep="first")
+
+
+def modality_names(data: object) -> list[str]:
+    """Return the names of the modalities of an object, a file or sources by name."""
+    if isinstance(data, Mapping):
+        return [str(m) for m in data]
+    if isinstance(data, str | Path):
+        return file_modalities(data) or modalities_of(read_any(data))
+    return list(parts_of(data))
 
 
 def prepared_pairs(

@@ -30,7 +30,6 @@ from episome.data import (
     match_features,
     modalities_of,
     modality_kind,
-    modality_names,
     pair_modalities,
     unusable_values,
 )
@@ -41,6 +40,7 @@ from episome.inference import (
     Predictor,
     TargetFacts,
     folder_target,
+    without_small,
 )
 from episome.log import get_logger
 from episome.metrics import feature_scores
@@ -61,6 +61,7 @@ from episome.models._target import (
     MeasuredTarget,
     TargetField,
     features_of,
+    modality_names,
     paired_cells,
     prepared_pairs,
 )
@@ -741,19 +742,6 @@ class TranslationMixin(_Base):
                 n_cells > 0, (inside & known).sum(axis=0) / np.maximum(n_cells, 1), np.nan
             )
         return table
-
-
-def without_small(values: NDArray[np.float32], limit: float) -> sparse.csr_matrix:
-    """Return values as CSR without those that are smaller; NaN stay.
-
-    Parameters
-    ----------
-    values
-        (n_cells, n_features).
-    limit
-        Smallest value that is kept.
-    """
-    return sparse.csr_matrix(np.where(values < limit, np.float32(0), values))
 
 
 def _minimum(scale: TargetScale) -> float | None:
