@@ -57,9 +57,8 @@ def measured_genes(source: CellSource, alignment: Alignment) -> GenePanels | Non
 
 #: Rows that are read at a time.
 _BLOCK = 4096
-#: Cells of a batch that other batches let one expect to have a value: where none has one, chance
-#: is not why (it would be once in 20,000 features).
-_EXPECTED = 10.0
+#: That chance is why any feature of any batch is zero in all cells has to be rarer than exp(-10).
+_SURE = 10.0
 #: Different patterns of NaN that are taken for panels.
 _MOST = 1024
 
@@ -72,8 +71,9 @@ def measured_features(
     """Find out which features of another modality were measured in which cells.
 
     What is NaN in a cell was not measured. With batches neither was a feature that is zero in all
-    cells of a batch, though by the other batches ten of them or more should have a value; this is
-    how panels of several studies look after they were joined. All values are read once.
+    cells of a batch, though by the other batches so many of them should have a value (about
+    twenty) that chance cannot be why; this is how panels of several studies look after they were
+    joined. All values are read once.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def measured_features(
         n_cells = np.bincount(groups[there], minlength=n_groups)[:, None]
         others, elsewhere = seen.sum(axis=0) - seen, n_cells.sum() - n_cells
         expected = n_cells * others / np.maximum(elsewhere, 1)
-        looked = (seen > 0) | (expected < _EXPECTED)
+        looked = (seen > 0) | (expected < np.log(seen.size) + _SURE)
     origins, codes = np.unique(
         np.stack([origin, pattern, groups, there]), axis=1, return_inverse=True
     )

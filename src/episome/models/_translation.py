@@ -139,7 +139,7 @@ class TranslationMixin(ModalityAnswers):
         Cells that have the RNA alone are kept: they are predicted like others, and models that can
         learn from them do. What is NaN in the other modality was not measured; with a
         ``batch_key`` neither was a feature that is zero in a whole batch, though by the other
-        batches ten of its cells or more should have a value.
+        batches about twenty of its cells or more should have a value.
 
         Parameters
         ----------

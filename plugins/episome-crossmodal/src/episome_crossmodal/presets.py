@@ -6,6 +6,7 @@ from typing import Any
 
 #: More cells than these: the published sizes; fewer: what held-out cells asked for.
 LARGE = 50_000
+_FEW = 2_000
 # Published: hidden layers of 256, 40 dimensions, dropout 0.1574 in fine-tuning (its code).
 PUBLISHED: dict[str, Any] = {
     "hidden": (256, 256),
@@ -53,7 +54,8 @@ def training(n_cells: int) -> dict[str, Any]:
     epochs = int(min(max(400_000 // max(n_cells, 1), 20), 100))
     return {
         "max_epochs": epochs,
-        "batch_size": 128 if n_cells < LARGE else 1024,
+        # Some hundreds of updates also where there are some hundreds of cells.
+        "batch_size": 1024 if n_cells >= LARGE else 128 if n_cells >= _FEW else 32,
         "early_stopping_patience": 20,
         "plan_kwargs": {
             "lr": 1e-3,
