@@ -77,7 +77,7 @@ def test_an_h5ad_is_written_and_said(files):
     lines = result.stdout.splitlines()
     assert lines[:2] == ["predicted.h5ad", "  6 features (protein) of 50 cells"]
     assert lines[2] == f"  unit: {wanted.uns['unit']}"
-    assert lines[3] == "  how well they are predicted is not known: too few cells were held out"
+    assert lines[3] == "  how well they are predicted is not known: nothing was held out to tell"
     made = anndata.read_h5ad("predicted.h5ad")
     np.testing.assert_array_equal(made.X, wanted.X)
     assert list(made.obs["cell_type"]) == list(

@@ -441,7 +441,7 @@ def test_a_model_that_held_no_cells_out_says_nothing_of_its_features(saved, quer
     assert found.status == {}
     made = anndata.read_h5ad(tmp_path / "p.h5ad")
     assert list(made.var_names) == [f"CD{i}" for i in range(6)]
-    assert list(made.var.columns) == []
+    assert list(made.var.columns) == ["status"]
     with pytest.raises(UsageError, match=r"no intervals.*--interval.*E-U114"):
         predict_modality(ask(query, folder, interval=0.9))
 

@@ -562,3 +562,85 @@ def test_the_data_of_the_user_stay_as_they_are(pairs):
         assert np.array_equal(part.X, values)
         assert [c for c in part.obs if not c.startswith("_scvi")] == obs
         assert list(part.var) == var
+
+
+# -- what a new user stumbled over ---------------------------------------------------------------
+
+
+def test_one_negative_value_among_counts_is_refused_and_not_another_scale(pairs):
+    mdata = pairs(60)
+    mdata.mod["prot"].X[3, 2] = -5
+
+    with pytest.raises(InputDataError, match=r"negative values among whole numbers.*E-D04"):
+        CrossModal.setup_mudata(mdata)
+
+
+def test_a_feature_that_no_cell_was_measured_for_is_predicted_as_nothing(pairs, tmp_path):
+    mdata = pairs(400)
+    mdata.mod["prot"].X[:, 2] = np.nan
+    model = trained(mdata)
+    model.save(tmp_path / "model")
+    query = pairs(20, seed=1).mod["rna"]
+
+    for asked in (model, load(tmp_path / "model")):
+        found = asked.predict_modality(query, interval=0.9)
+        for values in (found.X, found.layers["lower"], found.layers["upper"]):
+            assert np.isnan(values[:, 2]).all()
+            assert not np.isnan(np.delete(values, 2, axis=1)).any()
+
+
+def test_a_report_refuses_values_of_another_scale(pairs):
+    model = trained(pairs(200))
+    test = pairs(60, seed=1)
+    test.mod["prot"].X = np.log1p(test.mod["prot"].X)
+
+    with pytest.raises(InputDataError, match="E-D07"):
+        model.feature_report(test)
+
+
+def test_intervals_of_a_query_that_lacks_genes_are_doubted(pairs):
+    model = trained(pairs(400))
+    fewer = pairs(40, seed=1).mod["rna"][:, :40].copy()
+
+    with pytest.warns(UserWarning, match=r"20 of 60.*E-D65"):
+        model.predict_modality(fewer, interval=0.9)
+
+
+def test_batches_that_became_floats_are_the_same(pairs):
+    mdata = pairs(300, n_batches=2)
+    mdata.mod["rna"].obs["batch"] = (mdata.mod["rna"].obs["batch"] == "b1").astype(int)
+    model = trained(mdata, {"batch_key": "batch"})
+    query = pairs(20, seed=1, n_batches=2).mod["rna"]
+    query.obs["batch"] = (query.obs["batch"] == "b1").astype(int)
+    wanted = model.predict_modality(query).X
+    query.obs["batch"] = query.obs["batch"].astype(float)
+
+    assert np.array_equal(model.predict_modality(query).X, wanted)
+
+
+def test_a_modality_is_not_predicted_from_itself_and_usual_names_are_found(pairs):
+    mdata = pairs(60)
+    with pytest.raises(UsageError, match=r"from itself.*E-U63"):
+        CrossModal.setup_mudata(mdata, target_modality="rna")
+    other = as_mudata({"gex": mdata.mod["rna"].copy(), "adt": mdata.mod["prot"].copy()})
+    model = trained(other)
+    assert model.setup_args["rna_modality"] == "gex"
+    query = as_mudata({"counts": pairs(10, seed=1).mod["rna"]})
+    assert model.predict_modality(query, modality="counts").n_obs == 10
+    with pytest.raises(UsageError, match=r"no second modality.*E-U63"):
+        CrossModal.setup_mudata(as_mudata({"rna": mdata.mod["rna"].copy()}))
+
+
+def test_odd_arguments_of_predictions_have_answers(pairs):
+    model = trained(pairs(400))
+    query = pairs(10, seed=1).mod["rna"]
+
+    nothing = model.predict_modality(query[:0].copy(), interval=0.9)
+    assert nothing.shape == (0, 8)
+    assert nothing.layers["lower"].shape == (0, 8)
+    with pytest.raises(UsageError, match=r"interval='0.9'.*E-U22"):
+        model.predict_modality(query, interval="0.9")
+    with pytest.raises(UsageError, match=r"does not predict.*E-U61"):
+        model.predict_modality(query, features=[0, 1])
+    few = trained(pairs(60), train={"train_size": 1.0})
+    assert set(few.predict_modality(query).var["status"]) == {"unknown"}

@@ -718,6 +718,10 @@ CODES: dict[str, str] = {
         "Another panel lacks a fifth or more of the proteins or peaks that a model predicts. They "
         "are not measured, which is no zero: scores are those of the others."
     ),
+    "E-D65": (
+        "A query lacks genes of a model, and is asked for intervals that were made of cells with "
+        "all of them: they may be too narrow."
+    ),
     "E-D63": (
         "Features of another modality were not measured in all cells, and the model cannot leave "
         "them out cell by cell."

@@ -137,7 +137,7 @@ def _text(result: PredictModalityResult) -> list[str]:
         counts = [f"{result.status[word]:,} {word}" for word in order if word in result.status]
         lines.append(f"features, by cells that were held out of training: {', '.join(counts)}")
     else:
-        lines.append("how well they are predicted is not known: too few cells were held out")
+        lines.append("how well they are predicted is not known: nothing was held out to tell")
     if result.n_empty:
         lines.append(f"NaN, without counts of the model's genes: {result.n_empty:,} cells")
     return lines

@@ -12,10 +12,11 @@ from scipy import sparse
 
 from episome.confidence import Intervals
 from episome.data import TargetScale
-from episome.errors import UsageError, did_you_mean
+from episome.errors import Problem, UsageError, did_you_mean, warn
 from episome.inference._folders import TARGET_PREFIX
 from episome.inference._predictor import DEFAULT_BATCH_SIZE
 from episome.io import decode
+from episome.log import get_logger
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from episome.data import CellSource, Query
     from episome.inference._predictor import Predictor
     from episome.io import ModelFolder
+
+logger = get_logger(__name__)
 
 #: Code of cells of a batch that the model does not know.
 UNSEEN = -1
@@ -53,6 +56,9 @@ class TargetFacts:
     table
         How well every feature is predicted in cells that were held out, by its name; see
         ``episome.metrics.feature_scores``.
+    never
+        Features that no training cell was measured for, bool (n_features,): nothing is predicted
+        of them. ``None``: there are none.
     """
 
     names: tuple[str, ...]
@@ -62,6 +68,7 @@ class TargetFacts:
     batches: tuple[str, ...] = ()
     intervals: Mapping[str, Intervals] = field(default_factory=dict)
     table: pd.DataFrame | None = None
+    never: NDArray[np.bool_] | None = None
 
     @property
     def unit(self) -> str:
@@ -85,6 +92,8 @@ class TargetFacts:
             arrays, facts = found.to_parts()
             plain["intervals"][name] = facts
             tensors |= {f"intervals/{name}/{k}": _bits(v) for k, v in arrays.items()}
+        if self.never is not None:
+            tensors["never"] = self.never.astype(np.uint8)
         if self.table is not None:
             numbers = self.table.select_dtypes("number")
             words = [c for c in self.table if c not in numbers]
@@ -124,6 +133,7 @@ class TargetFacts:
                 for name, facts in plain.get("intervals", {}).items()
             },
             table=_table(names, own, plain.get("table")),
+            never=own["never"].astype(bool) if "never" in own else None,
         )
 
     def told(self, query: Query, transform_batch: str | None = None) -> Query:
@@ -188,6 +198,8 @@ class TargetFacts:
                 "too few, or its predictions are probabilities",
                 fix="leave interval (--interval) out, or train with validation cells",
             )
+        if isinstance(level, bool) or not isinstance(level, int | float):
+            raise UsageError("E-U22", f"interval={level!r}", fix="pass a number such as 0.9")
         for found in self.intervals.values():
             found.bounds(np.empty((0, 0)), level, np.empty(0, dtype=np.int64))
 
@@ -195,8 +207,19 @@ class TargetFacts:
         there = getattr(source, "obs_columns", None)
         if self.batch_key is None or (there is not None and self.batch_key not in there):
             return np.full(source.n_obs, UNSEEN, dtype=np.int64)
-        values = pd.Series(source.obs_column(self.batch_key)).astype(str)
-        return np.asarray(pd.Index(self.batches).get_indexer(values), dtype=np.int64)
+        values = pd.Series(source.obs_column(self.batch_key))
+        whole = pd.api.types.is_float_dtype(values) and bool((values.dropna() % 1 == 0).all())
+        # Whole numbers are floats in a column in which some were missing once.
+        named = values.astype("Int64") if whole else values
+        codes = pd.Index(self.batches).get_indexer(named.astype(str))
+        if unknown := int((codes < 0).sum()):
+            logger.info(
+                "%s of %s cells of %s are of no batch that the model knows",
+                f"{unknown:,}",
+                f"{len(codes):,}",
+                source.where,
+            )
+        return np.asarray(codes, dtype=np.int64)
 
     def places(self, features: Sequence[str] | None) -> NDArray[np.int64]:
         """Return where features are, each once, in the order in which they are named.
@@ -208,7 +231,8 @@ class TargetFacts:
         """
         if features is None:
             return np.arange(len(self.names))
-        wanted = [features] if isinstance(features, str) else list(dict.fromkeys(features))
+        given = [features] if isinstance(features, str) else list(features)
+        wanted = list(dict.fromkeys(map(str, given)))
         index = pd.Index(self.names)
         found = index.get_indexer(wanted)
         if missing := [w for w, at in zip(wanted, found, strict=True) if at < 0]:
@@ -219,7 +243,10 @@ class TargetFacts:
                 count=len(missing),
                 total=len(wanted),
                 examples=missing[:3],
-                fix=did_you_mean(missing[0], self.names) or "look at model.target_features.ids",
+                fix=did_you_mean(missing[0], self.names)
+                or _alike(missing[0], self.names)
+                or f"the model predicts {', '.join(self.names[:5])}"
+                + (", ..." if len(self.names) > 5 else ""),
             )
         return np.asarray(found, dtype=np.int64)
 
@@ -294,6 +321,25 @@ class PredictedModality:
             facts.require_interval(interval)
         self.query = facts.told(query, transform_batch)
         self._predictor = predictor
+        if interval is not None:
+            self._doubt_intervals()
+
+    def _doubt_intervals(self) -> None:
+        """Warn where intervals were made of cells that had more genes than the query."""
+        found = self.query.alignment
+        lacking = found.n_features - len(np.unique(found.columns[found.columns >= 0]))
+        if lacking:
+            warn(
+                Problem(
+                    "E-D65",
+                    "genes of the model are missing, and intervals do not know it",
+                    where=self.query.source.where,
+                    count=lacking,
+                    total=found.n_features,
+                    why="they were made of cells with all of them, and may be too narrow",
+                    fix="pass all genes that were measured, or train on those that the query has",
+                )
+            )
 
     @property
     def names(self) -> list[str]:
@@ -304,7 +350,8 @@ class PredictedModality:
     def var(self) -> pd.DataFrame:
         """What is known of every feature that is given back."""
         if self.facts.table is None:
-            return pd.DataFrame(index=pd.Index(self.names, dtype=object))
+            # The same column in any case: nothing was held out to tell.
+            return pd.DataFrame({"status": "unknown"}, index=pd.Index(self.names, dtype=object))
         return self.facts.table.iloc[self.features]
 
     def blocks(
@@ -333,11 +380,14 @@ class PredictedModality:
             lower = upper = None
             if self.interval is not None:
                 lower, upper = self._bounds(values, out["ind_x"])
-            if out["empty"].any():
+            never = None if self.facts.never is None else self.facts.never[self.features]
+            if out["empty"].any() or never is not None:
                 values = values.copy()
                 for part in (values, lower, upper):
                     if part is not None:
                         part[out["empty"]] = np.nan
+                        if never is not None:
+                            part[:, never] = np.nan
             yield ModalityBlock(values, lower, upper, out["empty"])
 
     def _bounds(
@@ -366,6 +416,12 @@ def without_small(values: NDArray[np.float32], limit: float) -> sparse.csr_matri
         Smallest value that is kept.
     """
     return sparse.csr_matrix(np.where(values < limit, np.float32(0), values))
+
+
+def _alike(name: str, known: Sequence[str]) -> str:
+    """Name what begins like it: of antibodies, that without the suffix of a kit."""
+    found = [k for k in known if k.casefold().startswith(name.casefold())]
+    return f"did you mean {found[0]!r}?" if len(found) == 1 else ""
 
 
 def _bits(values: NDArray[Any]) -> NDArray[np.int32]:

@@ -325,9 +325,7 @@ def _asked(request: PredictModalityRequest, facts: TargetFacts) -> dict[str, obj
 
 def _status(predicted: PredictedModality) -> dict[str, int]:
     """Count the features by how well they are predicted."""
-    if "status" not in predicted.var:
-        return {}
-    counts = predicted.var["status"].value_counts()
+    counts = predicted.var["status"].value_counts().drop("unknown", errors="ignore")
     return {str(k): int(n) for k, n in counts.items()}
 
 

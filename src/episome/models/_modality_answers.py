@@ -12,7 +12,13 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from episome.data import AnnDataSource, FeatureSpace, match_features, pair_modalities
+from episome.data import (
+    AnnDataSource,
+    FeatureSpace,
+    MatchedSource,
+    match_features,
+    pair_modalities,
+)
 from episome.errors import UsageError
 from episome.inference import PredictedModality, TargetFacts, without_small
 from episome.log import get_logger
@@ -51,7 +57,7 @@ class ModalityAnswers(_Base):
         """Check a query and align its genes; of MuData the RNA is read."""
         mod: Mapping[str, AnnData] = getattr(adata, "mod", {})
         if mod and adata is not self.adata:
-            name = self.setup_args["rna_modality"]
+            name = kwargs.pop("modality", None) or self.setup_args["rna_modality"]
             layer, part = kwargs.pop("layer", None), modality_named(mod, name)
             query = super().prepare(AnnDataSource(part, layer=layer, name=name), **kwargs)
         else:
@@ -93,7 +99,8 @@ class ModalityAnswers(_Base):
         batch_size
             Cells at a time.
         **query
-            ``layer``, ``use_raw``, ``input_kind``, ``min_gene_overlap``, ``duplicates``.
+            ``layer``, ``use_raw``, ``input_kind``, ``min_gene_overlap``, ``duplicates``;
+            ``modality``, the name of the RNA in MuData, where it is another than in training.
 
         Returns
         -------
@@ -201,6 +208,9 @@ class ModalityAnswers(_Base):
         theirs = list(map(str, source.var.index))
         matched = match_features(kind, facts.names, theirs, where=source.where)
         logger.info("%s", matched.report)
+        if facts.scale is not None:
+            # Values of another scale would be scaled once more, without a word.
+            facts.scale.check(MatchedSource(source, matched, missing="zero"))
         truth = matched.apply(source.read(slice(0, source.n_obs)), missing="zero")
         truth = (truth if facts.scale is None else facts.scale.apply(truth)).tocsc()
         width = max(_VALUES // max(source.n_obs, 1), 1)

@@ -26,15 +26,17 @@ from episome.data import (
     modalities_of,
     modality_kind,
     pair_modalities,
+    rna_among,
     unusable_values,
 )
-from episome.errors import Collector, InputDataError, UsageError, raise_problems
+from episome.errors import Collector, InputDataError, Problem, UsageError, raise_problems
 from episome.inference import (
     BATCH_KEY,
     Predictor,
     TargetFacts,
     folder_target,
 )
+from episome.log import get_logger
 from episome.metrics import feature_scores
 from episome.models._batches import (
     ONE_BATCH,
@@ -64,9 +66,11 @@ if TYPE_CHECKING:
     from mudata import MuData
     from numpy.typing import NDArray
 
-    from episome.data import CellSource, Query, ScaleName, Split
+    from episome.data import CellSource, Query, ScaleName, Split, ValueReport
     from episome.io import ModelFolder
     from episome.train import CellDataModule
+
+logger = get_logger(__name__)
 
 #: Cells that intervals and the table of features are made of, at least.
 _MIN_HELD_OUT = 20
@@ -146,8 +150,9 @@ class TranslationMixin(ModalityAnswers):
         mdata
             Training cells; only scvi-tools' bookkeeping is written to ``uns`` and ``obs``.
         rna_modality, target_modality
-            Names in ``mdata.mod`` of what is read and what is predicted; the target may be left
-            out where there is one other modality.
+            Names in ``mdata.mod`` of what is read and what is predicted; RNA is found under its
+            usual names (``"gex"``), and the target may be left out where there is one other
+            modality.
         layer, target_layer
             Where the values of each are; default ``X``.
         batch_key
@@ -168,9 +173,14 @@ class TranslationMixin(ModalityAnswers):
         require_words(
             kwargs, input_kind=input_kind, size_factor=size_factor, duplicates=duplicates, nan=nan
         )
+        rna_modality = _usual_rna(modalities_of(mdata), rna_modality)
         if target_modality is None:
             target_modality = _only_other(modalities_of(mdata), rna_modality, cls.__name__)
-            setup_method_args["setup_args"]["target_modality"] = target_modality
+        _require_two(rna_modality, target_modality)
+        setup_method_args["setup_args"] |= {
+            "rna_modality": rna_modality,
+            "target_modality": target_modality,
+        }
         here = {"mod_required": True, "mod_key": rna_modality}
         there = {"mod_required": True, "mod_key": target_modality}
         if kwargs.get("source_registry") is not None:
@@ -200,9 +210,11 @@ class TranslationMixin(ModalityAnswers):
                 )
             target = parts[target_modality]
             with found.collecting():
-                problems = unusable_values(inspect_values(target))
+                report = inspect_values(target)
                 # What is NaN in another modality was not measured.
-                raise_problems(InputDataError, [p for p in problems if p.code != "E-D01"])
+                problems = [p for p in unusable_values(report) if p.code != "E-D01"]
+                raise_problems(InputDataError, [*problems, *_negative_counts(report)])
+            logger.info("%s holds %s (%s)", target.where, report.kind, report.evidence)
             kind = cls._kind_of(target_modality, target.var)
             with found.collecting():
                 targets = FeatureSpace.from_var(target.var, where=target.where, modality=kind)
@@ -267,8 +279,11 @@ class TranslationMixin(ModalityAnswers):
         >>> model = CrossModal(cells)  # doctest: +SKIP
         """
         require_reader(cls)
+        held = modality_names(data)
+        rna_modality = _usual_rna(held, rna_modality)
         if target_modality is None:
-            target_modality = _only_other(modality_names(data), rna_modality, cls.__name__)
+            target_modality = _only_other(held, rna_modality, cls.__name__)
+        _require_two(rna_modality, target_modality)
         names = (rna_modality, target_modality)
         layers = {rna_modality: setup.get("layer"), target_modality: setup.get("target_layer")}
         return prepared_pairs(cls, paired_cells(data, names, **layers), names, setup)
@@ -419,8 +434,14 @@ class TranslationMixin(ModalityAnswers):
         }
         args = self.setup_args
         told = self.told_batches and args.get("batch_key") is not None
+        never = None
+        if measured.panels is not None:
+            here = measured.panels.measured[np.unique(measured.panels.codes[rows])]
+            never = ~np.any(here, axis=0, keepdims=False)
+            never = never if never.any() else None
         self.target_ = TargetFacts(
             features.ids,
+            never=never,
             kind=features.modality,
             scale=scales[self._compared_scale()],
             batch_key=args.get("batch_key") if told else None,
@@ -556,6 +577,43 @@ class TranslationMixin(ModalityAnswers):
         return model
 
 
+def _negative_counts(report: ValueReport) -> list[Problem]:
+    """Refuse counts of which some are negative: they would be read as values of another scale."""
+    whole = report.n_fractional == 0 and report.maximum > 1
+    # CLR and its like are negative often, and not whole.
+    if not whole or not 0 < report.n_negative < 0.1 * max(report.n_stored, 1):
+        return []
+    return [
+        Problem(
+            "E-D04",
+            "negative values among whole numbers",
+            where=report.where,
+            count=report.n_negative,
+            total=report.n_stored,
+            examples=list(report.first_bad),
+            why="counts are none below zero, and other values are seldom whole",
+            fix="set them to what they should be, or NaN where nothing was measured",
+        )
+    ]
+
+
+def _require_two(rna_modality: str, target_modality: str) -> None:
+    """Refuse to predict a modality from itself.
+
+    Raises
+    ------
+    UsageError
+        E-U63.
+    """
+    if rna_modality == target_modality:
+        raise UsageError(
+            "E-U63",
+            f"{target_modality!r} is to be predicted from itself",
+            where="setup_mudata()",
+            fix="name another modality, target_modality= (--target-modality)",
+        )
+
+
 def _minimum(scale: TargetScale) -> float | None:
     """Return the smallest value of a scale, where it has one."""
     return 0.0 if scale.name in {"log1p", "tfidf", "clr", "clr_cells"} else None
@@ -568,14 +626,24 @@ def _some_of(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
 
 
+def _usual_rna(names: Sequence[str], wanted: str) -> str:
+    """Return the RNA under another usual name, such as ``"gex"``, where it is not called so."""
+    if wanted != "rna" or wanted in names:
+        return wanted
+    return rna_among(names) or wanted
+
+
 def _only_other(names: Sequence[str], rna_modality: str, model: str) -> str:
     others: list[str] = [m for m in names if m != rna_modality]
     if len(others) != 1:
         raise UsageError(
             "E-U63",
-            "it is not clear what is to be predicted",
+            "it is not clear what is to be predicted" if others else "there is no second modality",
             where="mdata.mod",
             why=f"its modalities are {', '.join(names) or 'none'}",
-            fix=f"{model}.setup_mudata(mdata, rna_modality=..., target_modality=...)",
+            fix=f"name both: {model}.setup_mudata(mdata, rna_modality=..., target_modality=...), "
+            "or --rna-modality and --target-modality"
+            if others
+            else "pass cells with RNA and what is to be predicted from it",
         )
     return others[0]
