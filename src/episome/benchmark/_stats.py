@@ -136,7 +136,8 @@ def compare(
     table = table[table["metric"] == metric]
     one, two = table[table["model"] == first], table[table["model"] == second]
     if conditions is not None:
-        shown = " against ".join(conditions)
+        # One condition of both is no contrast of conditions.
+        shown = " against ".join(dict.fromkeys(conditions))
         one, two = (
             t[t["condition"] == c].assign(condition=shown, at=c)
             for t, c in zip((one, two), conditions, strict=True)
