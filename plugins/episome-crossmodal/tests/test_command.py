@@ -100,7 +100,8 @@ def test_options_of_the_set_up_and_the_model_arrive(files):
 def test_a_file_that_stays_on_disk_trains_the_same_model(files, tmp_path, kind):
     source = files / "cite.h5mu"
     if kind == "zarr":
-        mudata.read_h5mu(source).write_zarr(tmp_path / "cite.zarr")
+        # Made anew: what mudata 0.4 reads of h5mu it cannot write as zarr 3.
+        mudata.MuData(dict(mudata.read_h5mu(source).mod)).write_zarr(tmp_path / "cite.zarr")
         source = tmp_path / "cite.zarr"
 
     done = train_to(files, tmp_path / "m", "--backed", source=source)
