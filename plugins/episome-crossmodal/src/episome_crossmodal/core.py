@@ -246,7 +246,8 @@ class CrossModalCore(TorchCore):
             hidden = torch.rand(n_cells, device=codes.device) < self.batch_dropout
             codes = codes.masked_fill(hidden, -1)
         one_hot = F.one_hot(codes.clamp(min=0), self.n_told).to(self.out.bias.dtype)
-        return one_hot * (codes >= 0)[:, None]
+        told: torch.Tensor = one_hot * (codes >= 0)[:, None]
+        return told
 
     # --- forward ------------------------------------------------------------------------------
 
@@ -271,7 +272,7 @@ class CrossModalCore(TorchCore):
 
     def _expected(self, hidden: torch.Tensor, told: torch.Tensor | None) -> torch.Tensor:
         """Return the prediction on its scale, (B, P)."""
-        raw = self.out(hidden)
+        raw: torch.Tensor = self.out(hidden)
         if self.likelihood == "mse":
             return self.mean + self.spread * raw
         if self.likelihood == "bernoulli":
@@ -315,14 +316,16 @@ class CrossModalCore(TorchCore):
         mask = self._mask(batch)
         if not LIKELIHOODS[self.likelihood] and not self._standardised:
             device = hidden.device.type
-            low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+            products = (
+                torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+            )
             return output_error(
                 self.out.inner(hidden).float(),
                 *self._scaled_out(),
                 values,
                 mask,
                 likelihood=self.likelihood,  # type: ignore[arg-type]  # one of those it knows
-                products=low,
+                products=products,
             )
         n_targets = len(self.out.bias)
         columns = torch.arange(n_targets, device=hidden.device)
@@ -336,11 +339,12 @@ class CrossModalCore(TorchCore):
             return self._of_counts(truth, mu, scored)
         else:
             low, high = self._two_means(raw, told)
-            share = self.mixing(hidden).float()
+            logits = self.mixing(hidden).float()
             error = -background_mixture_log_likelihood(
-                truth, low, high, share, self.log_theta.exp()
+                truth, low, high, logits, self.log_theta.exp()
             )
-        return (error * scored).sum() / scored.sum().clamp(min=1)
+        mean: torch.Tensor = (error * scored).sum() / scored.sum().clamp(min=1)
+        return mean
 
     def _of_counts(
         self, truth: torch.Tensor, mu: torch.Tensor, scored: torch.Tensor

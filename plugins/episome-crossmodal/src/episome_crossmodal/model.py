@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -36,7 +36,12 @@ TARGETS = ("auto", "protein", "atac", "other")
 #: Likelihoods that describe numbers of molecules.
 _OF_COUNTS = ("nb", "nb_mixture", "poisson")
 #: Scale of predictions by likelihood; ``"mse"``: that of the values it is trained on.
-_COMPARED = {"nb": "log1p", "nb_mixture": "log1p", "bernoulli": "binary", "poisson": "none"}
+_COMPARED: dict[str, ScaleName] = {
+    "nb": "log1p",
+    "nb_mixture": "log1p",
+    "bernoulli": "binary",
+    "poisson": "none",
+}
 _BLOCK = 4096
 
 
@@ -133,7 +138,8 @@ class CrossModal(WarmStartMixin, TranslationMixin, EmbeddingMixin, NetworkModel)
         require_choice("target_scale", target_scale, ("auto", *get_args(ScaleName)))
         super().__init__(mdata, registry)
         self._target, self._options = target, dict(scale_options or {})
-        self.likelihood, self.target_scale = self._chosen(likelihood, target_scale)
+        self.likelihood, scale = self._chosen(likelihood, target_scale)
+        self.target_scale = cast("ScaleName", scale)
         self._rna_weight = float(rna_weight)
         start = None if init is None else EncoderPart.of(init)
         config = self._sizes(
@@ -228,10 +234,10 @@ class CrossModal(WarmStartMixin, TranslationMixin, EmbeddingMixin, NetworkModel)
             ) from error
         return {**found, **widths}
 
-    def _training_scale(self) -> str:
+    def _training_scale(self) -> ScaleName:
         return self.target_scale
 
-    def _compared_scale(self) -> str:
+    def _compared_scale(self) -> ScaleName:
         return _COMPARED.get(self.likelihood, self.target_scale)
 
     def _scale_options(self) -> dict[str, Any]:
