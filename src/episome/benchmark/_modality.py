@@ -102,9 +102,10 @@ class CrossModalityTask(Task):
         learned = sparse.csr_matrix(case.train.obsm[TARGET])[:, known]
         scale = compared_on(str(case.options["scale"]), learned)
         measured = on_scale(sparse.csr_matrix(case.measured)[:, known], scale)
-        expected, same = brought_to(
-            np.asarray(found.X)[:, place[known]], scale, found.uns.get(SCALE)
-        )
+        said = np.asarray(found.X)
+        if not np.array_equal(place[known], np.arange(said.shape[1])):
+            said = said[:, place[known]]
+        expected, same = brought_to(said, scale, found.uns.get(SCALE))
         scores = modality_scores(expected, measured)
         if not same:
             scores |= {k: float("nan") for k in scores if k.startswith("mse_")}

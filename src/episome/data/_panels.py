@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from episome.errors import InputDataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from scipy import sparse
 
     from episome.data._alignment import Alignment
     from episome.data._source import CellSource
@@ -116,9 +116,12 @@ def measured_features(
                 "few",
                 fix="set features that were measured to their values, zero where there are none",
             )
-        values = (block.data != 0) & ~missing
-        row = np.repeat(groups[rows], np.diff(block.indptr))
-        np.add.at(seen, (row[values], block.indices[values]), 1.0)
+        there_are = ((block.data != 0) & ~missing).astype(np.float64)
+        counted = sparse.csr_matrix((there_are, block.indices, block.indptr), shape=block.shape)
+        ends = np.arange(block.shape[0] + 1)
+        member = sparse.csr_matrix((np.ones(block.shape[0]), groups[rows], ends))
+        member.resize(block.shape[0], n_groups)
+        seen += (member.T @ counted).toarray()
     table = np.array([np.frombuffer(k, dtype=bool) for k in patterns]).reshape(-1, source.n_vars)
     looked = np.ones((n_groups, source.n_vars), dtype=bool)
     if n_groups > 1:

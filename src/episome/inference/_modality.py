@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
+#: Share of missing genes above which intervals are doubted.
+MANY_LACKING = 0.1
 #: Code of cells of a batch that the model does not know.
 UNSEEN = -1
 #: Under which the code of the batch is in a batch.
@@ -324,18 +326,23 @@ class PredictedModality:
         if interval is not None:
             self._doubt_intervals()
 
+    @property
+    def n_lacking(self) -> int:
+        """How many of the model's genes the query lacks."""
+        found = self.query.alignment
+        return found.n_features - len(np.unique(found.columns[found.columns >= 0]))
+
     def _doubt_intervals(self) -> None:
         """Warn where intervals were made of cells that had more genes than the query."""
-        found = self.query.alignment
-        lacking = found.n_features - len(np.unique(found.columns[found.columns >= 0]))
-        if lacking:
+        total = self.query.alignment.n_features
+        if self.n_lacking > MANY_LACKING * total:
             warn(
                 Problem(
                     "E-D65",
                     "genes of the model are missing, and intervals do not know it",
                     where=self.query.source.where,
-                    count=lacking,
-                    total=found.n_features,
+                    count=self.n_lacking,
+                    total=total,
                     why="they were made of cells with all of them, and may be too narrow",
                     fix="pass all genes that were measured, or train on those that the query has",
                 )

@@ -334,13 +334,11 @@ def _notes(
 ) -> Iterator[str]:
     if n_empty:
         yield f"{n_empty:,} cells have no counts of the model's genes: they are NaN"
-    found = predicted.query.alignment
-    n_model = found.n_features
-    lacking = n_model - len(np.unique(found.columns[found.columns >= 0]))
-    if lacking and request.interval is not None:
+    if predicted.n_lacking and request.interval is not None:
         yield (
-            f"{lacking:,} of the model's {n_model:,} genes are not in the query: intervals were "
-            "made of cells with all of them, and may be too narrow"
+            f"{predicted.n_lacking:,} of the model's {predicted.query.alignment.n_features:,} "
+            "genes are not in the query: intervals were made of cells with all of them, and may "
+            "be too narrow"
         )
     codes = predicted.query.columns.get(BATCH_KEY)
     if request.transform_batch is not None:
@@ -355,8 +353,6 @@ def _notes(
 def _warn_of_no_use(predicted: PredictedModality, model: str, *, chosen: bool) -> None:
     """Say which features are not worth reading: those asked for, else where they are most."""
     var = predicted.var
-    if "status" not in var:
-        return
     bad = var.index[var["status"].isin(_NO_USE)]
     if not len(bad) or not (chosen or 2 * len(bad) > len(var)):
         return

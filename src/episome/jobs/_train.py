@@ -20,6 +20,7 @@ from episome.data import (
     read_any,
     read_cells,
     read_modality,
+    rna_among,
 )
 from episome.errors import InputFileError, UsageError
 from episome.inference import pick_device
@@ -275,7 +276,7 @@ def _of_modalities(
             raise _not_two(request, "this file")
         return found, False
     name, target = shown_name(request.input), setup.get("target_modality")
-    rna = str(setup.get("rna_modality", "rna"))
+    rna = str(setup.get("rna_modality") or rna_among(held, "rna") or "rna")
 
     def left() -> dict[str, AnnDataSource]:
         layers = {m: "layer" if m == rna else "target_layer" for m in held}

@@ -210,8 +210,8 @@ class ModalityAnswers(_Base):
         logger.info("%s", matched.report)
         if facts.scale is not None:
             # Values of another scale would be scaled once more, without a word.
-            facts.scale.check(MatchedSource(source, matched, missing="zero"))
-        truth = matched.apply(source.read(slice(0, source.n_obs)), missing="zero")
+            facts.scale.check(MatchedSource(source, matched))
+        truth = matched.apply(source.read(slice(0, source.n_obs)))
         truth = (truth if facts.scale is None else facts.scale.apply(truth)).tocsc()
         width = max(_VALUES // max(source.n_obs, 1), 1)
         tables = [

@@ -58,15 +58,22 @@ class TargetField(LayerField):
         Of ``LayerField``.
     features
         Names; ``None`` where a set-up is transferred.
+    values
+        Kind of the values, as a scan of all of them found; see ``episome.data.ValueReport``.
     """
 
-    KIND_KEY = "kind"
+    KIND_KEY, VALUES_KEY = "kind", "values"
 
     def __init__(
-        self, registry_key: str, layer: str | None, *, features: FeatureSpace | None = None
+        self,
+        registry_key: str,
+        layer: str | None,
+        *,
+        features: FeatureSpace | None = None,
+        values: str = "",
     ) -> None:
         super().__init__(registry_key, layer, is_count_data=False, correct_data_format=False)
-        self._features = features
+        self._features, self._values = features, values
 
     def validate_field(self, adata: AnnData) -> None:
         """Check that the layer is there; the host has looked at what is registered."""
@@ -83,6 +90,7 @@ class TargetField(LayerField):
             self.N_VARS_KEY: len(self._features),
             self.COLUMN_NAMES_KEY: np.array(self._features.ids, dtype=object),
             self.KIND_KEY: self._features.modality,
+            self.VALUES_KEY: self._values,
         }
 
     def transfer_field(
@@ -129,12 +137,18 @@ class MeasuredTarget:
         there = np.ones(source.n_obs, dtype=bool) if present is None else present
         return cls(source, there, measured_features(source, batches, there))
 
-    @property
-    def n_panels(self) -> int:
-        """How many different sets of features were measured, of cells that have some."""
+    def lacking(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the features that some of these cells were not measured for.
+
+        Parameters
+        ----------
+        rows
+            Cells that have the modality.
+        """
         if self.panels is None:
-            return 1
-        return int(self.panels.measured.any(axis=1).sum())
+            return np.empty(0, dtype=np.int64)
+        here = self.panels.measured[np.unique(self.panels.codes[rows])]
+        return np.flatnonzero(~here.all(axis=0))
 
     def on(self, scale: TargetScale | None) -> CellSource:
         """Return the values on a scale; what was not measured is zero."""

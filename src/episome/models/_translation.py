@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -21,7 +22,6 @@ from episome.data import (
     TargetScale,
     combined_column,
     definite_donors,
-    given_split,
     inspect_values,
     modalities_of,
     modality_kind,
@@ -39,7 +39,6 @@ from episome.inference import (
 from episome.log import get_logger
 from episome.metrics import feature_scores
 from episome.models._batches import (
-    ONE_BATCH,
     BatchField,
     batch_codes,
     batch_names,
@@ -101,6 +100,10 @@ class TranslationMixin(ModalityAnswers):
     reads_sources: ClassVar[bool] = False
     #: Whether the core reads the batch of a query's cells.
     told_batches: ClassVar[bool] = False
+    #: Whether what was not measured in a cell takes no part in training: the core of a
+    #: ``NetworkModel`` has ``set_panels(panels)`` then, and looks up ``KIND_panel``. Models that
+    #: cannot refuse panels that differ.
+    masks_panels: ClassVar[bool] = False
     _pairs: tuple[object, PairedCells] | None = None
     _measured: MeasuredTarget | None = None
 
@@ -225,7 +228,7 @@ class TranslationMixin(ModalityAnswers):
                 definite_donors(combined_column(rna, donor_key))
             fields = [
                 _MuDataExpression("X", layer, features=features, rule=rule, **here),
-                _MuDataTarget(TARGET, target_layer, features=targets, **there),
+                _MuDataTarget(TARGET, target_layer, features=targets, values=report.kind, **there),
             ]
         fields.append(_MuDataBatch(batch_key, **here))
         manager = AnnDataManager(
@@ -323,9 +326,13 @@ class TranslationMixin(ModalityAnswers):
     @property
     def batches(self) -> tuple[str, ...]:
         """Names of the batches of the training cells; one where none were named."""
-        fields = self.registry["field_registries"]
-        # Registries of before know no batches.
-        return batch_names(self) if "batch" in fields else (ONE_BATCH,)
+        return batch_names(self)
+
+    @property
+    def target_holds_counts(self) -> bool:
+        """Whether the values to predict were counts at set-up, if not all of them whole."""
+        state = self._state_registry(TARGET)
+        return state.get(TargetField.VALUES_KEY) in {"counts", "fractional", "empty"}
 
     def _target_config(self) -> dict[str, Any]:
         """Return what the core's configuration says about the target."""
@@ -424,9 +431,17 @@ class TranslationMixin(ModalityAnswers):
         Returns
         -------
         The scale of the values to train on; ``target_.scale`` is that of predictions.
+
+        Raises
+        ------
+        InputDataError
+            Features were not measured in all cells, and the model cannot leave them out (E-D63);
+            and those of ``TargetScale.fit``.
         """
         measured, features = self.measured_target(), self.target_features
         rows = rows[measured.present[rows]]
+        if not self.masks_panels:
+            self._require_measured(measured.lacking(rows))
         options = self._scale_options()
         names = {self._training_scale(), self._compared_scale()}
         scales = {
@@ -448,6 +463,22 @@ class TranslationMixin(ModalityAnswers):
             batches=self.batches if told else (),
         )
         return scales[self._training_scale()]
+
+    def _require_measured(self, lacking: NDArray[np.int64]) -> None:
+        """Refuse features that some cells were not measured for: they would be read as zero."""
+        if len(lacking):
+            names = self.target_features.ids
+            raise InputDataError(
+                "E-D63",
+                "features that were not measured in all cells",
+                where=f"modality {self.setup_args['target_modality']!r}",
+                count=len(lacking),
+                total=len(names),
+                examples=[names[i] for i in lacking[:3]],
+                why=f"{type(self).__name__} would read them as zero",
+                fix="leave these features out, or train crossmodal, which leaves them out of its "
+                "loss cell by cell",
+            )
 
     def _other_sources(self) -> dict[str, CellSource]:
         measured = self.measured_target()
@@ -474,41 +505,53 @@ class TranslationMixin(ModalityAnswers):
     #: Of the values that the running training reads.
     _scale: TargetScale | None = None
 
+    @contextmanager
+    def _keeping_target(self) -> Iterator[None]:
+        """Let what is known of predictions be as before where a training fails."""
+        before = self.target_
+        try:
+            yield
+        except BaseException:
+            self.target_ = before
+            raise
+        finally:
+            # The owner of the cells may change them before the next training.
+            self._measured = self._scale = None
+
+    def _train(self, *args: Any, **kwargs: Any) -> None:
+        with self._keeping_target():
+            super()._train(*args, **kwargs)
+
+    def _train_on(self, *args: Any, **kwargs: Any) -> None:
+        with self._keeping_target():
+            super()._train_on(*args, **kwargs)
+
     def _cells_for(
         self, query: Query, split: Split, batch_size: int, **kwargs: Any
     ) -> CellDataModule:
-        usable = split
-        if split.by == "given":
-            codes = self.training_codes()
-            parts = (split.train, split.validation, split.test, split.calibration)
-            kept = [np.asarray(p)[codes[p] >= 0] for p in parts]
-            usable = given_split(kept, len(codes), split.seed)
-        self._scale = self.fit_target(np.asarray(usable.train))
+        self._scale = self.fit_target(np.asarray(split.train, dtype=np.int64))
         found: CellDataModule = super()._cells_for(query, split, batch_size, **kwargs)
         return found
 
     def _fit(self, datamodule: CellDataModule, *args: Any, **kwargs: Any) -> None:
-        # What was known of earlier predictions is not true of the next ones.
-        panels = self.measured_target().panels if self.has_data else None
-        tell = getattr(self.module, "set_panels", None)
-        if tell is not None:
-            tell(panels)
+        core: Any = self.module
+        if self.masks_panels:
+            core.set_panels(self.measured_target().panels if self.has_data else None)
         try:
             super()._fit(datamodule, *args, **kwargs)
         finally:
-            if tell is not None:
-                tell(None)
-            self._measured = self._scale = None
+            if self.masks_panels:
+                core.set_panels(None)
 
     def _hold_out(self, datamodule: CellDataModule, *, again: bool) -> None:
         """Make intervals and the table of features of cells that were not trained on."""
         super()._hold_out(datamodule, again=again)
         split = datamodule.split
-        rows = split.calibration if len(split.calibration) >= _MIN_HELD_OUT else split.validation
         measured = self._measured
         if measured is None or self.target_ is None or again:
             return
-        rows = rows[measured.present[rows]]
+        own, chosen = (p[measured.present[p]] for p in (split.calibration, split.validation))
+        rows = own if len(own) >= _MIN_HELD_OUT else chosen
         self.target_ = replace(self.target_, intervals={}, table=None)
         if len(rows) < _MIN_HELD_OUT:
             return

@@ -90,6 +90,7 @@ class TOTALVIAdapter(TranslationMixin, Adapter):
     """
 
     capabilities = ("translation",)
+    masks_panels = True
     _core_cls = TOTALVIAdapterCore
 
     def __init__(
@@ -254,7 +255,6 @@ class TOTALVIAdapter(TranslationMixin, Adapter):
         (plan,) = plan_settings(plan_kwargs or {}, AdversarialTrainingPlan)
         require_positive(max_epochs=max_epochs, batch_size=batch_size)
         split = self._split(given, train_size, validation_size)
-        self.fit_target(split.train)
         cells = Cells(
             self._stand_in_of_training(),
             split.train,
@@ -324,10 +324,15 @@ class TOTALVIAdapter(TranslationMixin, Adapter):
     def _begin_with(self, cells: Cells) -> NDArray[np.bool_]:
         """Tell the module what the training cells say; return which batch measured what."""
         adata, module = cells.manager.adata, self.module
+        self.fit_target(cells.train)
         proteins = np.asarray(adata.obsm[_PROTEINS])[cells.train]
         codes = adata.obs["batch"].cat.codes.to_numpy()[cells.train]
         n_batch = int(module.config["n_batch"])
         measured = measured_in(proteins, codes, n_batch)
+        for code in np.unique(codes):
+            # Of a whole batch it is masked; of some of its cells it would be read as zero.
+            lacking = self.measured_target().lacking(cells.train[codes == code])
+            self._require_measured(lacking[measured[code][lacking]])
         sizes = np.bincount(codes, minlength=n_batch)[:, None] * measured
         # What no cell of any batch has is expected as any batch says.
         sizes = np.where(sizes.sum(axis=0) > 0, sizes, 1)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from episome.data import inspect_values
-from episome.errors import InputDataError
 from episome.models import ArrayModel, TranslationMixin
 
 if TYPE_CHECKING:
@@ -39,28 +37,12 @@ class ArrayTranslation(TranslationMixin, ArrayModel):
         ``targets`` are float64 (n_cells, n_targets), of the same cells.
         """
 
-    def _training_scale(self) -> str:
-        report = inspect_values(self._target_source())
-        return "log1p" if report.kind in {"counts", "empty"} else "none"
+    def _training_scale(self) -> Literal["log1p", "none"]:
+        return "log1p" if self.target_holds_counts else "none"
 
     def _before_fit(self, cells: TrainingCells, rows: NDArray[np.int64]) -> None:
-        measured = self.measured_target()
-        panels = measured.panels
-        if panels is not None and not (told := panels.measured[panels.codes[rows]]).all():
-            lacking = ~told.all(axis=0)
-            names = np.array(self.target_features.ids, dtype=object)[lacking]
-            raise InputDataError(
-                "E-D63",
-                "features that were not measured in all cells",
-                where=measured.source.where,
-                count=int(lacking.sum()),
-                total=len(lacking),
-                examples=list(names[:3]),
-                why=f"{type(self).__name__} is fitted at once, and would read them as zero",
-                fix="leave these features out, or train crossmodal, which leaves them out of its "
-                "loss cell by cell",
-            )
-        self._read = measured.on(self.fit_target(rows)).read(rows).astype(np.float64)
+        scale = self.fit_target(rows)
+        self._read = self.measured_target().on(scale).read(rows).astype(np.float64)
 
     def _fit_core(self, cells: TrainingCells) -> dict[str, object]:
         targets, self._read = self._read, None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 import torch
 
-from episome.data import FeatureSpace, ScaleName, inspect_values, require_choice
+from episome.data import FeatureSpace, ScaleName, require_choice
 from episome.errors import InputDataError, UsageError
 from episome.models import (
     EmbeddingMixin,
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from episome.data import PreparedCells
-    from episome.models import EncoderReport
     from episome.train import CellDataModule
 
 Likelihood = Literal["auto", "mse", "nb", "nb_mixture", "bernoulli", "poisson"]
@@ -106,6 +105,7 @@ class CrossModal(WarmStartMixin, TranslationMixin, EmbeddingMixin, NetworkModel)
     target_kind = "auto"
     reads_sources = True
     told_batches = True
+    masks_panels = True
     _core_cls = CrossModalCore
     module: CrossModalCore
 
@@ -194,24 +194,19 @@ class CrossModal(WarmStartMixin, TranslationMixin, EmbeddingMixin, NetworkModel)
                     why="this likelihood is of the values as they are",
                     fix='leave target_scale out, or take likelihood="mse"',
                 )
-            if likelihood in _OF_COUNTS and self.has_data and not self._holds_counts():
+            if likelihood in _OF_COUNTS and not self.target_holds_counts:
                 raise InputDataError(
                     "E-D53",
                     f"likelihood={likelihood!r} of values that are no counts",
-                    where=self._target_source().where,
+                    where=f"modality {self.setup_args['target_modality']!r}",
                     why="it is that of numbers of molecules",
                     fix='pass the layer that holds counts, target_layer=, or likelihood="mse"',
                 )
             return likelihood, "none"
         if scale == "auto":
-            # A model without data is one that is loaded, and says which it has.
-            counts = not self.has_data or self._holds_counts()
-            scale = ("tfidf" if kind == "atac" else "log1p") if counts else "none"
+            usual = "tfidf" if kind == "atac" else "log1p"
+            scale = usual if self.target_holds_counts else "none"
         return likelihood, scale
-
-    def _holds_counts(self) -> bool:
-        report = inspect_values(self._target_source())
-        return report.kind in {"counts", "fractional", "empty"}
 
     def _sizes(self, start: EncoderPart | None, **given: Any) -> dict[str, Any]:
         """Return sizes of the network: those given, those of its start, or the usual ones."""
@@ -250,13 +245,6 @@ class CrossModal(WarmStartMixin, TranslationMixin, EmbeddingMixin, NetworkModel)
 
     def _training_defaults(self) -> dict[str, Any]:
         return training(self.summary_stats.n_cells)
-
-    def init_from(
-        self, given: EpisomeModel | str | Path | EncoderPart, *, min_gene_overlap: float = 0.5
-    ) -> EncoderReport:
-        """Take the encoder of a trained model as the start of training; see ``WarmStartMixin``."""
-        report: EncoderReport = super().init_from(given, min_gene_overlap=min_gene_overlap)
-        return report
 
     def _fit(self, datamodule: CellDataModule, *args: Any, **kwargs: Any) -> None:
         if not self.is_trained_:
