@@ -18,7 +18,8 @@ from _bad_cells import logged_lines, model, query, set_up
 from _catalogue import Catalogue
 from scipy import sparse
 
-from episome.data import inspect, match_features, pair_modalities, protein_names
+from episome import get_model
+from episome.data import as_mudata, inspect, match_features, pair_modalities, protein_names
 from episome.errors import (
     EpisomeError,
     EpisomeWarning,
@@ -32,10 +33,8 @@ from episome.testing import fingerprint
 CATALOGUE = Catalogue("test_bad_modalities")
 row = CATALOGUE.row
 
-#: Rows that wait for what is not built yet: they are no tests.
-LATER = {
-    "U04": "proteins that are CLR values, as targets of a model",
-}
+#: Rows that wait for what is not built yet: none.
+LATER: dict[str, str] = {}
 
 PANEL = ["CD3D", "CD19", "CD14", "IgG1"]
 
@@ -185,6 +184,33 @@ def suffixes(folder):
     assert report.modalities["prot"].proteins.names == tuple(PANEL)
     assert "4 names lose the suffix of a kit; 1 isotype or negative controls: IgG1" in report.text
     assert json.loads(json.dumps(report.to_json(), default=str))["ok"] is True
+
+
+@row(
+    "U04",
+    "proteins that are CLR values, negative; or sparse",
+    "learned as they are, sparse and dense alike; negative values among counts are refused",
+)
+def scaled_proteins(folder):
+    held = parts()
+    counts = held["prot"].X.toarray()
+    clr = np.log1p(counts) - np.log1p(counts).mean(axis=1, keepdims=True)
+    ridge, found = get_model("ridge"), []
+    for values in (clr, sparse.csr_matrix(clr)):
+        mdata = as_mudata({"rna": query(60), "prot": proteins(held["prot"].obs_names)})
+        mdata.mod["prot"].X = values.astype(np.float32)
+        ridge.setup_mudata(mdata)
+        model = ridge(mdata)
+        model.train()
+        found.append(model.predict_modality(query(60)))
+    assert found[0].uns["scale"] == "none"
+    np.testing.assert_array_equal(found[0].X, found[1].X)
+    assert (found[0].X < 0).any()
+    counts[3, 1] = -4
+    mdata = as_mudata({"rna": query(60), "prot": proteins(held["prot"].obs_names)})
+    mdata.mod["prot"].X = counts
+    with pytest.raises(InputDataError, match=r"1 of .*\[E-D04\]"):
+        ridge.setup_mudata(mdata)
 
 
 @row(

@@ -387,6 +387,18 @@ def test_values_of_the_target_are_looked_at_too(toy):
     assert "_scvi_uuid" not in mdata.uns
 
 
+def test_a_model_that_cannot_mask_refuses_features_that_some_cells_lack(toy):
+    mdata = toy.pairs()
+    mdata.mod["prot"].X[:40, 1] = np.nan
+    toy.ToyTranslator.setup_mudata(mdata)
+    model = toy.ToyTranslator(mdata)
+
+    with pytest.raises(InputDataError, match=r"1 of 6, first: CD1.*E-D63"):
+        model.train(accelerator="cpu")
+    assert not model.is_trained_
+    assert model.target_ is None
+
+
 # -- the protocols -------------------------------------------------------------------------------
 
 

@@ -12,7 +12,8 @@ from scipy import sparse
 
 from episome import settings
 from episome.data import as_mudata
-from episome.errors import InputDataError, ModelMismatchError, UsageError
+from episome.errors import InputDataError, ModelMismatchError, TrainingError, UsageError
+from episome.jobs import CorpusRequest, corpus_build
 from episome.metrics import modality_scores
 from episome.models import CrossModal, load
 
@@ -644,3 +645,70 @@ def test_odd_arguments_of_predictions_have_answers(pairs):
         model.predict_modality(query, features=[0, 1])
     few = trained(pairs(60), train={"train_size": 1.0})
     assert set(few.predict_modality(query).var["status"]) == {"unknown"}
+
+
+# -- what a second reading asked for -----------------------------------------------------------
+
+
+def test_a_training_that_fails_leaves_what_was_known_of_the_predictions(pairs):
+    model = trained(pairs(400))
+    before, query = model.target_, pairs(10, seed=1).mod["rna"]
+    wanted = model.predict_modality(query, interval=0.9)
+
+    with pytest.raises(TrainingError):
+        model.train(**QUICK, plan_kwargs={"lr": 1e30})
+
+    assert model.target_ is before
+    again = model.predict_modality(query, interval=0.9)
+    assert np.array_equal(again.X, wanted.X)
+    assert np.array_equal(again.layers["upper"], wanted.layers["upper"])
+
+
+def test_proteins_above_empty_droplets_are_a_scale_to_train_on(pairs, tmp_path):
+    mdata = pairs(300)
+    droplets = np.random.default_rng(4).poisson(1.5, (200, 8))
+    options = {"empty": droplets, "options": {"denoise": False}}
+
+    model = trained(mdata, target_scale="dsb", scale_options=options, train={"max_epochs": 30})
+
+    found = model.predict_modality(mdata.mod["rna"].copy(), interval=0.9)
+    assert found.uns["scale"] == "dsb"
+    measured = model.target_.scale.apply(mdata.mod["prot"].X).toarray()
+    assert modality_scores(np.asarray(found.X), measured)["pearson_features"] > 0.4
+    assert (found.layers["lower"] < 0).any()
+    model.save(tmp_path / "model")
+    report = load(tmp_path / "model").feature_report(pairs(60, seed=1))
+    assert report["pearson"].mean() > 0.3
+
+
+def test_a_corpus_and_a_file_are_paired(pairs, tmp_path):
+    mdata = pairs(200)
+    mdata.mod["rna"].write_h5ad(tmp_path / "rna.h5ad")
+    mdata.mod["prot"].write_h5ad(tmp_path / "prot.h5ad")
+    corpus_build(CorpusRequest((tmp_path / "rna.h5ad",), tmp_path / "rna.corpus"))
+
+    cells = CrossModal.setup_source(
+        {"rna": tmp_path / "rna.corpus", "prot": tmp_path / "prot.h5ad"}
+    )
+    model = CrossModal(cells, **SMALL)
+    model.train(**QUICK)
+
+    query = pairs(20, seed=1).mod["rna"]
+    assert np.isfinite(model.predict_modality(query).X).all()
+    rows = np.arange(200)
+    at = mdata.mod["prot"][cells.source.obs_names].X
+    assert np.array_equal(model.measured_target().dense(rows, None), at)
+
+
+def test_features_that_another_panel_lacks_are_no_zeros_of_its_cells(pairs):
+    model = trained(pairs(300), target_scale="clr_cells")
+    test = pairs(80, seed=1)
+    fewer = as_mudata({"rna": test.mod["rna"], "prot": test.mod["prot"][:, :5].copy()})
+
+    report = model.feature_report(fewer)
+
+    counts = np.log1p(np.asarray(fewer.mod["prot"].X, dtype=float))
+    # The geometric mean of a cell is that of the five that were measured.
+    wanted = np.log1p(np.expm1(counts) / np.exp(counts.mean(axis=1, keepdims=True)))
+    np.testing.assert_allclose(report["mean"].iloc[:5], wanted.mean(axis=0), rtol=1e-5)
+    assert report["n_cells"].iloc[5:].eq(0).all()
