@@ -216,7 +216,7 @@ class TranslationMixin(ModalityAnswers):
                 report = inspect_values(target)
                 # What is NaN in another modality was not measured.
                 problems = [p for p in unusable_values(report) if p.code != "E-D01"]
-                raise_problems(InputDataError, [*problems, *_negative_counts(report)])
+                raise_problems(InputDataError, [*problems, *cls._target_problems(report)])
             logger.info("%s holds %s (%s)", target.where, report.kind, report.evidence)
             kind = cls._kind_of(target_modality, target.var)
             with found.collecting():
@@ -239,6 +239,11 @@ class TranslationMixin(ModalityAnswers):
         )
         manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)
+
+    @classmethod
+    def _target_problems(cls, report: ValueReport) -> list[Problem]:
+        """Return what is wrong with the values to predict, beside what no scale can hold."""
+        return _negative_counts(report)
 
     @classmethod
     def _kind_of(cls, name: str, var: pd.DataFrame) -> str:

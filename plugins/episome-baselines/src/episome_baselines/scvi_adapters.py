@@ -36,6 +36,7 @@ from episome_baselines.scvi_training import (
     run_semisupervised,
     run_unsupervised,
 )
+from episome_baselines.scvi_unlabelled import BATCH_SIZE, UnlabelledTraining
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,13 +44,11 @@ if TYPE_CHECKING:
 
     from episome.train import ProgressReport
 
-#: scVI's cells per update.
-BATCH_SIZE = 128
 #: Passes of scANVI over the training cells, after those of scVI.
 SCANVI_EPOCHS = 20
 
 
-class SCVIAdapter(ReconstructionMixin, EmbeddingMixin, Adapter, WithoutModule, SCVI):
+class SCVIAdapter(ReconstructionMixin, EmbeddingMixin, UnlabelledTraining, WithoutModule, SCVI):
     """scVI: a latent space of counts, without labels, conditioned on batches.
 
     The model is scvi-tools' own, trained by its own plan; what the host adds is set-up, alignment
@@ -146,91 +145,6 @@ class SCVIAdapter(ReconstructionMixin, EmbeddingMixin, Adapter, WithoutModule, S
         with only_counts():
             super().setup_anndata(adata, input_kind="counts", **kwargs)
         add_batches(cls, adata, batch_key, kwargs)
-
-    def train(
-        self,
-        max_epochs: int | None = None,
-        *,
-        accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
-        train_size: float | None = None,
-        validation_size: float | None = None,
-        shuffle_set_split: bool = True,
-        load_sparse_tensor: bool = False,
-        batch_size: int = BATCH_SIZE,
-        early_stopping: bool = True,
-        datasplitter_kwargs: Mapping[str, Any] | None = None,
-        plan_kwargs: Mapping[str, Any] | None = None,
-        progress: ProgressReport | None = None,
-        **trainer_kwargs: Any,
-    ) -> None:
-        """Train scVI as scvi-tools does.
-
-        Parameters
-        ----------
-        max_epochs
-            Passes over the training cells; default scvi-tools' heuristic: 400, fewer in
-            proportion above 20,000 cells.
-        accelerator, devices
-            Of Lightning; ``"auto"`` takes a GPU when there is one.
-        train_size, validation_size
-            Shares of the cells, by default 0.9 and the rest. With a ``donor_key`` of at least four
-            donors whole donors are held out.
-        shuffle_set_split
-            Only ``True``: splits are seeded and by donor.
-        load_sparse_tensor
-            Accepted for scvi-tools' sake, and means nothing.
-        batch_size
-            Cells per update.
-        early_stopping
-            Stop when ``elbo_validation`` has not fallen for 45 epochs
-            (``early_stopping_patience``).
-        datasplitter_kwargs
-            ``external_indexing=[train, validation, test]`` gives the split, or ``split`` a file of
-            ``episome corpus split``.
-        plan_kwargs
-            Of ``scvi.train.TrainingPlan`` (``lr``, ``weight_decay``, ``n_epochs_kl_warmup`` ...).
-        progress
-            A function ``(done, total, metrics)`` called after every epoch.
-        **trainer_kwargs
-            Of ``lightning.Trainer``, and scvi-tools' ``early_stopping_*``.
-
-        Raises
-        ------
-        UsageError
-            Unknown or impossible arguments, before anything is computed.
-        TrainingError
-            The loss is not finite (E-T01).
-        """
-        given = splitter_indices(
-            datasplitter_kwargs, self.training_source(), shuffle_set_split=shuffle_set_split
-        )
-        trainer = trainer_arguments(
-            accelerator,
-            devices,
-            trainer_kwargs,
-            early_stopping=early_stopping,
-            load_sparse_tensor=load_sparse_tensor,
-        )
-        (plan,) = plan_settings(plan_kwargs or {}, TrainingPlan)
-        require_positive(max_epochs=max_epochs, batch_size=batch_size)
-        split = self._split(given, train_size, validation_size)
-        cells = Cells(
-            self._stand_in_of_training(),
-            split.train,
-            split.validation,
-            min(batch_size, len(split.train)),
-        )
-        epochs = heuristic_epochs(len(split.train)) if max_epochs is None else max_epochs
-
-        def run() -> dict[str, pd.DataFrame]:
-            return run_unsupervised(
-                self.module, cells, trainer, max_epochs=epochs, plan=plan, progress=progress
-            )
-
-        self._train(cells, run)
-        self._remember_split(split)
-        plugins.after_train(model=self, run={"seed": settings.seed})
 
 
 class SCANVIAdapter(EmbeddingMixin, AnnotationMixin, Adapter, WithoutModule, SCANVI):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import anndata
@@ -14,9 +13,8 @@ from scvi.data import AnnDataManager
 from scvi.data.fields import CategoricalObsField, LayerField, ObsmField
 from scvi.train import AdversarialTrainingPlan
 
-from episome import plugins, settings
-from episome.data import AnnDataSource, inspect_values
-from episome.errors import InputDataError, UsageError
+from episome import settings
+from episome.errors import Problem, UsageError
 from episome.models import (
     TranslationMixin,
     batch_codes,
@@ -25,31 +23,25 @@ from episome.models import (
     require_counts,
 )
 from episome_baselines.extras import require_positive
-from episome_baselines.scvi_base import Adapter, splitter_indices, trainer_arguments
 from episome_baselines.scvi_core import TOTALVIAdapterCore
-from episome_baselines.scvi_training import (
-    Cells,
-    heuristic_epochs,
-    plan_settings,
-    run_unsupervised,
-    silenced,
-)
+from episome_baselines.scvi_training import Cells, silenced
+from episome_baselines.scvi_unlabelled import UnlabelledTraining
 from episome_baselines.totalvi_prior import background_prior, measured_in
 
 if TYPE_CHECKING:
     from mudata import MuData
-    from numpy.typing import NDArray
 
-    from episome.train import ProgressReport
+    from episome.data import ValueReport
 
-#: totalVI's cells per update and its rate of learning.
-BATCH_SIZE, RATE = 256, 4e-3
+
+#: totalVI's rate of learning.
+RATE = 4e-3
 #: Panels of more proteins begin with a background that is read off the cells.
 FEW_PROTEINS = 10
 _PROTEINS = "proteins"
 
 
-class TOTALVIAdapter(TranslationMixin, Adapter):
+class TOTALVIAdapter(TranslationMixin, UnlabelledTraining):
     """totalVI: a latent space of RNA and proteins, and proteins expected from RNA alone.
 
     The network, its likelihoods and its training plan are scvi-tools' own. Two things make it a
@@ -91,6 +83,8 @@ class TOTALVIAdapter(TranslationMixin, Adapter):
 
     capabilities = ("translation",)
     masks_panels = True
+    usual_batch_size = 256
+    _plan_class = AdversarialTrainingPlan
     _core_cls = TOTALVIAdapterCore
 
     def __init__(
@@ -165,8 +159,6 @@ class TOTALVIAdapter(TranslationMixin, Adapter):
             There is no such column (E-U04), or it names no batch for some cells (E-U82).
         """
         require_counts(input_kind)
-        if kwargs.get("source_registry") is None and target_modality is not None:
-            _require_protein_counts(mdata, target_modality, target_layer)
         with only_counts():
             super().setup_mudata(
                 mdata,
@@ -178,114 +170,28 @@ class TOTALVIAdapter(TranslationMixin, Adapter):
                 input_kind="counts",
                 **kwargs,
             )
-        if kwargs.get("source_registry") is None and target_modality is None:
-            found = cls._setup_adata_manager_store[mdata.uns["_scvi_uuid"]]
-            modality = found.registry["setup_args"]["target_modality"]
-            _require_protein_counts(mdata, modality, target_layer)
+
+    @classmethod
+    def _target_problems(cls, report: ValueReport) -> list[Problem]:
+        """Refuse proteins that are no counts, as a likelihood of counts has to."""
+        n_wrong = int(report.n_fractional + report.n_negative)
+        if not n_wrong:
+            return []
+        return [
+            Problem(
+                "E-D53",
+                "proteins that are no counts are given to a model of counts",
+                where=report.where,
+                count=n_wrong,
+                total=int(report.n_stored),
+                why="its likelihood is that of numbers of molecules",
+                fix="pass the layer that holds counts, target_layer= (--target-layer), or take "
+                "another model",
+            )
+        ]
 
     def _compared_scale(self) -> str:
         return "log1p"
-
-    def train(
-        self,
-        max_epochs: int | None = None,
-        *,
-        accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
-        train_size: float | None = None,
-        validation_size: float | None = None,
-        shuffle_set_split: bool = True,
-        load_sparse_tensor: bool = False,
-        batch_size: int = BATCH_SIZE,
-        early_stopping: bool = True,
-        datasplitter_kwargs: Mapping[str, Any] | None = None,
-        plan_kwargs: Mapping[str, Any] | None = None,
-        progress: ProgressReport | None = None,
-        **trainer_kwargs: Any,
-    ) -> None:
-        """Train totalVI as scvi-tools does.
-
-        Parameters
-        ----------
-        max_epochs
-            Passes over the training cells; default scvi-tools' heuristic: 400, fewer in
-            proportion above 20,000 cells.
-        accelerator, devices
-            Of Lightning; ``"auto"`` takes a GPU when there is one.
-        train_size, validation_size
-            Shares of the cells, by default 0.9 and the rest. With a ``donor_key`` of at least four
-            donors whole donors are held out.
-        shuffle_set_split
-            Only ``True``: splits are seeded and by donor.
-        load_sparse_tensor
-            Accepted for scvi-tools' sake, and means nothing.
-        batch_size
-            Cells per update.
-        early_stopping
-            Stop when ``elbo_validation`` has not fallen for 45 epochs
-            (``early_stopping_patience``).
-        datasplitter_kwargs
-            ``external_indexing=[train, validation, test]`` gives the split, or ``split`` a file of
-            ``episome corpus split``.
-        plan_kwargs
-            Of ``scvi.train.AdversarialTrainingPlan`` (``lr``, ``reduce_lr_on_plateau`` ...), by
-            default as scvi-tools' totalVI sets them.
-        progress
-            A function ``(done, total, metrics)`` called after every epoch.
-        **trainer_kwargs
-            Of ``lightning.Trainer``, and scvi-tools' ``early_stopping_*``.
-
-        Raises
-        ------
-        UsageError
-            Unknown or impossible arguments, before anything is computed.
-        TrainingError
-            The loss is not finite (E-T01).
-        """
-        given = splitter_indices(
-            datasplitter_kwargs, self.training_source(), shuffle_set_split=shuffle_set_split
-        )
-        trainer = trainer_arguments(
-            accelerator,
-            devices,
-            trainer_kwargs,
-            early_stopping=early_stopping,
-            load_sparse_tensor=load_sparse_tensor,
-        )
-        (plan,) = plan_settings(plan_kwargs or {}, AdversarialTrainingPlan)
-        require_positive(max_epochs=max_epochs, batch_size=batch_size)
-        split = self._split(given, train_size, validation_size)
-        cells = Cells(
-            self._stand_in_of_training(),
-            split.train,
-            split.validation,
-            min(batch_size, len(split.train)),
-        )
-        epochs = heuristic_epochs(len(split.train)) if max_epochs is None else max_epochs
-
-        def run() -> dict[str, pd.DataFrame]:
-            measured = self._begin_with(cells)
-            defaults = {
-                "lr": RATE,
-                "n_epochs_kl_warmup": None,
-                "n_steps_kl_warmup": int(0.75 * len(cells.train)),
-                "reduce_lr_on_plateau": len(cells.validation) > 0,
-                # As scvi-tools: batches that lack proteins are to mix with the others.
-                "adversarial_classifier": not measured.all(),
-            }
-            return run_unsupervised(
-                self.module,
-                cells,
-                trainer,
-                max_epochs=epochs,
-                plan={**defaults, **plan},
-                progress=progress,
-                plan_class=AdversarialTrainingPlan,
-            )
-
-        self._train(cells, run)
-        self._remember_split(split)
-        plugins.after_train(model=self, run={"seed": settings.seed})
 
     # --- cells ------------------------------------------------------------------------------
 
@@ -321,8 +227,8 @@ class TOTALVIAdapter(TranslationMixin, Adapter):
             manager.register_fields(aligned)
         return manager
 
-    def _begin_with(self, cells: Cells) -> NDArray[np.bool_]:
-        """Tell the module what the training cells say; return which batch measured what."""
+    def _begin_with(self, cells: Cells) -> dict[str, Any]:
+        """Tell the module what the training cells say; return settings of the plan."""
         adata, module = cells.manager.adata, self.module
         self.fit_target(cells.train)
         proteins = np.asarray(adata.obsm[_PROTEINS])[cells.train]
@@ -348,26 +254,11 @@ class TOTALVIAdapter(TranslationMixin, Adapter):
             with torch.no_grad():
                 module.background_pro_alpha.copy_(torch.as_tensor(mean))
                 module.background_pro_log_beta.copy_(torch.log(torch.as_tensor(spread)))
-        return measured[there]
-
-
-def _require_protein_counts(mdata: MuData, modality: str, layer: str | None) -> None:
-    """Refuse proteins that are no counts.
-
-    Raises
-    ------
-    InputDataError
-        E-D53.
-    """
-    source = AnnDataSource(mdata.mod[modality], layer=layer, name=modality)
-    report = inspect_values(source)
-    if report.n_fractional or report.n_negative:
-        raise InputDataError(
-            "E-D53",
-            "proteins that are no counts are given to a model of counts",
-            where=source.where,
-            count=int(report.n_fractional + report.n_negative),
-            total=int(report.n_stored),
-            why="its likelihood is that of numbers of molecules",
-            fix="pass the layer that holds counts, target_layer=, or take another model",
-        )
+        return {
+            "lr": RATE,
+            "n_epochs_kl_warmup": None,
+            "n_steps_kl_warmup": int(0.75 * len(cells.train)),
+            "reduce_lr_on_plateau": len(cells.validation) > 0,
+            # As scvi-tools: batches that lack proteins are to mix with the others.
+            "adversarial_classifier": not measured[there].all(),
+        }
