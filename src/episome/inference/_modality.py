@@ -267,7 +267,7 @@ def folder_target(folder: ModelFolder) -> TargetFacts:
         raise UsageError(
             "E-U12",
             "the model predicts no other modality",
-            fix="use a model with the capability translation, such as crossmodal",
+            fix="use a model with the capability translation",
         )
     names = [str(n) for n in fields["target"]["state_registry"]["column_names"]]
     return TargetFacts.from_parts(names, folder.tensors, folder.manifest.get("target") or {})

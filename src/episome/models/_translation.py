@@ -481,8 +481,7 @@ class TranslationMixin(ModalityAnswers):
                 total=len(names),
                 examples=[names[i] for i in lacking[:3]],
                 why=f"{type(self).__name__} would read them as zero",
-                fix="leave these features out, or train crossmodal, which leaves them out of its "
-                "loss cell by cell",
+                fix="leave these features out, or take a model that masks them cell by cell",
             )
 
     def _other_sources(self) -> dict[str, CellSource]:
