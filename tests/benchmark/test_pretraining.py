@@ -6,6 +6,7 @@ import dataclasses
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from _studies import entry, study
@@ -171,6 +172,7 @@ source = "atlas.h5ad"
         ({"donor_fraction": -0.1}, "E-B07"),
         ({"donor_fraction": "half"}, r"donor_fraction='half'.*E-B07"),
         ({"donor_fraction": True}, r"donor_fraction=True.*E-B07"),
+        ({"genes": "few"}, r"genes='few'.*E-B07"),
         ({"mdl": "ssl"}, r"models\.pretrain knows no 'mdl'.*model.*E-B07"),
         ({"data": ["atlas.h5ad"]}, r"models\.pretrain\.data holds 'atlas\.h5ad'.*E-B07"),
         (
@@ -612,3 +614,23 @@ def test_splits_that_are_random_refuse_nothing_that_was_not_pretrained_on(base):
     )
 
     assert found.status == "ok"
+
+
+def test_a_model_that_is_used_as_it_is_may_know_the_genes_of_the_run_alone(base, trainings):
+    atlas = anndata.read_h5ad(base / "atlas.h5ad")
+    more = anndata.AnnData(
+        np.ones((atlas.n_obs, 90), dtype=np.float32),
+        obs=pd.DataFrame(index=atlas.obs_names),
+        var=pd.DataFrame(index=[f"OTHER{i}" for i in range(90)]),
+    )
+    wide = anndata.concat([atlas, more], axis=1, merge="first")
+    wide.write_h5ad(base / "wide.h5ad")
+    wide = DataEntry("wide", "wide.h5ad", donor_key="donor_id")
+
+    few = runs_of(base, "embedding", (zero_shot(data=(wide,)),))[0]
+    own = runs_of(base, "embedding", (zero_shot(data=(wide,), genes="run"),))[0]
+
+    assert "too few of the model's genes" in perform(few).reason
+    assert perform(own).status == "ok"
+    assert [len(m.features) for m in trainings] == [150, 60]
+    assert few.digest != own.digest

@@ -94,6 +94,8 @@ def pretrained_folder(
             *_on_shared_genes(cells, test), donor_key=DONOR if DONOR in cells.obs else None
         )
         require_no_leaks(leaks, asked.allow, where=f"pretraining on {one.name}")
+        if asked.genes == "run":
+            cells = cells[:, cells.var_names.intersection(test.var_names)].copy()
         sets.append(_named(cells, one.name))
     sets = [_fewer_donors(s, asked.donor_fraction, seed) for s in sets]
     files = files_digest(asked.init, base)

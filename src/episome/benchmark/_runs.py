@@ -113,6 +113,8 @@ class Run:
                 asked.donor_fraction,
                 sorted(asked.allow),
                 version_of(pretrained_model(self.model)),
+                # Runs of before there was a choice keep their names.
+                *([asked.genes] if asked.genes != "all" else []),
             ]
         text = json.dumps(named, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -44,6 +44,9 @@ class Pretraining:
         Share of the donors of every data set that is learned from.
     allow
         Kinds of leaks that are meant: ``"donor"``, ``"barcode"``, ``"cell"``.
+    genes
+        Of other cells: ``"all"`` that they have, or those that the cells of the run have too
+        (``"run"``), for models that are used as they are.
     """
 
     model: str = ""
@@ -53,8 +56,13 @@ class Pretraining:
     data: tuple[DataEntry, ...] = ()
     donor_fraction: float = 1.0
     allow: tuple[str, ...] = ()
+    genes: str = "all"
 
     def __post_init__(self) -> None:
+        if self.genes not in ("all", "run"):
+            raise UsageError(
+                "E-B07", f"genes={self.genes!r}", where="pretrain", fix='use "all" or "run"'
+            )
         share = self.donor_fraction
         number = isinstance(share, int | float) and not isinstance(share, bool)
         if not number or not 0 < share <= 1:

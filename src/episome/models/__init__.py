@@ -54,7 +54,7 @@ if TYPE_CHECKING:
         require_known_genes,
         shared_donors,
     )
-    from episome.models._reconstruction import ReconstructionMixin
+    from episome.models._reconstruction import ReconstructionMixin, decoding_into
     from episome.models._reference import ReferenceWeights
     from episome.models._registry import registry_from_parts
     from episome.models._training import checked_splitter, normalized_rows
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from episome.models._tuning import Between, TuningSpace
     from episome.models._warm_start import WarmStartMixin, digests_of_training
     from episome.models._weights_file import WeightsContent, WeightsFile
+    from episome.models._without_module import WithoutModule
 
 _HOME = {
     "AnnotationMixin": "_annotation",
@@ -103,6 +104,7 @@ _HOME = {
     "ExplanationMixin": "_explanation",
     "TrainingCells": "_array",
     "WarmStartMixin": "_warm_start",
+    "WithoutModule": "_without_module",
     "WeightsContent": "_weights_file",
     "digests_of_training": "_warm_start",
     "WeightsFile": "_weights_file",
@@ -117,6 +119,7 @@ _HOME = {
     "audit_plan": "_audit",
     "annotator_spec": "_distil",
     "as_rows": "_arguments",
+    "decoding_into": "_reconstruction",
     "deletion_test": "_deletion",
     "distil": "_distil",
     "enrichment": "_enrichment",

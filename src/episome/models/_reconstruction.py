@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from episome.errors import UsageError
+from episome.errors import UsageError, did_you_mean
 from episome.inference import ExpectedExpression
 from episome.models._arguments import as_rows
 from episome.models._calls import Answering
@@ -114,6 +115,46 @@ class ReconstructionMixin(Answering):
         if isinstance(genes, str):
             genes = [genes]
         return None if genes is None else self.features.places(genes, where=where)
+
+
+@contextmanager
+def decoding_into(
+    core: Any, batches: Sequence[str], transform_batch: str | None
+) -> Iterator[None]:
+    """Let a core decode all cells as if they were of one batch.
+
+    Parameters
+    ----------
+    core
+        Has ``decode_batch``: the number of a batch, or ``None`` for the mean of all.
+    batches
+        Names of the batches that it knows, in the order of their numbers.
+    transform_batch
+        One of them; ``None``: all.
+
+    Raises
+    ------
+    UsageError
+        There is no such batch (E-U110).
+    """
+    at = None
+    if transform_batch is not None:
+        # Batches are text, whatever the column holds.
+        name = str(transform_batch)
+        if name not in batches:
+            raise UsageError(
+                "E-U110",
+                f"there is no batch {transform_batch!r}",
+                where="transform_batch",
+                why=f"the model knows {', '.join(batches[:5])}",
+                fix=did_you_mean(name, batches) or "name one of these",
+            )
+        at = batches.index(name)
+    core.decode_batch = at
+    try:
+        yield
+    finally:
+        core.decode_batch = None
 
 
 def _as_mask(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         with_format,
     )
     from episome.nn._pretext import PretextBatch, PretextOutput, PretextSetting, PretextTask
+    from episome.nn._restore import restored_counts
     from episome.nn._shift import shift_expression
     from episome.nn._tabnet import TabNet, TabNetOutput
     from episome.nn._tabnet_core import TabNetCore
@@ -79,6 +80,7 @@ __all__ = [
     "normalized_batch",
     "output_error",
     "rename_reference_state",
+    "restored_counts",
     "shift_expression",
     "sparsemax",
     "sparsemax_sort",
@@ -124,6 +126,7 @@ _HOME = {
     "gene_mask_csr": "_mask_csr",
     "reestimate_batch_norm": "_norm",
     "rename_reference_state": "_tabnet_state",
+    "restored_counts": "_restore",
     "shift_expression": "_shift",
     "sparsemax": "_entmax",
     "sparsemax_sort": "_entmax",

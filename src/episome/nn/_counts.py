@@ -7,6 +7,7 @@ gradients are those of scvi-tools' distributions up to rounding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -113,6 +114,10 @@ class _Stored:
         """Entries of a (B, G) or (G,) tensor, (nnz,)."""
         return dense.reshape(-1)[self.place if dense.ndim == 2 else self.genes]
 
+    def each(self, function: Callable[[torch.Tensor], torch.Tensor], of: torch.Tensor) -> Any:
+        """Return a function of the entries of a tensor, (nnz,), taken once for each gene's own."""
+        return self.of(function(of)) if of.ndim == 1 else function(self.of(of))
+
     def by_row(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over the stored entries of every cell, (B,)."""
         return values.new_zeros(self.n_rows).index_add_(0, self.rows, values)
@@ -131,7 +136,7 @@ def _beyond_zero(
 ) -> torch.Tensor:
     """Log likelihood at stored counts less that of a zero at the same place, (nnz,)."""
     x, t = stored.x, stored.of(theta)
-    gammas = torch.lgamma(x + t) - torch.lgamma(t) - torch.lgamma(x + 1)
+    gammas = torch.lgamma(x + t) - stored.each(torch.lgamma, theta) - torch.lgamma(x + 1)
     return x * (torch.log(stored.of(mu) + eps) - stored.of(log_sum)) + gammas
 
 
@@ -174,7 +179,9 @@ class _NegativeBinomial(torch.autograd.Function):
                 d_theta = grad.sum() * own - grad @ log_sum - theta * (grad @ inverse)
             else:
                 d_theta = grad[:, None] * (own - log_sum - theta * inverse)
-            stored.add_to(d_theta, g * (torch.digamma(x + t) - torch.digamma(t) - at))
+            stored.add_to(
+                d_theta, g * (torch.digamma(x + t) - stored.each(torch.digamma, theta) - at)
+            )
         return None, d_mu, d_theta, None
 
 
@@ -227,5 +234,7 @@ class _ZeroInflated(torch.autograd.Function):
             own = (theta + eps).log() + theta / (theta + eps)
             by_entry = weighted * (own - log_sum - ratio)
             d_theta = by_entry.sum(0) if theta.ndim == 1 else by_entry
-            stored.add_to(d_theta, g * (torch.digamma(x + t) - torch.digamma(t) - at))
+            stored.add_to(
+                d_theta, g * (torch.digamma(x + t) - stored.each(torch.digamma, theta) - at)
+            )
         return None, d_mu, d_theta, d_logits, None

@@ -175,6 +175,9 @@ class ReestimateBatchNorm(pl.Callback):
                     return
                 held: dict[str, Any] = host_batch(batch)
                 tensors = {k: v.to(core.device) for k, v in held.items()}
+                if own is not None:
+                    yield plan.on_after_batch_transfer(tensors, 0)
+                    continue
                 yield normalized_batch(
                     tensors,
                     target_sum=plan.target_sum,
@@ -182,7 +185,10 @@ class ReestimateBatchNorm(pl.Callback):
                     input_format=core.input_format,
                 )
 
-        reestimate_batch_norm(core, batches())
+        # A core whose training is not its prediction says what training does with a batch.
+        own = getattr(core, "training_pass", None)
+        forward = None if own is None else lambda _, batch: own(batch)
+        reestimate_batch_norm(core, batches(), forward=forward)
 
 
 class EpochProgress(pl.Callback):

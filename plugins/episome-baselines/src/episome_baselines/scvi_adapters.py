@@ -14,6 +14,7 @@ from episome.models import (
     AnnotationMixin,
     EmbeddingMixin,
     ReconstructionMixin,
+    WithoutModule,
     add_batches,
     only_counts,
     require_batches,
@@ -22,7 +23,6 @@ from episome.models import (
 from episome_baselines.extras import require_positive
 from episome_baselines.scvi_base import (
     Adapter,
-    WithoutModule,
     splitter_indices,
     trainer_arguments,
 )

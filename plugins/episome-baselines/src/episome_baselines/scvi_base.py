@@ -11,7 +11,6 @@ import anndata
 import numpy as np
 import pandas as pd
 import torch
-from scvi.model.base import BaseMinifiedModeModelClass
 
 from episome import plugins, settings
 from episome.data import given_split, read_split, split_cells, variable_genes
@@ -28,15 +27,6 @@ if TYPE_CHECKING:
 
     from episome.data import CellSource, Split
     from episome_baselines.scvi_core import SCVIAdapterCore
-
-
-class WithoutModule(BaseMinifiedModeModelClass):
-    """Stands before a model of scvi-tools, whose constructor would build its own module."""
-
-    def __init__(
-        self, adata: AnnData | None = None, registry: dict[str, object] | None = None
-    ) -> None:
-        BaseMinifiedModeModelClass.__init__(self, adata, registry)
 
 
 #: Keys of ``datasplitter_kwargs`` that scvi-tools' training can be given.

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from episome.errors import UsageError, did_you_mean
 from episome.models import (
     EmbeddingMixin,
     EncoderPart,
@@ -19,6 +18,7 @@ from episome.models import (
     add_batches,
     batch_codes,
     batch_names,
+    decoding_into,
     require_batches,
 )
 from episome_ssl.core import SSLReconstructorCore
@@ -220,21 +220,5 @@ class SSLReconstructor(WarmStartMixin, EmbeddingMixin, ReconstructionMixin, Netw
         UsageError
             There is no such batch (E-U110); and as the base class.
         """
-        core, at = self.module, None
-        if transform_batch is not None:
-            # Batches are text, whatever the column holds.
-            name = str(transform_batch)
-            if name not in self.batches:
-                raise UsageError(
-                    "E-U110",
-                    f"there is no batch {transform_batch!r}",
-                    where="transform_batch",
-                    why=f"the model knows {', '.join(self.batches[:5])}",
-                    fix=did_you_mean(name, self.batches) or "name one of these",
-                )
-            at = self.batches.index(name)
-        core.decode_batch = at
-        try:
+        with decoding_into(self.module, self.batches, transform_batch):
             return super().get_normalized_expression(adata, **kwargs)
-        finally:
-            core.decode_batch = None

@@ -279,7 +279,7 @@ def _few_labels(at: _Scale, shared: Mapping[str, Any]) -> Study:
 
 def _zero_shot(at: _Scale, shared: Mapping[str, Any]) -> Study:
     entries = [
-        ModelEntry("ssl", f"zero-shot: {t}", pretrain=_pretraining(at, t, model=""))
+        ModelEntry("ssl", f"zero-shot: {t}", pretrain=_pretraining(at, t, model="", genes="run"))
         for t in at.tasks
     ]
     # Weights that were never moved: what an encoder is worth before it learns.
@@ -321,7 +321,8 @@ def _rates(at: _Scale, shared: Mapping[str, Any]) -> Study:
             "ssl",
             f"{task}, rate {rate:g}",
             pretrain=replace(
-                _pretraining(at, task, model=""), init=_task(at, task, mask_rate=rate)
+                _pretraining(at, task, model="", genes="run"),
+                init=_task(at, task, mask_rate=rate),
             ),
         )
         for task, rate in tried
