@@ -24,8 +24,8 @@ from episome.data import (
 )
 from episome.errors import InputDataError, UsageError
 from episome.inference import Predictor
-from episome_baselines import SCANVIAdapter, SCVIAdapter
 from episome.nn import restored_counts as counts
+from episome_baselines import SCANVIAdapter, SCVIAdapter
 from episome_baselines.scvi_training import heuristic_epochs, joined_history
 
 SMALL = {"n_hidden": 16, "n_latent": 4}

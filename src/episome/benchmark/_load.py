@@ -106,6 +106,8 @@ def load_data(entry: DataEntry, base: Path | None = None, *, labels: bool = True
 
 def _opened(entry: DataEntry, source: str, base: Path | None) -> tuple[AnnData | None, CellSource]:
     """Return cells as an object, where they are one, and as a source of the named values."""
+    # Addresses that name files say where they are relative to.
+    source = source.replace("{data}", str(Path.cwd() if base is None else base.resolve()))
     path = Path(source)
     path = path if base is None or path.is_absolute() else base / path
     if not path.exists():

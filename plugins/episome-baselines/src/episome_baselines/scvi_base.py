@@ -22,7 +22,6 @@ from episome_baselines.scvi_training import EARLY, Cells, TrainerArguments
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anndata import AnnData
     from scvi.data import AnnDataManager
 
     from episome.data import CellSource, Split

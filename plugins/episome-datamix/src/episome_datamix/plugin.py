@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from episome.plugins import ModelSpec, hookimpl
+from typing import TYPE_CHECKING
+
+from episome.plugins import DatasetSpec, ModelSpec, SourceSpec, StudySpec, TaskSpec, hookimpl
+
+if TYPE_CHECKING:
+    import click
 
 EPISOME_API = (1, 0)
 
@@ -22,3 +27,75 @@ def episome_register_models() -> tuple[ModelSpec, ...]:
             capabilities=("embedding", "reconstruction"),
         ),
     )
+
+
+@hookimpl
+def episome_register_sources() -> tuple[SourceSpec, ...]:
+    """Return the source that reads mixes of a plan."""
+    return (
+        SourceSpec(
+            name="mix",
+            target="episome_datamix.mixing:cells_at",
+            summary="Cells of a mix of a plan, drawn by its seed",
+            schemes=("mix:",),
+        ),
+    )
+
+
+@hookimpl
+def episome_register_tasks() -> tuple[TaskSpec, ...]:
+    """Return the tasks of mixes."""
+    coverage = ("coverage_cells", "coverage_types", "coverage_genes")
+    return (
+        TaskSpec(
+            name="mix-reconstruction",
+            target="episome_datamix.tasks:MixReconstructionTask",
+            summary="Reconstruction of cells that no corpus of a mix holds",
+            capability="reconstruction",
+            metrics=("r2", "r", "rank_r", "constant", "genes", "n_cells", *coverage),
+        ),
+        TaskSpec(
+            name="mix-annotation",
+            target="episome_datamix.tasks:MixAnnotationTask",
+            summary="Types of cells that no corpus of a mix holds",
+            capability="annotation",
+            metrics=("f1_macro", "f1_macro_known", "accuracy", "n_cells", *coverage),
+        ),
+    )
+
+
+@hookimpl
+def episome_register_datasets() -> tuple[DatasetSpec, ...]:
+    """Return the simulated pools of the smallest scale."""
+    return tuple(
+        DatasetSpec(
+            name=f"simulated-{name}",
+            target=f"episome_datamix.simulated:{name}",
+            kind="anndata",
+            summary=f"Simulated cells of known programmes: {name}",
+        )
+        for name in ("near", "far", "mixed", "target")
+    )
+
+
+@hookimpl
+def episome_register_studies() -> tuple[StudySpec, ...]:
+    """Return the study of the paper."""
+    return (
+        StudySpec(
+            name="datamix",
+            target="episome_datamix.studies:datamix",
+            summary="What training on other corpora does to the reconstruction of unseen cells",
+            reference=_PAPER,
+            tasks=("mix-reconstruction",),
+            models=("ldvae",),
+        ),
+    )
+
+
+@hookimpl
+def episome_cli(app: click.Group) -> None:
+    """Add ``episome mix``."""
+    from episome_datamix.cli import command
+
+    app.add_command(command)

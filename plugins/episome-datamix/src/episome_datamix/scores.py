@@ -40,7 +40,7 @@ class Reconstruction:
         A row per cell: ``r2`` and ``r`` (Pearson), ``rank_r`` (of ranks), NaN where the cell or
         its reconstruction does not vary over the genes.
     genes
-        Identifiers of the genes that were compared.
+        Identifiers of the genes that were compared: those that the model gives a value for.
     n_missing
         Genes of the model that the cells lack, which count as zero.
     seed
@@ -191,14 +191,19 @@ def reconstruction_r2(
     prepared = model.prepare(adata, **query)
     at = chosen_genes(model, prepared, n_top_genes, genes)
     draws = {"n_samples": n_samples, "seed": seed} if n_samples else {}
-    parts = []
+    parts, told = [], None
     for rows in blocks_of(prepared):
         measured = measured_logs(model, prepared, rows)[:, at].toarray()
         expected = np.log1p(expected_values(model, adata, rows, at, **draws, **query))
+        if told is None:
+            # A model gives a value for a gene in all cells, or in none.
+            told = np.isfinite(expected).all(axis=0)
+        measured, expected = measured[:, told], expected[:, told]
         r = cell_correlations(expected, measured)
         both = {"r2": r**2, "r": r, "rank_r": rank_correlations(expected, measured)}
         parts.append(pd.DataFrame(both, index=prepared.source.obs_names[rows]))
     nothing = pd.DataFrame({"r2": [], "r": [], "rank_r": []}, dtype=float)
+    at = at if told is None else at[told]
     return Reconstruction(
         pd.concat(parts) if parts else nothing,
         tuple(np.array(model.features.ids, dtype=object)[at]),
