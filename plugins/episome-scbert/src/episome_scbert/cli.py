@@ -19,9 +19,7 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--labels", type=_PATH, help="List of the classes in their order, for a fine-tuned classifier."
 )
-@click.option(
-    "--gene-table", type=_PATH, help="Vectors by gene, where the checkpoint holds none."
-)
+@click.option("--gene-table", type=_PATH, help="Vectors by gene, where the checkpoint holds none.")
 @click.option("-o", "--output", type=_PATH, required=True, help="Folder of the model.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing model folder.")
 def command(

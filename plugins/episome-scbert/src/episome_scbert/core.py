@@ -245,8 +245,9 @@ class SCBERTCore(TorchCore):
         if "mean" in (batch.get("outputs") or ()):
             return {"mean": self.expected(sequences)}
         # A cell of this size, whatever beside it: parts change no answer.
-        parts = [(cells, self._answers(sequences.of_cells(cells))) for cells in
-                 self.in_parts(sequences)]
+        parts = [
+            (cells, self._answers(sequences.of_cells(cells))) for cells in self.in_parts(sequences)
+        ]
         if not parts:
             return self._answers(sequences)
         back = torch.argsort(torch.cat([cells for cells, _ in parts]))
@@ -268,14 +269,18 @@ class SCBERTCore(TorchCore):
         self.n_drawn += 1
         weight = float(self.config["mask_weight"])
         short = self._shortened(sequences, batch)
+        drawn = None
+        if short is not sequences:
+            drawn = short.lengths / sequences.lengths.clamp(min=1)
+            drawn = drawn.clamp_min(1e-6)
         if weight == 0:
             h = self.encoder(short)
-            return {"logits": self.head(h, short, short.tokens > 0)}
+            return {"logits": self.head(h, short, short.tokens > 0, drawn)}
         masked = self.hidden(short, batch, known=sequences)
         h = self.encoder(masked.sequences)
         self.encoder.n_asked += 1
         lost = masked_loss(self.encoder.to_tokens(h[masked.at]), masked.truth)
-        logits = self.head(h, masked.sequences, masked.pooled)
+        logits = self.head(h, masked.sequences, masked.pooled, drawn)
         return {"logits": logits, "penalty": weight * lost}
 
     def _shortened(self, sequences: Sequences, batch: Mapping[str, Any]) -> Sequences:
@@ -360,7 +365,7 @@ class SCBERTCore(TorchCore):
         return out.view(n, -1)[:, : self.n_genes]
 
     def _values(self, sequences: Sequences, n_expressed: torch.Tensor) -> torch.Tensor:
-        """Expected value of every token, (T,)."""
+        """Return the expected value of every token, (T,)."""
         logits = self.encoder.to_tokens(self.encoder(sequences))[:, : self.mask_token]
         if self.config["mask_zeros"]:
             # As many unexpressed genes were asked for as hidden: they are more among all.
@@ -368,7 +373,9 @@ class SCBERTCore(TorchCore):
             logits = torch.cat([logits[:, :1] + odds[sequences.cells, None], logits[:, 1:]], 1)
         else:
             # Only levels of expressed genes were ever asked for.
-            logits = logits.index_fill(1, torch.zeros(1, dtype=torch.int64, device=logits.device), -torch.inf)
+            logits = logits.index_fill(
+                1, torch.zeros(1, dtype=torch.int64, device=logits.device), -torch.inf
+            )
         return logits.float().softmax(1) @ self.encoder.levels
 
     # --- explanation ------------------------------------------------------------------------

@@ -96,9 +96,7 @@ def _padded(
     return out.transpose(1, 2)[cells, at]
 
 
-def exact_received(
-    q: torch.Tensor, k: torch.Tensor, lengths: torch.Tensor
-) -> torch.Tensor:
+def exact_received(q: torch.Tensor, k: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Return how much attention every token gets in its cell, summed over queries, (T, H).
 
     Weights exist for a block of queries at a time.

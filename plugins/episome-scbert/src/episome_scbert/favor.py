@@ -80,7 +80,9 @@ def favor_attention(
     valid = None if keys is None else keys.repeat_interleave(shape[1], dim=0)
     with torch.autocast(q.device.type, enabled=False):
         dtype = torch.promote_types(q.dtype, torch.float32)
-        out: torch.Tensor = _Favor.apply(*(t.to(dtype) for t in flat), projection.to(dtype), valid, shared)
+        out: torch.Tensor = _Favor.apply(
+            *(t.to(dtype) for t in flat), projection.to(dtype), valid, shared
+        )
     return out.to(v.dtype).view(shape)
 
 

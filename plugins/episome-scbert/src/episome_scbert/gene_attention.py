@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from episome_scbert.exact import exact_received, weights
 from episome_scbert.favor import attention_between, attention_received
-from episome_scbert.layers import Attention, Encoder
 from episome_scbert.tokens import Sequences, starts_of
+
+if TYPE_CHECKING:
+    from episome_scbert.layers import Attention, Encoder
 
 
 def gene_scores(encoder: Encoder, sequences: Sequences, n_genes: int) -> torch.Tensor:

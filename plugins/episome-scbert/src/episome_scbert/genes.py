@@ -17,6 +17,9 @@ from episome.data import FeatureSpace
 from episome.errors import InputFileError, UsageError
 from episome.log import get_logger
 from episome.models import gene_places, normalized_rows, require_known_genes
+from episome.nn import host_batch
+from episome_scbert.heads import PooledHead
+from episome_scbert.tokens import level_tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +33,8 @@ logger = get_logger(__name__)
 GeneVectors: TypeAlias = "pd.DataFrame | Mapping[str, Sequence[float]] | str | Path"
 #: Training cells that are read for what genes do.
 CELLS = 4096
+#: And that a fresh head is settled by.
+SETTLED = 512
 
 
 def read_vectors(table: GeneVectors) -> pd.DataFrame:
@@ -79,7 +84,9 @@ def _no_vectors(where: str, why: str) -> UsageError:
 
 def _read_file(path: Path) -> pd.DataFrame:
     if not path.is_file():
-        raise InputFileError("E-F07", "there is no such file", where=str(path), fix="pass its path")
+        raise InputFileError(
+            "E-F07", "there is no such file", where=str(path), fix="pass its path"
+        )
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
@@ -103,7 +110,7 @@ def vectors_for(
 ) -> torch.Tensor:
     """Return the vectors of a model's genes, (n_genes, width).
 
-    Genes that the table lacks get vectors of the same spread, drawn by name-blind chance: zeros
+    Genes that the table lacks get vectors of the same spread, by chance: zeros
     would make them one gene.
 
     Parameters
@@ -156,11 +163,28 @@ def learn_from_cells(core: SCBERTCore, data: CellDataModule) -> None:
         core.encoder.genes.set_genes(coexpression_vectors(values, width))
 
 
+def settle_head(core: SCBERTCore, data: CellDataModule) -> None:
+    """Let a fresh head know how the cells that it will read differ.
+
+    Parameters
+    ----------
+    core
+        Changed in place.
+    data
+        Of the training; up to 512 training cells are read.
+    """
+    if not isinstance(core.head, PooledHead):
+        return
+    rows = chosen_rows(data)
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), SETTLED)).astype(np.int64)]
+    cells = host_batch({"X": normalized_rows(data, rows)})["X"]
+    core.eval()
+    with torch.no_grad():
+        core.head.settle(core({"X": cells.to(core.device)})["latent"])
+
+
 def level_means(core: SCBERTCore, values: sparse.csr_matrix) -> torch.Tensor:
     """Return the mean log1p value of every level; levels that no gene has keep theirs."""
-    from episome.nn import host_batch
-    from episome_scbert.tokens import level_tokens
-
     tokens = level_tokens(host_batch({"X": values})["X"], core.n_bins, core.config["binning"])
     found = np.bincount(tokens.numpy(), minlength=core.n_bins + 1)
     sums = np.bincount(tokens.numpy(), weights=values.data, minlength=core.n_bins + 1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from episome_scbert.tokens import Sequences
+if TYPE_CHECKING:
+    from episome_scbert.tokens import Sequences
 
 
 class PositionHead(nn.Module):
@@ -36,9 +39,25 @@ class PositionHead(nn.Module):
         self.second = nn.Linear(hidden[0], hidden[1])
         self.out = nn.Linear(hidden[1], n_classes)
 
-    def forward(self, h: torch.Tensor, sequences: Sequences, pooled: torch.Tensor) -> torch.Tensor:
-        """Return logits, (B, n_classes); genes that are not in a sequence count as zero."""
+    def forward(
+        self,
+        h: torch.Tensor,
+        sequences: Sequences,
+        pooled: torch.Tensor,
+        drawn: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return logits, (B, n_classes); genes that are not in a sequence count as zero.
+
+        Parameters
+        ----------
+        h, sequences, pooled
+            Vectors of the tokens, and what they are of.
+        drawn
+            Share of the genes of every cell that was drawn, (B,): others are scaled up.
+        """
         found = F.relu(self.reduce(h))[:, 0]
+        if drawn is not None:
+            found = found / drawn[sequences.cells].to(found.dtype)
         places = found.new_zeros(len(sequences.lengths), self.n_places)
         places = places.index_put((sequences.cells, sequences.genes), found)
         x = F.dropout(F.relu(self.first(places)), self.dropout, self.training)
@@ -51,7 +70,8 @@ class PooledHead(nn.Module):
     """A weighted mean over the expressed genes of a cell, then a dense network.
 
     Weights are a softmax of what a learned vector finds in every gene, equal at the start. The
-    order of the genes plays no part.
+    order of the genes plays no part. Means are standardised by what training cells gave before
+    training; no statistics of batches are used.
 
     Parameters
     ----------
@@ -65,13 +85,36 @@ class PooledHead(nn.Module):
         super().__init__()
         self.score = nn.Linear(dim, 1, bias=False)
         nn.init.zeros_(self.score.weight)
+        # Means over hundreds of genes differ little between cells: what differs is made large.
+        self.register_buffer("centre", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(dim))
         self.first = nn.Linear(dim, hidden[0])
         self.out = nn.Linear(hidden[0], n_classes)
         self.dropout = dropout
 
-    def forward(self, h: torch.Tensor, sequences: Sequences, pooled: torch.Tensor) -> torch.Tensor:
-        """Return logits, (B, n_classes), of the genes that ``pooled`` marks, bool (T,)."""
+    def settle(self, means: torch.Tensor) -> None:
+        """Take the spread of the means of training cells, (n, dim), out of what is read."""
+        self.centre.copy_(means.mean(0))
+        self.scale.copy_(1 / means.std(0, unbiased=False).clamp_min(1e-3))
+
+    def forward(
+        self,
+        h: torch.Tensor,
+        sequences: Sequences,
+        pooled: torch.Tensor,
+        drawn: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return logits, (B, n_classes), of the genes that ``pooled`` marks, bool (T,).
+
+        Parameters
+        ----------
+        h, sequences, pooled
+            Vectors of the tokens, what they are of, and which take part.
+        drawn
+            Plays no part in a mean.
+        """
         x = pooled_mean(h, sequences, pooled, self.score(h)[:, 0])
+        x = (x - self.centre) * self.scale
         x = F.dropout(x, self.dropout, self.training)
         x = F.dropout(F.gelu(self.first(x)), self.dropout, self.training)
         logits: torch.Tensor = self.out(x)

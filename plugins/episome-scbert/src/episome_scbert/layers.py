@@ -1,9 +1,9 @@
-"""The transformer: embeddings of level and gene, layers of attention, one vector for every gene."""
+"""The transformer: embeddings of level and gene, attention, one vector for every gene."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,9 @@ from episome_scbert.favor import (
     n_features_for,
     orthogonal_features,
 )
-from episome_scbert.tokens import Sequences
+
+if TYPE_CHECKING:
+    from episome_scbert.tokens import Sequences
 
 #: Number of a layer, its attention, queries and keys (T, H, d), and the sequences.
 Look: TypeAlias = "Callable[[Attention, torch.Tensor, torch.Tensor, Sequences], None]"

@@ -34,9 +34,7 @@ class Masked(NamedTuple):
     pooled: torch.Tensor
 
 
-def masked_places(
-    sequences: Sequences, rate: float, score: torch.Tensor
-) -> torch.Tensor:
+def masked_places(sequences: Sequences, rate: float, score: torch.Tensor) -> torch.Tensor:
     """Return which tokens are chosen, bool (T,): expressed ones, ``ceil(rate * n)`` of a cell.
 
     Parameters

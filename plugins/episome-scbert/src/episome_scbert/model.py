@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from episome.data import require_choice
 from episome.errors import UsageError
@@ -20,12 +19,19 @@ from episome.models import (
 )
 from episome_scbert.attention import GeneAttentionMixin
 from episome_scbert.core import TRAINABLE, SCBERTCore
-from episome_scbert.genes import GeneVectors, learn_from_cells, read_vectors, vectors_for
+from episome_scbert.genes import (
+    GeneVectors,
+    learn_from_cells,
+    read_vectors,
+    settle_head,
+    vectors_for,
+)
 from episome_scbert.plan import MaskedPlan, SCBERTPlan
 from episome_scbert.presets import pretraining_defaults, training_defaults, values_for
 from episome_scbert.pretraining import PretrainingMixin, knowing_what_was_measured
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -148,7 +154,9 @@ class SCBERT(
         start = None if init is None else EncoderPart.of(init)
         if start is not None:
             values |= {k: v for k, v in start.settings.items() if k in values or k in OPTIONS}
-        vectors = None if gene_table is None else vectors_for(self.features, read_vectors(gene_table))
+        vectors = (
+            None if gene_table is None else vectors_for(self.features, read_vectors(gene_table))
+        )
         config = self._configured(values, given, vectors is not None, registry is not None)
         if vectors is not None:
             config["gene_width"] = vectors.shape[1]
@@ -159,7 +167,10 @@ class SCBERT(
             self._plan_cls = MaskedPlan
         self.pretraining_ = {}
         # What came from a table or a start is in the weights, and no part of the model's folder.
-        known = {"gene_embedding": config["gene_embedding"], "gene_width": core.config["gene_width"]}
+        known = {
+            "gene_embedding": config["gene_embedding"],
+            "gene_width": core.config["gene_width"],
+        }
         init_locals |= {"init": None, "gene_table": None, **given}
         if vectors is not None or start is not None:
             init_locals |= {**known, **{k: config[k] for k in config if k in OPTIONS}}
@@ -195,9 +206,7 @@ class SCBERT(
     # --- set-up -----------------------------------------------------------------------------
 
     @classmethod
-    def setup_anndata(
-        cls, adata: AnnData, labels_key: str | None = None, **kwargs: Any
-    ) -> None:
+    def setup_anndata(cls, adata: AnnData, labels_key: str | None = None, **kwargs: Any) -> None:
         """Register training data, with labels or without.
 
         Parameters
@@ -310,6 +319,8 @@ class SCBERT(
         self._require_untouched(datamodule.split)
         if not self.is_trained_ and not self.pretraining_:
             learn_from_cells(core, datamodule)
+        if not self.is_trained_:
+            settle_head(core, datamodule)
         core.set_trainable(self._trainable)
         with knowing_what_was_measured(core, datamodule):
             super()._fit(datamodule, *args, **kwargs)

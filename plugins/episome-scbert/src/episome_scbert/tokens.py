@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import torch
 
-from episome.nn import CSRParts
+if TYPE_CHECKING:
+    from episome.nn import CSRParts
 
 Binning: TypeAlias = Literal["log2", "rank"]
 BINNINGS: tuple[Binning, ...] = ("log2", "rank")
@@ -76,9 +77,7 @@ def places_of(lengths: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return torch.arange(n, device=rows.device) + torch.repeat_interleave(shift, chosen)
 
 
-def level_tokens(
-    cells: CSRParts, n_bins: int, binning: Binning = "log2"
-) -> torch.Tensor:
+def level_tokens(cells: CSRParts, n_bins: int, binning: Binning = "log2") -> torch.Tensor:
     """Return the level of every stored value, int64 (nnz,), between 0 and ``n_bins``.
 
     Parameters
@@ -221,9 +220,7 @@ def at_most(
     )
 
 
-def rank_in_row(
-    score: torch.Tensor, rows: torch.Tensor, lengths: torch.Tensor
-) -> torch.Tensor:
+def rank_in_row(score: torch.Tensor, rows: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Return the place of every entry of a row by its score, largest first, int64 (T,)."""
     order = torch.argsort(score, descending=True, stable=True)
     order = order[torch.argsort(rows[order], stable=True)]
