@@ -83,7 +83,7 @@ def favor_attention(
         out: torch.Tensor = _Favor.apply(
             *(t.to(dtype) for t in flat), projection.to(dtype), valid, shared
         )
-    return out.to(v.dtype).view(shape)
+    return out.to(v.dtype).view(*shape[:3], v.shape[-1])
 
 
 _GROUPS = {
