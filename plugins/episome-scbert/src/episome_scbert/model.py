@@ -58,7 +58,8 @@ class SCBERT(
         training cells.
     n_bins, binning
         Levels above zero; ``"log2"``: every level is a doubling of counts per 10,000, ``"rank"``:
-        groups of one size by rank in the cell.
+        groups of one size by rank in the cell. By default doublings; ranks for fewer than 2,000
+        genes, of which most expressed ones would be in the last level (not with ``"paper"``).
     dim, depth, heads, dim_head, ff_mult
         Width, layers, heads and their width, hidden width of the dense networks in ``dim``.
     attention
@@ -149,7 +150,7 @@ class SCBERT(
     ) -> None:
         init_locals = dict(locals())
         super().__init__(adata, registry)
-        self.preset, values = values_for(preset, self.summary_stats.n_cells)
+        self.preset, values = values_for(preset, self.summary_stats.n_cells, len(self.features))
         given = {k: v for k, v in init_locals.items() if k in OPTIONS and v is not None}
         start = None if init is None else EncoderPart.of(init)
         if start is not None:

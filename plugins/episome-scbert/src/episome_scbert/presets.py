@@ -69,7 +69,12 @@ PRESETS = {"tiny": TINY, "small": SMALL, "base": BASE, "paper": PAPER}
 SMALL_BELOW = 50_000
 
 
-def values_for(preset: str, n_cells: int) -> tuple[str, dict[str, Any]]:
+#: Of fewer genes an expressed one has so large a share of the counts that doublings per 10,000
+#: end in the last level, and all are alike: there levels are ranks.
+PANEL = 2_000
+
+
+def values_for(preset: str, n_cells: int, n_genes: int) -> tuple[str, dict[str, Any]]:
     """Return the name and the values of a preset.
 
     Raises
@@ -82,7 +87,10 @@ def values_for(preset: str, n_cells: int) -> tuple[str, dict[str, Any]]:
     if preset not in PRESETS:
         names = ", ".join(f'"{name}"' for name in ("auto", *PRESETS))
         raise UsageError("E-U23", f"preset={preset!r}", fix=f"use one of {names}, and set sizes")
-    return preset, dict(PRESETS[preset])
+    values = dict(PRESETS[preset])
+    if preset != "paper" and n_genes < PANEL:
+        values["binning"] = "rank"
+    return preset, values
 
 
 def training_defaults(preset: str, n_cells: int) -> dict[str, Any]:
