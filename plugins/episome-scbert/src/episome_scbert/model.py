@@ -207,7 +207,25 @@ class SCBERT(
     # --- set-up -----------------------------------------------------------------------------
 
     @classmethod
-    def setup_anndata(cls, adata: AnnData, labels_key: str | None = None, **kwargs: Any) -> None:
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        labels_key: str | None = None,
+        *,
+        layer: str | None = None,
+        use_raw: bool | Literal["auto"] = False,
+        donor_key: str | list[str] | None = None,
+        ontology_term_key: str | None = None,
+        own_terms: Mapping[str, Mapping[str, Any]] | None = None,
+        unlabeled_category: str = "unknown",
+        unlabeled: Literal["error", "keep", "drop"] = "error",
+        input_kind: Literal["auto", "counts", "log1p"] = "auto",
+        size_factor: Literal["model_genes", "all_genes"] = "model_genes",
+        duplicates: Literal["error", "sum"] = "error",
+        allow_fractional: bool = False,
+        nan: Literal["error", "zero"] = "error",
+        **kwargs: Any,
+    ) -> None:
         """Register training data, with labels or without.
 
         Parameters
@@ -217,18 +235,42 @@ class SCBERT(
         labels_key
             Column of ``obs`` with the cell types; ``None``: the model learns from hidden genes
             alone, and annotates nothing.
+        layer, use_raw, donor_key, input_kind, size_factor, duplicates, allow_fractional, nan
+            Of ``EpisomeModel.setup_anndata``.
+        ontology_term_key, own_terms, unlabeled_category, unlabeled
+            Of the labels, as for every annotator.
         **kwargs
-            Of ``ClassifierModel.setup_anndata``; without labels of ``EpisomeModel.setup_anndata``.
+            Of scvi-tools.
 
         Raises
         ------
         InputDataError, LabelError, UsageError
             The data cannot be used; all reasons are named.
         """
-        if labels_key is not None:
-            super().setup_anndata(adata, labels_key, **kwargs)
+        shared: dict[str, Any] = {
+            "layer": layer,
+            "use_raw": use_raw,
+            "donor_key": donor_key,
+            "input_kind": input_kind,
+            "size_factor": size_factor,
+            "duplicates": duplicates,
+            "allow_fractional": allow_fractional,
+            "nan": nan,
+            **kwargs,
+        }
+        if labels_key is None:
+            shared.pop("obsm_key", None)
+            EpisomeModel.setup_anndata.__func__(cls, adata, **shared)
             return
-        EpisomeModel.setup_anndata.__func__(cls, adata, **kwargs)
+        super().setup_anndata(
+            adata,
+            labels_key,
+            ontology_term_key=ontology_term_key,
+            own_terms=own_terms,
+            unlabeled_category=unlabeled_category,
+            unlabeled=unlabeled,
+            **shared,
+        )
 
     @property
     def labels(self) -> Labels | None:  # type: ignore[override]  # there may be none
