@@ -31,7 +31,9 @@ extensions = [
 
 # a page whose package is not there is left out
 _pages = {p.stem: f"episome.{p.stem}" for p in (HERE / "api").glob("*.md") if p.stem != "index"}
-_pages |= {n: f"episome_{n}" for n in ("baselines", "crossmodal", "sctab", "sims", "ssl")}
+_pages |= {
+    n: f"episome_{n}" for n in ("baselines", "crossmodal", "scbert", "sctab", "sims", "ssl")
+}
 exclude_patterns = [
     "_build",
     "**.ipynb_checkpoints",

@@ -88,3 +88,20 @@ def test_the_page_on_wrong_labels_is_made(tmp_path):
     text = page.read_text()
     for part in ("Found", "On untouched labels", "Given back by correcting", "Rounds"):
         assert part in text
+
+
+@pytest.mark.slow
+def test_the_steps_of_scbert_are_timed():
+    script = SCRIPT.with_name("scbert_step.py")
+
+    told = [
+        subprocess.run(
+            [sys.executable, str(script), more], check=True, capture_output=True, text=True
+        ).stdout
+        for more in ("--small", "--smoke")
+    ]
+
+    for title in ("attention, forward", "training, 2,000", "attention scores", "prediction"):
+        assert f"## {title}" in told[0]
+    assert "times faster" in told[0]
+    assert told[1].startswith("300 cells, 500 genes: ")

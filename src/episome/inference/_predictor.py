@@ -319,6 +319,7 @@ class Predictor:
         limits: CallLimits | None = None,
     ) -> Iterator[pd.DataFrame]:
         """Yield the calls of every batch, in the order of the query."""
+        self.require_labels()
         names = query.source.obs_names
         for out in self.stream(query, rows=rows, batch_size=batch_size):
             yield self._frame(out, names[out["ind_x"]], limits)

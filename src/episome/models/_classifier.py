@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
     """
 
     capabilities = ("annotation", "embedding", "explanation")
-    _plan_cls = ClassifierPlan
+    _plan_cls: ClassVar[type[CorePlan]] = ClassifierPlan
     #: Which classes each label may mean, in a training with sets.
     _sets: NDArray[np.bool_] | None = None
 
@@ -232,7 +232,7 @@ class ClassifierModel(ExplanationMixin, AnnotationMixin, EmbeddingMixin, Network
         # What is drawn by weights is not weighed once more.
         default = "balanced" if datamodule.weights is None else None
         weights = self._class_weights(settings.pop("class_weight", default), datamodule)
-        plan = ClassifierPlan(
+        plan = cast("type[ClassifierPlan]", self._plan_cls)(
             self.module,
             class_weights=weights,
             augmentation=augmentation,

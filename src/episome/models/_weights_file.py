@@ -125,7 +125,8 @@ class WeightsFile:
             It cannot be read, or holds no tensors (E-M31).
         """
         content: Any = self.safetensors() if self.is_safetensors else self._torch()
-        state: Any = content.get("state_dict", content) if isinstance(content, Mapping) else {}
+        named: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
+        state: Any = named.get("state_dict", named.get("model_state_dict", named))
         import torch
 
         tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}

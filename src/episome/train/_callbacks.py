@@ -166,6 +166,9 @@ class ReestimateBatchNorm(pl.Callback):
     def run(self, plan: CorePlan) -> None:
         """Recompute the statistics of every batch norm with the weights as they are."""
         core = plan.core
+        if not any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in core.modules()):
+            # A pass over the cells would change nothing.
+            return
         rows = self.datamodule.split.train
         loader = self.datamodule.loader(rows, shuffle=True, drop_last=True)
 

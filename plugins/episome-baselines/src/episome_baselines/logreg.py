@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from episome.data import folds, variable_genes
+from episome.data import folds, require_choice, variable_genes
 from episome.errors import UsageError
 from episome.log import get_logger
 from episome.metrics import macro_f1
@@ -43,8 +43,11 @@ class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
         Variable genes, chosen on training cells; ``None``: all.
     penalties
         Inverse strengths to choose from; one value is taken without tuning.
+    norm
+        What is penalised: ``"l2"``, squared coefficients; ``"l1"``, absolute ones, so that most
+        genes have none.
     max_iter
-        Of the solver (L-BFGS).
+        Of the solver (L-BFGS, or SAGA with ``"l1"``).
     class_weight
         ``"balanced"`` or ``None``.
 
@@ -65,10 +68,13 @@ class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
         *,
         n_top_genes: int | None = 2000,
         penalties: Sequence[float] = (0.1, 1.0, 10.0),
+        norm: Literal["l2", "l1"] = "l2",
         max_iter: int = 200,
         class_weight: str | None = None,
     ) -> None:
         super().__init__(adata, registry)
+        require_choice("norm", norm, ("l2", "l1"))
+        self.norm = norm
         self.n_top_genes, self.penalties = n_top_genes, checked_penalties(penalties)
         self.max_iter, self.class_weight = max_iter, class_weight
         penalties = list(self.penalties)
@@ -114,7 +120,13 @@ class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression as Multinomial
 
-        model = Multinomial(C=penalty, max_iter=self.max_iter, class_weight=self.class_weight)
+        how = {"C": penalty, "max_iter": self.max_iter, "class_weight": self.class_weight}
+        if self.norm == "l1":
+            # scikit-learn 1.8 has another name for it.
+            old = Multinomial().get_params().get("penalty") == "l2"
+            how |= {"solver": "saga", "random_state": 0}
+            how |= {"penalty": "l1"} if old else {"l1_ratio": 1.0}
+        model = Multinomial(**how)
         with warnings.catch_warnings():
             # Stopping at max_iter is an early stop, not a fault; more steps change no label here.
             warnings.simplefilter("ignore", ConvergenceWarning)
