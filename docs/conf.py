@@ -32,7 +32,8 @@ extensions = [
 # a page whose package is not there is left out
 _pages = {p.stem: f"episome.{p.stem}" for p in (HERE / "api").glob("*.md") if p.stem != "index"}
 _pages |= {
-    n: f"episome_{n}" for n in ("baselines", "crossmodal", "scbert", "sctab", "sims", "ssl")
+    n: f"episome_{n}"
+    for n in ("baselines", "crossmodal", "datamix", "scbert", "sctab", "sims", "ssl")
 }
 exclude_patterns = [
     "_build",

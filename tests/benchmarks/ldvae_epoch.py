@@ -95,9 +95,8 @@ def main() -> None:
     for name in ("episome", "scvi", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     cells = cells_of(given.cells, given.genes)
-    print(
-        f"{given.cells:,} cells, {given.genes:,} genes, {cells.X.nnz / np.prod(cells.shape):.0%} stored"
-    )
+    stored = cells.X.nnz / np.prod(cells.shape)
+    print(f"{given.cells:,} cells, {given.genes:,} genes, {stored:.0%} stored")
     found = agreement(cells.copy())
     print(f"bound: {found['elbo']:.1e} relative; gradients: {found['gradients']:.1e} at most")
     mine, theirs = cells.copy(), cells.copy()

@@ -14,6 +14,7 @@ from episome import plugins, settings
 from episome.benchmark._data import DONOR, DataEntry, TaskData, content_digest
 from episome.benchmark._guard import find_leaks, require_no_leaks
 from episome.benchmark._load import load_data
+from episome.data import FeatureSpace
 from episome.errors import InputDataError, UsageError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def pretrained_folder(
         )
         require_no_leaks(leaks, asked.allow, where=f"pretraining on {one.name}")
         if asked.genes == "run":
-            cells = cells[:, cells.var_names.intersection(test.var_names)].copy()
+            cells = _known_genes(cells, test)
         sets.append(_named(cells, one.name))
     sets = [_fewer_donors(s, asked.donor_fraction, seed) for s in sets]
     files = files_digest(asked.init, base)
@@ -191,6 +192,13 @@ def _on_shared_genes(cells: AnnData, test: AnnData) -> tuple[AnnData, AnnData]:
     if len(shared) < test.n_vars / 2:
         return cells, test
     return cells[:, shared], test[:, shared]
+
+
+def _known_genes(cells: AnnData, test: AnnData) -> AnnData:
+    """Return cells with the genes that the cells of the run have too, by whatever name."""
+    space = FeatureSpace.from_var(test.var, duplicates="sum")
+    found = space.align(cells.var, min_gene_overlap=0.0, duplicates="sum")
+    return cells[:, found.columns >= 0].copy()
 
 
 def _fewer_donors(cells: AnnData, fraction: float, seed: int) -> AnnData:

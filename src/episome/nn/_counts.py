@@ -114,7 +114,9 @@ class _Stored:
         """Entries of a (B, G) or (G,) tensor, (nnz,)."""
         return dense.reshape(-1)[self.place if dense.ndim == 2 else self.genes]
 
-    def each(self, function: Callable[[torch.Tensor], torch.Tensor], of: torch.Tensor) -> Any:
+    def each(
+        self, function: Callable[[torch.Tensor], torch.Tensor], of: torch.Tensor
+    ) -> torch.Tensor:
         """Return a function of the entries of a tensor, (nnz,), taken once for each gene's own."""
         return self.of(function(of)) if of.ndim == 1 else function(self.of(of))
 
@@ -137,7 +139,8 @@ def _beyond_zero(
     """Log likelihood at stored counts less that of a zero at the same place, (nnz,)."""
     x, t = stored.x, stored.of(theta)
     gammas = torch.lgamma(x + t) - stored.each(torch.lgamma, theta) - torch.lgamma(x + 1)
-    return x * (torch.log(stored.of(mu) + eps) - stored.of(log_sum)) + gammas
+    found: torch.Tensor = x * (torch.log(stored.of(mu) + eps) - stored.of(log_sum)) + gammas
+    return found
 
 
 def _rows_dot(dense: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:

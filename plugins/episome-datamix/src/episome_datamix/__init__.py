@@ -7,7 +7,26 @@ from typing import TYPE_CHECKING
 from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from episome_datamix.analysis import (
+        PlanComparison,
+        SizeCurve,
+        compare_mixes,
+        compare_plans,
+        coverage_table,
+        matrix,
+        results,
+        size_curves,
+    )
+    from episome_datamix.coverage import Coverage, CoverageOf
+    from episome_datamix.latents import (
+        LatentComparison,
+        compare_latents,
+        compare_loadings,
+        factor_table,
+    )
     from episome_datamix.model import LDVAE
+    from episome_datamix.plan import QC, Corpus, Mix, Plan
+    from episome_datamix.runner import MixResult, run, runs_of, studies_of
     from episome_datamix.scores import (
         Reconstruction,
         cell_correlations,
@@ -16,14 +35,66 @@ if TYPE_CHECKING:
         residuals,
     )
 
+__all__ = [
+    "Corpus",
+    "Coverage",
+    "CoverageOf",
+    "LDVAE",
+    "LatentComparison",
+    "Mix",
+    "MixResult",
+    "Plan",
+    "PlanComparison",
+    "QC",
+    "Reconstruction",
+    "SizeCurve",
+    "cell_correlations",
+    "compare_latents",
+    "compare_loadings",
+    "compare_mixes",
+    "compare_plans",
+    "coverage_table",
+    "factor_table",
+    "matrix",
+    "rank_correlations",
+    "reconstruction_r2",
+    "residuals",
+    "results",
+    "run",
+    "runs_of",
+    "size_curves",
+    "studies_of",
+]
+
 _HOME = {
+    "Corpus": "plan",
+    "Coverage": "coverage",
+    "CoverageOf": "coverage",
     "LDVAE": "model",
+    "LatentComparison": "latents",
+    "Mix": "plan",
+    "MixResult": "runner",
+    "Plan": "plan",
+    "PlanComparison": "analysis",
+    "QC": "plan",
     "Reconstruction": "scores",
+    "SizeCurve": "analysis",
     "cell_correlations": "scores",
+    "compare_latents": "latents",
+    "compare_loadings": "latents",
+    "compare_mixes": "analysis",
+    "compare_plans": "analysis",
+    "coverage_table": "analysis",
+    "factor_table": "latents",
+    "matrix": "analysis",
     "rank_correlations": "scores",
     "reconstruction_r2": "scores",
     "residuals": "scores",
+    "results": "analysis",
+    "run": "runner",
+    "runs_of": "runner",
+    "size_curves": "analysis",
+    "studies_of": "runner",
 }
-__all__ = sorted(_HOME)
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -343,7 +343,9 @@ def size_curves(
     return tuple(curves)
 
 
-def _fitted(sizes: NDArray[np.floating], values: NDArray[np.floating]) -> tuple[float, float, float]:
+def _fitted(
+    sizes: NDArray[np.floating], values: NDArray[np.floating]
+) -> tuple[float, float, float]:
     """Least squares; for a rate, the rest of the curve is a line."""
 
     def error(log_rate: float) -> tuple[float, NDArray[np.floating]]:
@@ -501,9 +503,7 @@ def coverage_table(table: pd.DataFrame, *, metric: str = "r2") -> pd.DataFrame:
             pair = of[[name, metric]].dropna()
             if len(pair) < 3:
                 continue
-            inner = [
-                _spearman(g[name], g[metric]) for _, g in pair.groupby(level="evaluation")
-            ]
+            inner = [_spearman(g[name], g[metric]) for _, g in pair.groupby(level="evaluation")]
             known = [v for v in inner if np.isfinite(v)]
             rows.append(
                 {

@@ -145,7 +145,7 @@ class LinearDecoding(_Module):
             at = latent.new_full((len(latent),), code, dtype=torch.int64)
             shares = self.logits(self.with_batches(latent, at)).softmax(-1)
             total = shares if total is None else total.add_(shares)
-        assert total is not None  # noqa: S101 - there is a batch
+        assert total is not None
         return total.div_(len(codes)) if len(codes) > 1 else total
 
     def predicted(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -282,6 +282,14 @@ def normalised_product(
     norm
         Of G features; in training its running statistics are updated.
     """
+    # Variances are differences of squares: never in fewer bits.
+    with torch.autocast(x.device.type, enabled=False):
+        return _normalised_product(x.float(), weight, norm)
+
+
+def _normalised_product(
+    x: torch.Tensor, weight: torch.Tensor, norm: nn.BatchNorm1d
+) -> torch.Tensor:
     if not norm.training:
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         return torch.addmm(norm.bias - norm.running_mean * scale, x, (weight * scale[:, None]).t())

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 from scipy.optimize import linear_sum_assignment
 from sklearn.linear_model import LinearRegression
 
 from episome import settings
-from episome.errors import MissingDependencyError, UsageError
+from episome.errors import UsageError
 from episome.models import load
 from episome_datamix.scores import blocks_of, cell_correlations, measured_logs
 
@@ -165,7 +165,9 @@ def compare_loadings(reference: Any, target: Any) -> pd.DataFrame:
     matched = dict(zip(columns, rows, strict=True))
     return pd.DataFrame(
         {
-            "matched": [first.columns[matched[j]] if j in matched else "" for j in range(y.shape[1])],
+            "matched": [
+                first.columns[matched[j]] if j in matched else "" for j in range(y.shape[1])
+            ],
             "r": [r[matched[j], j] if j in matched else np.nan for j in range(y.shape[1])],
             "best_r": np.abs(r).max(axis=0),
         },
@@ -238,96 +240,7 @@ def factor_table(
 
 
 def _smallest_r(n: int, alpha: float) -> float:
-    from scipy import stats
-
+    """Smallest correlation of n genes that differs from zero, by Fisher's z."""
     if n <= 3:
         return 1.0
     return float(np.tanh(stats.norm.ppf(1 - alpha / 2) / np.sqrt(n - 3)))
-
-
-def enriched_sets(
-    loadings: pd.DataFrame,
-    gene_sets: str | Path | dict[str, Sequence[str]],
-    *,
-    names: dict[str, str] | None = None,
-    n_permutations: int = 1000,
-    seed: int | None = None,
-    min_size: int = 5,
-    max_size: int = 1000,
-) -> pd.DataFrame:
-    """Return the gene sets at either end of the loadings of every factor, by gseapy's prerank.
-
-    Parameters
-    ----------
-    loadings
-        Genes x factors; also residuals, one column.
-    gene_sets
-        A GMT file of the user's, or sets by name.
-    names
-        Symbol of every gene of ``loadings``, where sets hold symbols and loadings identifiers.
-    n_permutations, min_size, max_size
-        Of gseapy.
-    seed
-        Of the permutations.
-
-    Returns
-    -------
-    A row per factor and set: ``factor``, ``set``, ``nes`` (normalised enrichment), ``p_value``,
-    ``fdr``, ``leading`` (genes), by ``fdr``.
-
-    Raises
-    ------
-    MissingDependencyError
-        gseapy is not installed (E-P02).
-    UsageError
-        No set has enough of the genes (E-U45).
-    """
-    try:
-        import gseapy
-    except ImportError as error:
-        raise MissingDependencyError(
-            "E-P02",
-            "the package 'gseapy' is not installed",
-            where="enriched_sets",
-            why="enrichment is gseapy's",
-            fix='`pip install "episome[enrichment]"`',
-        ) from error
-    frame = loadings if names is None else loadings.rename(index=names)
-    frame = frame[~frame.index.duplicated()]
-    sets = gene_sets if isinstance(gene_sets, dict) else str(gene_sets)
-    parts = []
-    for factor in frame:
-        values = frame[factor].dropna().sort_values(ascending=False)
-        try:
-            found = gseapy.prerank(
-                rnk=values,
-                gene_sets={k: list(v) for k, v in sets.items()} if isinstance(sets, dict) else sets,
-                permutation_num=n_permutations,
-                min_size=min_size,
-                max_size=max_size,
-                seed=settings.stream_seed("enrichment", seed, bits=31),
-                threads=1,
-                no_plot=True,
-                outdir=None,
-                verbose=False,
-            ).res2d
-        except (LookupError, ValueError) as error:
-            raise UsageError(
-                "E-U45",
-                "no gene set has enough of the genes",
-                why=str(error) or f"sets need {min_size} to {max_size} of them",
-                fix="pass sets of the same identifiers, or names= from identifier to symbol",
-            ) from error
-        parts.append(
-            pd.DataFrame(
-                {
-                    "factor": factor,
-                    "set": found["Term"].astype(str),
-                    "nes": found["NES"].astype(float),
-                    "p_value": found["NOM p-val"].astype(float),
-                    "fdr": found["FDR q-val"].astype(float),
-                    "leading": found["Lead_genes"].astype(str),
-                }
-            )
-        )
-    return pd.concat(parts).sort_values(["fdr", "p_value"], kind="stable").reset_index(drop=True)

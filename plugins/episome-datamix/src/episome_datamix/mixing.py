@@ -44,14 +44,42 @@ NO_TYPE = "unknown"
 _BLOCK = 8192
 #: Mitochondrial genes of human and mouse that code for proteins, by Ensembl identifier.
 _MITO = frozenset(
-    [f"ENSG00000{n}" for n in (
-        "198888", "198763", "198804", "198712", "228253", "198899", "198938", "198840",
-        "212907", "198886", "198786", "198695", "198727",
-    )]
-    + [f"ENSMUSG00000{n}" for n in (
-        "064341", "064345", "064351", "064354", "064356", "064357", "064358", "064360",
-        "065947", "064363", "064367", "064368", "064370",
-    )]
+    [
+        f"ENSG00000{n}"
+        for n in (
+            "198888",
+            "198763",
+            "198804",
+            "198712",
+            "228253",
+            "198899",
+            "198938",
+            "198840",
+            "212907",
+            "198886",
+            "198786",
+            "198695",
+            "198727",
+        )
+    ]
+    + [
+        f"ENSMUSG00000{n}"
+        for n in (
+            "064341",
+            "064345",
+            "064351",
+            "064354",
+            "064356",
+            "064357",
+            "064358",
+            "064360",
+            "065947",
+            "064363",
+            "064367",
+            "064368",
+            "064370",
+        )
+    ]
 )
 
 
@@ -109,7 +137,9 @@ class Pool:
 
     def names(self, rows: NDArray[np.int64]) -> NDArray[np.object_]:
         """Return the names of rows of the source, with their study."""
-        return np.array([f"{self.corpus.of}/{n}" for n in self.source.obs_names[rows]], dtype=object)
+        return np.array(
+            [f"{self.corpus.of}/{n}" for n in self.source.obs_names[rows]], dtype=object
+        )
 
 
 class MixedCells:
@@ -448,7 +478,7 @@ def smallest(plan: Plan, base: Path) -> int:
     base
         Folder that paths are relative to.
     """
-    often = {n: 1.0 for n in plan.corpora}
+    often = dict.fromkeys(plan.corpora, 1.0)
     for mix in plan.mixes:
         if mix.n_cells is None:
             often |= {n: max(often[n], times) for n, times in mix.parts.items()}
@@ -562,7 +592,9 @@ def require_no_overlap(plan: Plan, base: Path) -> None:
     for kind, of in (("barcode", Pool.names), ("donor", Pool.donors)):
         if kind in plan.allow:
             continue
-        seen = {n: set(of(p, p.rows)) - {None} for n in plan.corpora for p in [pool_of(plan, n, base)]}
+        seen = {
+            n: set(of(p, p.rows)) - {None} for n in plan.corpora for p in [pool_of(plan, n, base)]
+        }
         for name in plan.evaluation:
             pool = pool_of(plan, name, base, evaluation=True)
             values = pd.Series(of(pool, pool.rows))

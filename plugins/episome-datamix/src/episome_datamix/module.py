@@ -13,17 +13,16 @@ from scvi.module.base import LossOutput
 
 from episome.nn import (
     CSRParts,
-    TorchCore,
     negative_binomial_log_likelihood,
     zero_inflated_log_likelihood,
 )
-from episome_datamix.core import LinearDecoding, check_config, kl_normal
+from episome_datamix.core import LDVAECore, check_config, kl_normal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class LDVAEModule(LinearDecoding, SCVIModule):
+class LDVAEModule(LDVAECore, SCVIModule):
     """scvi-tools' network, so that its own methods work, trained and run as the core is.
 
     Its ``loss`` computes the likelihood of counts where they are not zero; the value is that of
@@ -34,9 +33,6 @@ class LDVAEModule(LinearDecoding, SCVIModule):
     **config
         Of ``LDVAECore``.
     """
-
-    needs = ()
-    target_format = "dense"
 
     def __init__(self, **config: Any) -> None:
         check_config(config)
@@ -79,20 +75,9 @@ class LDVAEModule(LinearDecoding, SCVIModule):
             raise TypeError(msg)
         return cls(**{**full, **config})
 
-    def on_load(self, model: object, **kwargs: object) -> None:
-        """Do nothing: folders hold no state of old scvi-tools to mend."""
-
-    def gene_axes(self) -> Mapping[str, int]:
-        """Return no weights whose genes are treated alike."""
-        return {}
-
-    def parts(self) -> Mapping[str, Any]:
-        """Return nothing that other models may take."""
-        return {}
-
-    def state(self) -> tuple[dict[str, NDArray[np.generic]], dict[str, bytes]]:
-        """Return all parameters and buffers as arrays, and no files."""
-        return TorchCore.state(self)  # type: ignore[arg-type]
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Do what scvi-tools' method does."""
+        return SCVIModule.forward(self, *args, **kwargs)
 
     def load_state(
         self, tensors: Mapping[str, NDArray[np.generic]], files: Mapping[str, bytes] | None = None
@@ -104,13 +89,13 @@ class LDVAEModule(LinearDecoding, SCVIModule):
         ModelFileError
             Tensors are missing, unknown or of another shape (E-M06).
         """
-        TorchCore.load_state(self, tensors, files)  # type: ignore[arg-type]
+        super().load_state(tensors, files)
         self.eval()
 
     def inference(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the ``Predictor`` calls; with arguments, do what scvi-tools' method does."""
         if args or kwargs:
-            return super().inference(*args, **kwargs)
+            return SCVIModule.inference(self, *args, **kwargs)
         self.eval()
         predict: Callable[[dict[str, Any]], dict[str, torch.Tensor]] = self.predicted
         return predict

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 from episome.benchmark import ModelEntry
 from episome.errors import InputFileError, UsageError, did_you_mean
@@ -129,9 +129,9 @@ class Plan:
     corpora, evaluation
         Cells to train on and to evaluate on, by name.
     mixes
-        What is trained on: ``"blood"``, ``"blood+marrow"`` (as many cells of each), ``"blood+blood"``
-        (twice as many of one corpus: the control of every mix of two), or a :class:`Mix`. Empty:
-        every corpus alone.
+        What is trained on: ``"blood"``, ``"blood+marrow"`` (as many cells of each),
+        ``"blood+blood"`` (twice as many of one corpus: the control of every mix of two), or a
+        :class:`Mix`. Empty: every corpus alone.
     n_cells
         Cells of each corpus in a mix; default those of the smallest corpus.
     sizes
@@ -148,8 +148,8 @@ class Plan:
     gene_space
         ``"intersection"`` or ``"union"`` of the genes of all corpora; or a file with a list.
     sampling
-        ``"random"``; ``"balanced"``: cell types in turn; ``"sketch"``: evenly over the space of the
-        cells, so that rare states are drawn as well.
+        ``"random"``; ``"balanced"``: cell types in turn; ``"sketch"``: evenly over the space of
+        the cells, so that rare states are drawn as well.
     models
         What is trained, as in studies; any model with the capability takes part.
     target
@@ -200,21 +200,21 @@ class Plan:
     def __post_init__(self) -> None:
         for what in ("corpora", "evaluation", "seeds", "models"):
             if not getattr(self, what):
-                raise _refused(f"the plan has no {what}", self.name, "name some")
+                _refuse(f"the plan has no {what}", self.name, "name some")
         for name in (self.name, *self.corpora, *self.evaluation):
             if not name or set(_RESERVED) & set(name) or PLUS in name:
-                raise _refused(f"{name!r} is no name", self.name, f"leave out {_RESERVED}{PLUS}")
+                _refuse(f"{name!r} is no name", self.name, f"leave out {_RESERVED}{PLUS}")
         mixes = list(self.mixes) or list(self.corpora)
         if self.leave_one_out:
             mixes += [_all_but(self.corpora, name) for name in self.corpora]
         found = tuple(self._mix(given) for given in mixes)
         names = [m.name for m in found]
         if twice := sorted({n for n in names if names.count(n) > 1}):
-            raise _refused(f"mixes with the same name: {', '.join(twice)}", self.name, "name =")
+            _refuse(f"mixes with the same name: {', '.join(twice)}", self.name, "name =")
         object.__setattr__(self, "mixes", found)
         baseline = self.baseline or names[0]
         if baseline not in names:
-            raise _unknown("baseline", baseline, names, self.name)
+            _refuse_unknown("baseline", baseline, names, self.name)
         object.__setattr__(self, "baseline", baseline)
         models = tuple(m if isinstance(m, ModelEntry) else ModelEntry(m) for m in self.models)
         object.__setattr__(self, "models", models)
@@ -223,27 +223,25 @@ class Plan:
             ("target", self.target, TARGETS),
         ):
             if value not in known:
-                raise _unknown(what, value, known, self.name)
+                _refuse_unknown(what, value, known, self.name)
         for what in ("n_cells", *(() if not self.sizes else ("sizes",))):
             for value in _listed(getattr(self, what)):
                 if value is not None and (isinstance(value, bool) or int(value) < 2):
-                    raise _refused(f"{what}={value!r}", self.name, "pass 2 cells or more")
+                    _refuse(f"{what}={value!r}", self.name, "pass 2 cells or more")
         if self.sampling == "balanced" and (
             without := [n for n, c in self.corpora.items() if c.labels_key is None]
         ):
-            raise _refused(
+            _refuse(
                 f'sampling = "balanced", and no labels_key of {", ".join(without)}',
                 self.name,
                 "name the column of cell types of every corpus",
             )
         if self.target == "annotation" and (
             without := [
-                n
-                for n, c in {**self.corpora, **self.evaluation}.items()
-                if c.labels_key is None
+                n for n, c in {**self.corpora, **self.evaluation}.items() if c.labels_key is None
             ]
         ):
-            raise _refused(
+            _refuse(
                 f'target = "annotation", and no labels_key of {", ".join(without)}',
                 self.name,
                 "name the column of cell types of every corpus and evaluation set",
@@ -259,20 +257,18 @@ class Plan:
         elif not isinstance(given, Mix):
             given = _made(Mix, given, f"mixes of {self.name}")
         if unknown := [n for n in given.parts if n not in self.corpora]:
-            raise _unknown(f"corpus of {given.name!r}", unknown[0], self.corpora, self.name)
+            _refuse_unknown(f"corpus of {given.name!r}", unknown[0], self.corpora, self.name)
         shares = list(given.parts.values())
         if not shares or any(not float(s) > 0 for s in shares):
-            raise _refused(f"shares of {given.name!r}: {shares}", self.name, "pass positive ones")
+            _refuse(f"shares of {given.name!r}: {shares}", self.name, "pass positive ones")
         if given.n_cells is not None and abs(sum(shares) - 1) > 1e-6:
-            raise _refused(
+            _refuse(
                 f"shares of {given.name!r} sum to {sum(shares):g}",
                 self.name,
                 "pass shares that sum to 1, with n_cells =",
             )
         if given.n_cells is None and any(s != int(s) for s in shares):
-            raise _refused(
-                f"shares of {given.name!r} without a number of cells", self.name, "n_cells ="
-            )
+            _refuse(f"shares of {given.name!r} without a number of cells", self.name, "n_cells =")
         return given
 
     # --- plain data -------------------------------------------------------------------------
@@ -295,7 +291,7 @@ class Plan:
         for what in ("corpora", "evaluation"):
             tables = values.get(what, {})
             if not isinstance(tables, Mapping):
-                raise _refused(f"{what} is no table of tables", "plan", f"write [{what}.NAME]")
+                _refuse(f"{what} is no table of tables", "plan", f"write [{what}.NAME]")
             values[what] = {
                 str(n): _made(Corpus, {"source": t} if isinstance(t, str) else t, f"{what}.{n}")
                 for n, t in tables.items()
@@ -360,7 +356,7 @@ class Plan:
 def _all_but(corpora: Mapping[str, Corpus], name: str) -> Mix:
     others = {n: 1.0 for n in corpora if n != name}
     if not others:
-        raise _refused("leave_one_out of one corpus", name, "name two corpora or more")
+        _refuse("leave_one_out of one corpus", name, "name two corpora or more")
     return Mix(f"all but {name}", others)
 
 
@@ -377,11 +373,11 @@ def _made(cls: type, given: Any, where: str) -> Any:
     if isinstance(given, cls):
         return given
     if not isinstance(given, Mapping):
-        raise _refused(f"{where} holds {given!r}, not a table", where, "write it as a table")
+        _refuse(f"{where} holds {given!r}, not a table", where, "write it as a table")
     known = [f.name for f in dataclasses.fields(cls)]
     for key in given:
         if key not in known:
-            raise _unknown(f"key of {where}", str(key), known, where)
+            _refuse_unknown(f"key of {where}", str(key), known, where)
     hints = get_type_hints(cls)
     values = {}
     for key, value in given.items():
@@ -390,15 +386,17 @@ def _made(cls: type, given: Any, where: str) -> Any:
     try:
         return cls(**values)
     except TypeError as error:
-        raise _refused(f"{where} cannot be read: {error}", where, "name what is missing") from error
+        _refuse(f"{where} cannot be read: {error}", where, "name what is missing", error)
 
 
-def _refused(what: str, where: str, fix: str) -> UsageError:
-    return UsageError("E-B07", what, where=where, fix=fix)
+def _refuse(what: str, where: str, fix: str, cause: Exception | None = None) -> NoReturn:
+    raise UsageError("E-B07", what, where=where, fix=fix) from cause
 
 
-def _unknown(what: str, value: str, known: Sequence[str] | Mapping[str, Any], where: str) -> UsageError:
-    return UsageError(
+def _refuse_unknown(
+    what: str, value: str, known: Sequence[str] | Mapping[str, Any], where: str
+) -> NoReturn:
+    raise UsageError(
         "E-B07",
         f"there is no {what} {value!r}",
         where=where,

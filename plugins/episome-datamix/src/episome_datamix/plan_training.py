@@ -68,13 +68,15 @@ class ElboPlan(LossPlan):
     def configure_optimizers(self) -> dict[str, object]:
         """Return Adam, and the schedule of the base class where one is asked for."""
         weights = list(self.core.parameters())
+        mixed = "mixed" in str(getattr(self._trainer, "precision", ""))
         optimizer = torch.optim.Adam(
             weights,
             lr=self.lr,
             weight_decay=self.weight_decay,
             eps=self.eps,
-            # One pass over the weights instead of five; devices that have it.
-            fused=weights[0].device.type in {"cpu", "cuda"},
+            # One pass over the weights instead of five, where devices have it; it cannot clip
+            # gradients that are scaled.
+            fused=not mixed and weights[0].device.type in {"cpu", "cuda"},
         )
         schedule = self._schedule(optimizer)
         if schedule is None:

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from episome.plugins import DatasetSpec, ModelSpec, SourceSpec, StudySpec, TaskSpec, hookimpl
-
-if TYPE_CHECKING:
-    import click
+from episome.plugins import DatasetSpec, ModelSpec, SourceSpec, TaskSpec, hookimpl
 
 EPISOME_API = (1, 0)
-
-_PAPER = "10.1101/2025.02.19.639127"
 
 
 @hookimpl
@@ -76,26 +69,3 @@ def episome_register_datasets() -> tuple[DatasetSpec, ...]:
         )
         for name in ("near", "far", "mixed", "target")
     )
-
-
-@hookimpl
-def episome_register_studies() -> tuple[StudySpec, ...]:
-    """Return the study of the paper."""
-    return (
-        StudySpec(
-            name="datamix",
-            target="episome_datamix.studies:datamix",
-            summary="What training on other corpora does to the reconstruction of unseen cells",
-            reference=_PAPER,
-            tasks=("mix-reconstruction",),
-            models=("ldvae",),
-        ),
-    )
-
-
-@hookimpl
-def episome_cli(app: click.Group) -> None:
-    """Add ``episome mix``."""
-    from episome_datamix.cli import command
-
-    app.add_command(command)

@@ -12,9 +12,11 @@ from episome.benchmark import (
     ResultStore,
     SplitEntry,
     Study,
-    plan as planned_runs,
     run_study,
     task_named,
+)
+from episome.benchmark import (
+    plan as planned_runs,
 )
 from episome_datamix.mixing import (
     CORPUS,

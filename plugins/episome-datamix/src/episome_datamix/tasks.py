@@ -122,9 +122,7 @@ class MixReconstructionTask(MixTask):
                 scores |= _by_group(table, values, f"{name}{PART}{kind}: ")
         return Outcome(scores)
 
-    def _scored(
-        self, case: Case, model: Any, cells: AnnData
-    ) -> tuple[pd.DataFrame, float]:
+    def _scored(self, case: Case, model: Any, cells: AnnData) -> tuple[pd.DataFrame, float]:
         genes = _variable(cells, int(case.options["n_top_genes"]))
         known = set(model.features.ids)
         chosen = [g for g in genes if g in known]
