@@ -27,7 +27,7 @@ def episome_register_sources() -> tuple[SourceSpec, ...]:
     """Return the source that reads mixes of a plan."""
     return (
         SourceSpec(
-            name="mix",
+            name="mixes",
             target="episome_datamix.mixing:cells_at",
             summary="Cells of a mix of a plan, drawn by its seed",
             schemes=("mix:",),

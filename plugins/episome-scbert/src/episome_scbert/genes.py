@@ -57,6 +57,10 @@ def read_vectors(table: GeneVectors) -> pd.DataFrame:
     where = "gene_table"
     if isinstance(table, str | Path):
         where, table = str(table), _read_file(Path(table))
+    elif not isinstance(table, pd.DataFrame):
+        lengths = {np.size(vector) for vector in table.values()}
+        if len(lengths) > 1:
+            raise _no_vectors(where, f"they have {min(lengths)} to {max(lengths)} numbers")
     try:
         frame = (
             table
