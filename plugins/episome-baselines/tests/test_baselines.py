@@ -99,6 +99,20 @@ def test_penalty_is_the_best_on_training_cells_or_near_one():
     assert model.fit_["penalty"] == 1.0
 
 
+def test_absolute_penalties_leave_genes_out():
+    train, query = cells()
+    given = {"penalties": [0.05], "n_top_genes": None, "max_iter": 2000}
+
+    squared, absolute = (fitted(LogisticRegression, train, norm=n, **given) for n in ("l2", "l1"))
+
+    zeros = [(np.abs(m.module.arrays["coefficients"]) < 1e-8).mean() for m in (squared, absolute)]
+    assert zeros[0] < 0.05
+    assert zeros[1] > 0.3
+    assert (absolute.predict(query) == query.obs["cell_type"].astype(str)).mean() > 0.6
+    with pytest.raises(UsageError, match=r"norm='l3'.*E-U30"):
+        LogisticRegression(train, norm="l3")
+
+
 def training_cells(labels, donors=None):
     return TrainingCells(None, np.asarray(labels), donors, int(np.max(labels)) + 1, 0)
 

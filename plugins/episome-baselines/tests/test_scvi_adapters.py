@@ -162,6 +162,22 @@ def test_methods_of_scvi_tools_answer_for_any_order_of_genes(scvi_model):
     assert np.isfinite(float(scvi_model.get_elbo(query)))
 
 
+def test_differential_expression_is_that_of_scvi_tools():
+    model = fitted(SCVIAdapter, n_top_genes=None)
+    expected = model.get_normalized_expression(return_numpy=True)
+    names = model.adata.obs["cell_type"].astype(str)
+    first, second = sorted(set(names))[:2]
+
+    found = model.differential_expression(
+        idx1=(names == first).to_numpy(), idx2=(names == second).to_numpy()
+    )
+
+    assert len(found) == model.adata.n_vars
+    assert np.isfinite(found["bayes_factor"]).all()
+    # The host's own method is back.
+    np.testing.assert_array_equal(model.get_normalized_expression(return_numpy=True), expected)
+
+
 # -- batches -------------------------------------------------------------------------------------
 
 

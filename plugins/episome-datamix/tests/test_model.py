@@ -14,8 +14,9 @@ from episome import settings
 from episome.errors import InputDataError, ModelMismatchError, UsageError
 from episome.nn import CSRParts
 from episome_datamix import LDVAE, cell_correlations, reconstruction_r2, residuals, simulated
-from episome_datamix.core import LDVAECore, normalised_product
+from episome_datamix.core import LDVAECore
 from episome_datamix.draws import normal_draws
+from episome_datamix.layers import normalised_product
 
 SMALL = {"n_hidden": 16, "n_latent": 4}
 
@@ -237,13 +238,14 @@ def test_correlations_forgive_scale_and_offset_and_count_constants():
     x = rng.random((4, 30))
     x[3] = 1.0
 
-    r = cell_correlations(3 * x + 5, x)
+    found = cell_correlations(3 * x + 5, x)
 
-    np.testing.assert_allclose(r[:3], 1.0)
-    assert np.isnan(r[3])
+    np.testing.assert_allclose(found["r"][:3], 1.0)
+    assert found.iloc[3].isna().all()
+    assert cell_correlations(np.ones((1, 30)), x[:1]).isna().all(axis=None)
     y = rng.random((3, 30))
     wanted = [np.corrcoef(a, b)[0, 1] for a, b in zip(x[:3], y, strict=True)]
-    np.testing.assert_allclose(cell_correlations(y, x[:3]), wanted)
+    np.testing.assert_allclose(cell_correlations(y, x[:3])["r"], wanted)
 
 
 def test_the_core_predicts_without_scvi_tools(model, cells, tmp_path):

@@ -24,14 +24,8 @@ from episome_datamix import (
     runs_of,
     size_curves,
 )
-from episome_datamix.mixing import (
-    MixedCells,
-    gene_space,
-    mitochondrial,
-    pool_of,
-    rows_of_mix,
-    smallest,
-)
+from episome_datamix.mixing import MixedCells, gene_space, rows_of_mix, smallest
+from episome_datamix.pools import mitochondrial, pool_of
 
 KEYS = {"labels_key": "cell_type", "donor_key": "donor_id"}
 MODELS = [
@@ -89,7 +83,7 @@ def test_a_plan_comes_back_from_plain_data_and_is_named_by_it():
         ({"sampling": "even"}, "no sampling 'even'"),
         ({"target": "speed"}, "no target 'speed'"),
         ({"n_cells": 1}, "n_cells=1"),
-        ({"qc": {"max_mit": 1}}, "no key of qc 'max_mit'"),
+        ({"qc": {"max_mit": 1}}, "qc knows no .max_mit."),
         ({"corpora": {"a|b": {"source": "x"}}}, "'a|b' is no name"),
         ({"corpora": {"a": {"source": "x"}}, "sampling": "balanced"}, "no labels_key of a"),
         ({"corpora": {"a": {"source": "x"}}, "target": "annotation"}, "no labels_key of a"),

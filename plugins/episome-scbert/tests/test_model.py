@@ -189,6 +189,11 @@ def test_impossible_arguments_of_pretraining_are_refused(arguments, match):
         made().pretrain(**arguments)
 
 
+def test_arguments_of_labels_need_labels():
+    with pytest.raises(UsageError, match=r"without a meaning: unlabeled.*E-U24"):
+        SCBERT.setup_anndata(synthetic_adata(20, 20), unlabeled="keep")
+
+
 def test_a_pretraining_that_fails_leaves_the_model_as_it_was():
     import lightning.pytorch as pl
 

@@ -38,7 +38,15 @@ if TYPE_CHECKING:
         threshold_curve,
     )
     from episome.benchmark._store import ResultStore, RunResult
-    from episome.benchmark._study import Contrast, ModelEntry, Pretraining, Study, lineup, scale_of
+    from episome.benchmark._study import (
+        Contrast,
+        ModelEntry,
+        Pretraining,
+        Study,
+        lineup,
+        record_of,
+        scale_of,
+    )
     from episome.benchmark._tasks import Task
 
 _HOME = {
@@ -79,6 +87,7 @@ _HOME = {
     "perform": "_perform",
     "plan": "_runs",
     "ranks": "_stats",
+    "record_of": "_study",
     "ray_cluster": "_ray",
     "report": "_report",
     "require_no_leaks": "_guard",

@@ -252,11 +252,13 @@ class Study:
             A key that is none (E-B07), with the near ones.
         """
         given = dict(plain)
-        data = tuple(_entry(DataEntry, d, "data") for d in _listed(given.pop("data", ())))
-        splits = tuple(_entry(SplitEntry, s, "splits") for s in _listed(given.pop("splits", ())))
+        data = tuple(record_of(DataEntry, d, "data") for d in _listed(given.pop("data", ())))
+        splits = tuple(
+            record_of(SplitEntry, s, "splits") for s in _listed(given.pop("splits", ()))
+        )
         models = tuple(_model(m) for m in _listed(given.pop("models", (INSTALLED,))))
         if "contrasts" in given:
-            found = [_entry(Contrast, c, "contrasts") for c in _listed(given["contrasts"])]
+            found = [record_of(Contrast, c, "contrasts") for c in _listed(given["contrasts"])]
             given["contrasts"] = tuple(found)
         for name in ("seeds", "published"):
             if name in given:
@@ -277,7 +279,7 @@ class Study:
                 )
         if splits:
             given["splits"] = splits
-        study: Study = _entry(cls, {**given, "data": data, "models": models}, "study")
+        study: Study = record_of(cls, {**given, "data": data, "models": models}, "study")
         return study
 
     @classmethod
@@ -431,15 +433,32 @@ def _model(given: Any) -> ModelEntry:
         where = "models.pretrain"
         asked = values["pretrain"]
         if isinstance(asked, Mapping):
-            sets = [_entry(DataEntry, d, f"{where}.data") for d in _listed(asked.get("data", ()))]
+            sets = [
+                record_of(DataEntry, d, f"{where}.data") for d in _listed(asked.get("data", ()))
+            ]
             asked = {**asked, "data": sets}
-        values["pretrain"] = _entry(Pretraining, asked, where)
-    found: ModelEntry = _entry(ModelEntry, values, "models")
+        values["pretrain"] = record_of(Pretraining, asked, where)
+    found: ModelEntry = record_of(ModelEntry, values, "models")
     return found
 
 
-def _entry(cls: type, given: Any, where: str) -> Any:
-    """Make an entry of a table; a key that is none is refused with the near ones."""
+def record_of(cls: type, given: Any, where: str) -> Any:
+    """Return a record of a study from its table; a key that is none is refused with the near ones.
+
+    Parameters
+    ----------
+    cls
+        A dataclass.
+    given
+        The record itself, or a mapping of its fields; lists become tuples.
+    where
+        How messages name it.
+
+    Raises
+    ------
+    UsageError
+        It cannot be made (E-B07).
+    """
     if isinstance(given, cls):
         return given
     if not isinstance(given, Mapping):
@@ -460,7 +479,7 @@ def _entry(cls: type, given: Any, where: str) -> Any:
         values[name] = tuple(_listed(given[name]))
     if cls is DataEntry and "splits" in given:
         nested = _listed(given["splits"])
-        values["splits"] = tuple(_entry(SplitEntry, s, f"{where}.splits") for s in nested)
+        values["splits"] = tuple(record_of(SplitEntry, s, f"{where}.splits") for s in nested)
     try:
         return cls(**values)
     except TypeError as error:

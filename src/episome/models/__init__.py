@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from episome.models._base import EpisomeModel
     from episome.models._batches import (
         BatchField,
+        CountsWithBatches,
         add_batches,
         batch_codes,
         batch_names,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from episome.models._gene_tables import agreement
     from episome.models._inert import inert_classes, inert_dtype, number_from_bytes
     from episome.models._network import NetworkModel
+    from episome.models._optional_labels import OptionalLabels
     from episome.models._parts import (
         EncoderPart,
         EncoderReport,
@@ -52,12 +54,17 @@ if TYPE_CHECKING:
         filled_by_gene,
         gene_places,
         require_known_genes,
+        require_unseen_donors,
         shared_donors,
     )
     from episome.models._reconstruction import ReconstructionMixin, decoding_into
     from episome.models._reference import ReferenceWeights
     from episome.models._registry import registry_from_parts
-    from episome.models._training import checked_splitter, normalized_rows
+    from episome.models._training import (
+        checked_splitter,
+        knowing_what_was_measured,
+        normalized_rows,
+    )
     from episome.models._transfer import LabelTransfer, label_transfer
     from episome.models._translation import TranslationMixin
     from episome.models._tuning import Between, TuningSpace
@@ -72,12 +79,14 @@ _HOME = {
     "Audit": "_audit",
     "AuditPlan": "_audit",
     "BatchField": "_batches",
+    "CountsWithBatches": "_batches",
     "Between": "_tuning",
     "CAPABILITIES": "_capabilities",
     "DeletionTest": "_deletion",
     "Distilled": "_distil",
     "EmbeddingMixin": "_embedding",
     "NetworkModel": "_network",
+    "OptionalLabels": "_optional_labels",
     "checked_splitter": "_training",
     "provenance": "_folder",
     "ReconstructionMixin": "_reconstruction",
@@ -96,6 +105,7 @@ _HOME = {
     "LabelTransfer": "_transfer",
     "shared_donors": "_parts",
     "require_known_genes": "_parts",
+    "require_unseen_donors": "_parts",
     "gene_places": "_parts",
     "filled_by_gene": "_parts",
     "donor_digests": "_parts",
@@ -124,6 +134,7 @@ _HOME = {
     "distil": "_distil",
     "enrichment": "_enrichment",
     "inert_classes": "_inert",
+    "knowing_what_was_measured": "_training",
     "inert_dtype": "_inert",
     "normalized_rows": "_training",
     "number_from_bytes": "_inert",

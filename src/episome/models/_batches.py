@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
     from episome.data import CellSource
     from episome.models._base import EpisomeModel
+
+    _Model = EpisomeModel
+else:
+    _Model = object
 
 #: Name of the only batch where none was named.
 ONE_BATCH = "all cells"
@@ -159,6 +163,46 @@ def add_batches(
     manager = AnnDataManager(fields=fields, setup_method_args={**method, "setup_args": args})
     manager.register_fields(adata, **{k: kwargs[k] for k in _TRANSFER if k in kwargs})
     cls.register_manager(manager)
+
+
+class CountsWithBatches(_Model):
+    """The set-up of models of counts that may be told batches; mixed in before the others."""
+
+    @classmethod
+    def setup_anndata(  # type: ignore[override]  # counts and batches alone
+        cls,
+        adata: AnnData,
+        *,
+        batch_key: str | None = None,
+        input_kind: Literal["auto", "counts"] = "auto",
+        **kwargs: Any,
+    ) -> None:
+        """Register training data: counts, and batches; labels are not needed.
+
+        Parameters
+        ----------
+        adata
+            Training cells.
+        batch_key
+            Column of ``obs`` that the decoder is conditioned on.
+        input_kind
+            Only counts; they are checked.
+        **kwargs
+            Of ``EpisomeModel.setup_anndata`` (``layer``, ``use_raw``, ``donor_key``, ...).
+
+        Raises
+        ------
+        InputDataError
+            Values after log1p (E-D07, E-D53), or others that cannot be used.
+        UsageError
+            There is no such column (E-U04), or it names no batch for some cells (E-U82).
+        """
+        require_counts(input_kind)
+        if kwargs.get("source_registry") is None:
+            require_batches(adata, batch_key)
+        with only_counts():
+            super().setup_anndata(adata, input_kind="counts", **kwargs)
+        add_batches(cls, adata, batch_key, kwargs)
 
 
 def batch_names(model: EpisomeModel) -> tuple[str, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
-from episome.data import donor_shifts
+from episome.data import donor_shifts, measured_genes
 from episome.errors import UsageError, with_option
 from episome.train import DonorAugmentation
 
@@ -39,6 +40,24 @@ def normalized_rows(data: CellDataModule | Query, rows: NDArray[np.int64]) -> sp
 
     blocks = [block(b) for b in data.loader(rows, batch_size=2048)]
     return sparse.vstack(blocks, format="csr")
+
+
+@contextmanager
+def knowing_what_was_measured(core: Any, data: CellDataModule) -> Iterator[None]:
+    """Let a loss leave out genes that were not measured in a cell, for as long as it is trained.
+
+    Parameters
+    ----------
+    core
+        Whose loss it is; it has ``set_measured(panels)``.
+    data
+        Of the training.
+    """
+    core.set_measured(measured_genes(data.source, data.alignment))
+    try:
+        yield
+    finally:
+        core.set_measured(None)
 
 
 def donor_augmentation(data: CellDataModule, strength: float = 1.0) -> DonorAugmentation:

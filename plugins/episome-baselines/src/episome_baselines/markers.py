@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from episome.errors import UsageError
 from episome.log import get_logger
 from episome.models import (
     ArrayClassifierModel,
-    EpisomeModel,
+    OptionalLabels,
     TrainingCells,
     registry_from_parts,
 )
@@ -38,7 +37,7 @@ logger = get_logger(__name__)
 UNFITTED_SCALE = 10.0
 
 
-class MarkerScore(ArrayClassifierModel):
+class MarkerScore(OptionalLabels, ArrayClassifierModel):
     """Call a cell the type whose marker genes it expresses most.
 
     The score of a type is the weighted mean of its markers' log1p values, each divided by the
@@ -107,75 +106,6 @@ class MarkerScore(ArrayClassifierModel):
         self._finish_init(
             self._build_core(), locals(), f"MarkerScore of {len(self.labels)} classes"
         )
-
-    @classmethod
-    def setup_anndata(
-        cls,
-        adata: AnnData,
-        labels_key: str | None = None,
-        *,
-        layer: str | None = None,
-        use_raw: bool | Literal["auto"] = False,
-        donor_key: str | list[str] | None = None,
-        ontology_term_key: str | None = None,
-        own_terms: Mapping[str, Mapping[str, Any]] | None = None,
-        unlabeled_category: str = "unknown",
-        unlabeled: Literal["error", "keep", "drop"] = "error",
-        input_kind: Literal["auto", "counts", "log1p"] = "auto",
-        size_factor: Literal["model_genes", "all_genes"] = "model_genes",
-        duplicates: Literal["error", "sum"] = "error",
-        allow_fractional: bool = False,
-        nan: Literal["error", "zero"] = "error",
-        **kwargs: object,
-    ) -> None:
-        """Register training data; labels are optional, see the class.
-
-        Parameters
-        ----------
-        adata
-            Training cells.
-        labels_key
-            Column of ``obs`` with the cell types; default none: the model needs a table then.
-        layer, use_raw, donor_key, input_kind, size_factor, duplicates, allow_fractional, nan
-            As for every model.
-        ontology_term_key, own_terms, unlabeled_category, unlabeled
-            As for every annotator; only with ``labels_key``.
-
-        Raises
-        ------
-        InputDataError, LabelError, UsageError
-            The data cannot be used; all reasons are named.
-        """
-        values: dict[str, Any] = {
-            "layer": layer,
-            "use_raw": use_raw,
-            "donor_key": donor_key,
-            "input_kind": input_kind,
-            "size_factor": size_factor,
-            "duplicates": duplicates,
-            "allow_fractional": allow_fractional,
-            "nan": nan,
-        }
-        of_labels = {
-            "ontology_term_key": (ontology_term_key, None),
-            "own_terms": (own_terms, None),
-            "unlabeled_category": (unlabeled_category, "unknown"),
-            "unlabeled": (unlabeled, "error"),
-        }
-        if labels_key is not None:
-            given = {name: value for name, (value, _) in of_labels.items()}
-            super().setup_anndata(adata, labels_key, **values, **given, **kwargs)
-            return
-        if said := [name for name, (value, default) in of_labels.items() if value != default]:
-            raise UsageError(
-                "E-U24",
-                f"arguments without a meaning: {', '.join(said)}",
-                where="setup_anndata()",
-                why="they are about labels, and no column of labels is given",
-                fix="pass labels_key=, or leave them out",
-            )
-        # The set-up of a model without labels, of this class.
-        EpisomeModel.setup_anndata.__func__(cls, adata, **values, **kwargs)
 
     # --- types and labels -----------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from scvi.train import SemiSupervisedTrainingPlan, TrainingPlan
 from episome import plugins, settings
 from episome.models import (
     AnnotationMixin,
+    CountsWithBatches,
     EmbeddingMixin,
     ReconstructionMixin,
     WithoutModule,
@@ -48,7 +49,14 @@ if TYPE_CHECKING:
 SCANVI_EPOCHS = 20
 
 
-class SCVIAdapter(ReconstructionMixin, EmbeddingMixin, UnlabelledTraining, WithoutModule, SCVI):
+class SCVIAdapter(
+    CountsWithBatches,
+    ReconstructionMixin,
+    EmbeddingMixin,
+    UnlabelledTraining,
+    WithoutModule,
+    SCVI,
+):
     """scVI: a latent space of counts, without labels, conditioned on batches.
 
     The model is scvi-tools' own, trained by its own plan; what the host adds is set-up, alignment
@@ -109,42 +117,6 @@ class SCVIAdapter(ReconstructionMixin, EmbeddingMixin, UnlabelledTraining, Witho
         )
         summary = f"SCVIAdapter with {n_latent} latent dimensions, {n_layers} layers"
         self._finish_init(module, locals(), summary)
-
-    @classmethod
-    def setup_anndata(
-        cls,
-        adata: AnnData,
-        *,
-        batch_key: str | None = None,
-        input_kind: Literal["auto", "counts"] = "auto",
-        **kwargs: Any,
-    ) -> None:
-        """Register training data: counts, and batches; labels are not needed.
-
-        Parameters
-        ----------
-        adata
-            Training cells.
-        batch_key
-            Column of ``obs`` that the decoder is conditioned on.
-        input_kind
-            Only counts; they are checked.
-        **kwargs
-            Of ``EpisomeModel.setup_anndata`` (``layer``, ``use_raw``, ``donor_key``, ...).
-
-        Raises
-        ------
-        InputDataError
-            Values after log1p (E-D07, E-D53), or others that cannot be used.
-        UsageError
-            There is no such column (E-U04), or it names no batch for some cells (E-U82).
-        """
-        require_counts(input_kind)
-        if kwargs.get("source_registry") is None:
-            require_batches(adata, batch_key)
-        with only_counts():
-            super().setup_anndata(adata, input_kind="counts", **kwargs)
-        add_batches(cls, adata, batch_key, kwargs)
 
 
 class SCANVIAdapter(EmbeddingMixin, AnnotationMixin, Adapter, WithoutModule, SCANVI):

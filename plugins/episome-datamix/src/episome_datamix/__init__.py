@@ -6,16 +6,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from episome_datamix.analysis import (
-        PlanComparison,
-        SizeCurve,
-        compare_mixes,
-        compare_plans,
-        coverage_table,
-        matrix,
-        results,
-        size_curves,
-    )
+    from episome_datamix.analysis import compare_mixes, coverage_table, matrix, results
+    from episome_datamix.comparison import PlanComparison, compare_plans
     from episome_datamix.coverage import Coverage, CoverageOf
     from episome_datamix.latents import (
         LatentComparison,
@@ -29,10 +21,10 @@ if TYPE_CHECKING:
     from episome_datamix.scores import (
         Reconstruction,
         cell_correlations,
-        rank_correlations,
         reconstruction_r2,
         residuals,
     )
+    from episome_datamix.sizes import SizeCurve, size_curves
 
 __all__ = [
     "Corpus",
@@ -55,7 +47,6 @@ __all__ = [
     "coverage_table",
     "factor_table",
     "matrix",
-    "rank_correlations",
     "reconstruction_r2",
     "residuals",
     "results",
@@ -74,25 +65,24 @@ _HOME = {
     "Mix": "plan",
     "MixResult": "runner",
     "Plan": "plan",
-    "PlanComparison": "analysis",
+    "PlanComparison": "comparison",
     "QC": "plan",
     "Reconstruction": "scores",
-    "SizeCurve": "analysis",
+    "SizeCurve": "sizes",
     "cell_correlations": "scores",
     "compare_latents": "latents",
     "compare_loadings": "latents",
     "compare_mixes": "analysis",
-    "compare_plans": "analysis",
+    "compare_plans": "comparison",
     "coverage_table": "analysis",
     "factor_table": "latents",
     "matrix": "analysis",
-    "rank_correlations": "scores",
     "reconstruction_r2": "scores",
     "residuals": "scores",
     "results": "analysis",
     "run": "runner",
     "runs_of": "runner",
-    "size_curves": "analysis",
+    "size_curves": "sizes",
     "studies_of": "runner",
 }
 

@@ -1,15 +1,13 @@
-"""What the results of plans say: matrices, tests, curves, comparisons of plans."""
+"""What the results of a plan say: matrices, tests, and what tells them beforehand."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
+from scipy import stats
 
-from episome import settings
 from episome.benchmark import ResultStore, sign_flip_test
 from episome.errors import UsageError
 from episome_datamix.runner import AT
@@ -18,11 +16,9 @@ from episome_datamix.tasks import FLOOR, PART
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
 
 #: Scores below this are no base of a ratio.
 SMALLEST = 0.01
-_DRAWS = 1000
 
 
 def results(
@@ -245,234 +241,6 @@ def t_interval(values: Any, level: float = 0.95) -> tuple[float, float]:
         return float("nan"), float("nan")
     half = stats.t.ppf(0.5 + level / 2, len(found) - 1) * stats.sem(found)
     return float(found.mean() - half), float(found.mean() + half)
-
-
-# --- sizes ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class SizeCurve:
-    """How a score grows with the number of cells: ``top - drop * n ** -rate``.
-
-    Parameters
-    ----------
-    mix, evaluation, model
-        Of what.
-    top, drop, rate
-        Of the curve; ``top`` is what it tends to.
-    saturation
-        Cells of each corpus at which 95 % of the way from the smallest size to ``top`` is gone.
-    low, high
-        95 % of ``saturation``, over seeds drawn anew.
-    beyond
-        Whether that lies beyond the sizes that were run, where the curve is a guess.
-    """
-
-    mix: str
-    evaluation: str
-    model: str
-    top: float
-    drop: float
-    rate: float
-    saturation: float
-    low: float
-    high: float
-    beyond: bool
-
-    def __call__(self, n: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Return the curve at numbers of cells."""
-        found: NDArray[np.floating] = self.top - self.drop * np.asarray(n, float) ** -self.rate
-        return found
-
-
-def size_curves(
-    table: pd.DataFrame, *, metric: str = "r2", n_draws: int = 200
-) -> tuple[SizeCurve, ...]:
-    """Fit a curve of the number of cells to every mix, model and evaluation set.
-
-    Parameters
-    ----------
-    table
-        Of :func:`results`, of a plan with a series of three sizes and more.
-    metric
-        What grows.
-    n_draws
-        Draws of seeds for the interval.
-
-    Raises
-    ------
-    UsageError
-        There are fewer than three sizes (E-B13).
-    """
-    kept = table[(table["metric"] == metric) & (table["part"] == "")]
-    kept = kept[kept["n_cells"].notna() & (kept["model"] != FLOOR)]
-    if kept["n_cells"].nunique() < 3:
-        raise UsageError(
-            "E-B13",
-            f"{kept['n_cells'].nunique()} sizes were run, and a curve needs three",
-            fix="sizes = [250, 500, 1000, 2000] in the plan",
-        )
-    rng = np.random.default_rng(settings.stream_seed("bootstrap"))
-    curves = []
-    for (mix, evaluation, model), of in kept.groupby(["mix", "evaluation", "model"], sort=True):
-        wide = of.pivot_table(index="seed", columns="n_cells", values="value").dropna()
-        if wide.shape[1] < 3 or wide.empty:
-            continue
-        sizes = wide.columns.to_numpy(float)
-        top, drop, rate = _fitted(sizes, wide.mean().to_numpy())
-        points = []
-        for _ in range(n_draws if len(wide) > 1 else 0):
-            drawn = wide.to_numpy()[rng.integers(0, len(wide), len(wide))].mean(axis=0)
-            points.append(_saturation(sizes, *_fitted(sizes, drawn)))
-        at = _saturation(sizes, top, drop, rate)
-        low, high = np.percentile(points, [2.5, 97.5]) if points else (np.nan, np.nan)
-        curves.append(
-            SizeCurve(
-                str(mix),
-                str(evaluation),
-                str(model),
-                top,
-                drop,
-                rate,
-                at,
-                float(low),
-                float(high),
-                bool(at > sizes.max()),
-            )
-        )
-    return tuple(curves)
-
-
-def _fitted(
-    sizes: NDArray[np.floating], values: NDArray[np.floating]
-) -> tuple[float, float, float]:
-    """Least squares; for a rate, the rest of the curve is a line."""
-
-    def error(log_rate: float) -> tuple[float, NDArray[np.floating]]:
-        x = np.stack([np.ones_like(sizes), -(sizes ** -np.exp(log_rate))], axis=1)
-        # Scores do not fall with more cells: a drop below zero is none.
-        found, _ = optimize.nnls(np.column_stack([x[:, 0], -x[:, 0], x[:, 1]]), values)
-        line = np.array([found[0] - found[1], found[2]])
-        return float(((x @ line - values) ** 2).sum()), line
-
-    grid = np.linspace(np.log(0.05), np.log(3.0), 40)
-    best = min(grid, key=lambda r: error(r)[0])
-    step = grid[1] - grid[0]
-    tuned = optimize.minimize_scalar(
-        lambda r: error(r)[0], bounds=(best - step, best + step), method="bounded"
-    ).x
-    top, drop = error(float(tuned))[1]
-    return float(top), float(drop), float(np.exp(tuned))
-
-
-def _saturation(sizes: NDArray[np.floating], top: float, drop: float, rate: float) -> float:
-    if drop <= 0:
-        return float(sizes.min())
-    return float(sizes.min() * 0.05 ** (-1 / rate))
-
-
-# --- plans against plans --------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class PlanComparison:
-    """Whether what mixes gain is the same in another plan: another model, or another baseline.
-
-    Parameters
-    ----------
-    points
-        ``mix``, ``evaluation``, and the log2 fold changes ``first`` and ``second``.
-    slope, low, high
-        Of the second on the first, with its 95 % interval.
-    p_zero, p_one
-        That the slope is 0, and that it is 1.
-    r, rank_r
-        Pearson's and Spearman's correlation of fold changes.
-    survives
-        Of every evaluation set and mix with a gain in the first plan, whether it is one in the
-        second: above 0 in both.
-    """
-
-    points: pd.DataFrame
-    slope: float
-    low: float
-    high: float
-    p_zero: float
-    p_one: float
-    r: float
-    rank_r: float
-    survives: pd.DataFrame
-
-
-def compare_plans(
-    first: pd.DataFrame,
-    second: pd.DataFrame,
-    *,
-    baselines: tuple[str, str],
-    metrics: tuple[str, str] = ("r2", "r2"),
-    models: tuple[str | None, str | None] = (None, None),
-) -> PlanComparison:
-    """Regress what mixes gain in one plan on what they gain in another.
-
-    Parameters
-    ----------
-    first, second
-        Of :func:`results`: another architecture, another baseline corpus, or both.
-    baselines
-        Mix that each is compared with.
-    metrics
-        Of each; models of ranks have ``"rank_r"``.
-    models
-        Of each, where there are several.
-
-    Raises
-    ------
-    UsageError
-        They have fewer than three points in common (E-B13), or several models (E-B07).
-    """
-    sides = []
-    for table, baseline, metric, model in zip(
-        (first, second), baselines, metrics, models, strict=True
-    ):
-        kept = table[table["model"] != FLOOR]
-        kept = kept if model is None else kept[kept["model"] == model]
-        if kept["model"].nunique() > 1:
-            raise UsageError(
-                "E-B07",
-                f"a plan has the models {', '.join(sorted(set(kept['model'])))}",
-                fix="name one of each: models=(..., ...)",
-            )
-        found = matrix(kept, baseline, metric=metric)
-        sides.append(found[found["mix"] != baseline].set_index(["mix", "evaluation"]))
-    points = pd.concat(
-        {name: s["log2_fold_change"] for name, s in zip(("first", "second"), sides, strict=True)},
-        axis=1,
-        join="inner",
-    ).dropna()
-    if len(points) < 3:
-        raise UsageError(
-            "E-B13",
-            f"the plans have {len(points)} mixes and evaluation sets in common",
-            why="a slope needs three, with scores of 0.01 and more",
-            fix="give mixes and evaluation sets the same names in both",
-        )
-    x, y = points["first"].to_numpy(), points["second"].to_numpy()
-    fit = stats.linregress(x, y)
-    free = len(points) - 2
-    half = stats.t.ppf(0.975, free) * fit.stderr
-    apart = abs(fit.slope - 1) / fit.stderr if fit.stderr > 0 else np.inf
-    gains = points[points["first"] > 0].assign(survives=lambda t: t["second"] > 0)
-    return PlanComparison(
-        points.reset_index(),
-        float(fit.slope),
-        float(fit.slope - half),
-        float(fit.slope + half),
-        float(fit.pvalue),
-        float(2 * stats.t.sf(apart, free)),
-        float(fit.rvalue),
-        float(stats.spearmanr(x, y).statistic),
-        gains.reset_index(),
-    )
 
 
 def coverage_table(table: pd.DataFrame, *, metric: str = "r2") -> pd.DataFrame:

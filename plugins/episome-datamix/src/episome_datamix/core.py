@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,30 +16,51 @@ from episome.nn import (
     zero_inflated_log_likelihood,
 )
 from episome_datamix.draws import normal_draws
+from episome_datamix.layers import Encoder, Linear, kl_normal, normalised_product, row_sums
 
 if TYPE_CHECKING:
     from episome.nn import CSRParts
 
-    _Module = nn.Module
-else:
-    _Module = object
-
+#: Options of the network, and what they are by default.
+DEFAULTS: dict[str, Any] = {
+    "n_batch": 1,
+    "n_hidden": 128,
+    "n_latent": 10,
+    "n_layers": 2,
+    "dropout_rate": 0.1,
+    "gene_likelihood": "nb",
+    "use_observed_lib_size": False,
+    "target_sum": 1e4,
+}
 LIKELIHOODS = ("nb", "zinb")
 #: Of the variances of the encoders, as scvi-tools has it.
 VARIANCE_FLOOR = 1e-4
-#: Of scvi-tools' batch normalisation.
-NORM = {"eps": 1e-3, "momentum": 0.01}
 #: Column of a batch that holds the number of the cell's batch.
 BATCH = "batch"
-#: Cells whose posterior is drawn from at a time, times draws.
-_AT_ONCE = 4096
 
 
-class LinearDecoding(_Module):
-    """What the network does, whoever built its layers: this package or scvi-tools.
+class LDVAECore(TorchCore):
+    """A variational autoencoder with a linear decoder.
 
     Cells are encoded from log1p of their counts; the decoder is one matrix and a batch
     normalisation, whose softmax over genes are shares of the cell's molecules.
+
+    Parameters
+    ----------
+    n_features
+        Genes, G.
+    **options
+        Of ``DEFAULTS``: ``n_batch``, batches that the decoder is told, with one it is told none;
+        ``n_hidden``, ``n_latent``, ``n_layers`` and ``dropout_rate`` of the encoder;
+        ``gene_likelihood``, one of ``LIKELIHOODS``; ``use_observed_lib_size``: take the size of a
+        cell as it was counted; ``target_sum``: what cells are scaled to on the way in.
+
+    Raises
+    ------
+    TypeError
+        There is no such option.
+    ValueError
+        A value is impossible.
     """
 
     input_format: ClassVar[str] = "csr"
@@ -53,6 +73,22 @@ class LinearDecoding(_Module):
     px_r: torch.Tensor
     library_log_means: torch.Tensor
     library_log_vars: torch.Tensor
+
+    def __init__(self, n_features: int, **options: Any) -> None:
+        super().__init__()
+        c = checked(n_features, options)
+        told = c["n_latent"] + (c["n_batch"] if c["n_batch"] > 1 else 0)
+        sizes = c["n_hidden"], c["n_layers"], c["dropout_rate"]
+        self.px_r = nn.Parameter(torch.randn(n_features))
+        self.z_encoder = Encoder(n_features, c["n_latent"], *sizes)
+        self.l_encoder = Encoder(n_features, 1, c["n_hidden"], 1, c["dropout_rate"])
+        self.decoder = nn.Module()
+        self.decoder.factor_regressor = Linear(told, n_features)
+        self.decoder.px_dropout_decoder = Linear(told, n_features)
+        if not c["use_observed_lib_size"]:
+            self.register_buffer("library_log_means", torch.zeros(1, c["n_batch"]))
+            self.register_buffer("library_log_vars", torch.ones(1, c["n_batch"]))
+        self.begin(c)
 
     def begin(self, config: Mapping[str, object]) -> None:
         """Keep the configuration, and predict without draws in the mean of all batches."""
@@ -148,7 +184,7 @@ class LinearDecoding(_Module):
         assert total is not None
         return total.div_(len(codes)) if len(codes) > 1 else total
 
-    def predicted(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Return ``latent``, the mean of the posterior, and ``mean``, shares of molecules.
 
         Where draws are asked for, ``mean`` is the mean over draws of the posterior, which are the
@@ -214,7 +250,7 @@ class LinearDecoding(_Module):
             "kl_l": kl_library,
         }
 
-    def training_loss(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    def loss(self, batch: dict[str, Any]) -> Mapping[str, torch.Tensor]:
         """Return ``loss`` and the parts that are logged.
 
         In training the distance to the prior of the latent space is weighted by ``kl_weight``; in
@@ -237,141 +273,6 @@ class LinearDecoding(_Module):
         drawn = normal_draws(batch["ind_x"], 1, width, seed=self.draw_seed)[:, 0]
         return drawn.to(self.px_r)
 
-
-def kl_normal(
-    mean: torch.Tensor, variance: torch.Tensor, at: torch.Tensor, spread: torch.Tensor
-) -> torch.Tensor:
-    """Return the divergence of normal distributions from others, entry by entry.
-
-    Parameters
-    ----------
-    mean, variance
-        Of the distribution.
-    at, spread
-        Mean and variance of the other.
-    """
-    ratio = variance / spread
-    return 0.5 * (ratio + (mean - at).square() / spread - 1 - ratio.log())
-
-
-def row_sums(counts: CSRParts) -> torch.Tensor:
-    """Return the sum of every row, (B,).
-
-    Parameters
-    ----------
-    counts
-        (B, G).
-    """
-    return counts.values.new_zeros(counts.n_rows).index_add_(0, counts.rows(), counts.values)
-
-
-def normalised_product(
-    x: torch.Tensor, weight: torch.Tensor, norm: nn.BatchNorm1d
-) -> torch.Tensor:
-    """Return ``norm(x @ weight.T)``, whose statistics follow from those of ``x``.
-
-    The mean of a product is the product of the mean, and its variance a quadratic form of the
-    covariance of a few dimensions: the matrix of cells by genes is passed over once.
-
-    Parameters
-    ----------
-    x
-        (B, d).
-    weight
-        (G, d).
-    norm
-        Of G features; in training its running statistics are updated.
-    """
-    # Variances are differences of squares: never in fewer bits.
-    with torch.autocast(x.device.type, enabled=False):
-        return _normalised_product(x.float(), weight, norm)
-
-
-def _normalised_product(
-    x: torch.Tensor, weight: torch.Tensor, norm: nn.BatchNorm1d
-) -> torch.Tensor:
-    if not norm.training:
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        return torch.addmm(norm.bias - norm.running_mean * scale, x, (weight * scale[:, None]).t())
-    centre = x.mean(0)
-    centred = x - centre
-    covariance = centred.t() @ centred / len(x)
-    variance = ((weight @ covariance) * weight).sum(1).clamp(min=0.0)
-    with torch.no_grad():
-        unbiased = variance * (len(x) / max(len(x) - 1, 1))
-        norm.num_batches_tracked += 1
-        # Without a momentum the statistics are the mean over batches.
-        share = norm.momentum or 1 / float(norm.num_batches_tracked)
-        norm.running_mean.lerp_(weight @ centre, share)
-        norm.running_var.lerp_(unbiased, share)
-    scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    return torch.addmm(norm.bias, centred, (weight * scale[:, None]).t())
-
-
-class LDVAECore(LinearDecoding, TorchCore):
-    """A variational autoencoder with a linear decoder.
-
-    Parameters
-    ----------
-    n_features
-        Genes, G.
-    n_batch
-        Batches that the decoder is told; with one it is told none.
-    n_hidden, n_latent, n_layers
-        Widths and layers of the encoder.
-    dropout_rate
-        Share of its hidden values that is left out in training.
-    gene_likelihood
-        ``"nb"`` or ``"zinb"``.
-    use_observed_lib_size
-        Take the size of a cell as it was counted, and infer none.
-    target_sum
-        What cells are scaled to on the way in.
-
-    Raises
-    ------
-    ValueError
-        Another likelihood, or a number that is none.
-    """
-
-    def __init__(
-        self,
-        n_features: int,
-        *,
-        n_batch: int = 1,
-        n_hidden: int = 128,
-        n_latent: int = 10,
-        n_layers: int = 2,
-        dropout_rate: float = 0.1,
-        gene_likelihood: str = "nb",
-        use_observed_lib_size: bool = False,
-        target_sum: float = 1e4,
-    ) -> None:
-        super().__init__()
-        config = {
-            "n_features": n_features,
-            "n_batch": n_batch,
-            "n_hidden": n_hidden,
-            "n_latent": n_latent,
-            "n_layers": n_layers,
-            "dropout_rate": dropout_rate,
-            "gene_likelihood": gene_likelihood,
-            "use_observed_lib_size": use_observed_lib_size,
-            "target_sum": target_sum,
-        }
-        check_config(config)
-        told = n_latent + (n_batch if n_batch > 1 else 0)
-        self.px_r = nn.Parameter(torch.randn(n_features))
-        self.z_encoder = _Encoder(n_features, n_latent, n_hidden, n_layers, dropout_rate)
-        self.l_encoder = _Encoder(n_features, 1, n_hidden, 1, dropout_rate)
-        self.decoder = nn.Module()
-        self.decoder.factor_regressor = _Linear(told, n_features)
-        self.decoder.px_dropout_decoder = _Linear(told, n_features)
-        if not use_observed_lib_size:
-            self.register_buffer("library_log_means", torch.zeros(1, max(n_batch, 1)))
-            self.register_buffer("library_log_vars", torch.ones(1, max(n_batch, 1)))
-        self.begin(config)
-
     def gene_axes(self) -> Mapping[str, int]:
         """Return the weights whose rows or columns are genes."""
         return {
@@ -380,28 +281,26 @@ class LDVAECore(LinearDecoding, TorchCore):
             "decoder.factor_regressor.fc_layers.Layer 0.0.weight": 0,
         }
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """Return ``latent`` (B, n_latent) and ``mean`` (B, G); see :meth:`predicted`."""
-        return self.predicted(batch)
-
-    def loss(self, batch: dict[str, Any]) -> Mapping[str, torch.Tensor]:
-        """Return the loss and its parts; see :meth:`training_loss`."""
-        return self.training_loss(batch)
-
     def inference(self) -> Callable[[dict[str, Any]], dict[str, torch.Tensor]]:
         """Return what the ``Predictor`` calls."""
         self.eval()
-        return self.predicted
+        return self
 
 
-def check_config(config: Mapping[str, Any]) -> None:
-    """Refuse a network that cannot be built.
+def checked(n_features: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the whole configuration of a network.
 
     Raises
     ------
+    TypeError
+        There is no such option.
     ValueError
-        Another likelihood, or a number that is none.
+        A value is impossible.
     """
+    if unknown := sorted(set(options) - set(DEFAULTS)):
+        msg = f"there is no option {', '.join(unknown)}."
+        raise TypeError(msg)
+    config = {"n_features": n_features, **DEFAULTS, **options}
     if config["gene_likelihood"] not in LIKELIHOODS:
         msg = f"gene_likelihood is {config['gene_likelihood']!r}; use one of {LIKELIHOODS}."
         raise ValueError(msg)
@@ -413,50 +312,4 @@ def check_config(config: Mapping[str, Any]) -> None:
     if not 0 <= float(config["dropout_rate"]) < 1:
         msg = f"dropout_rate is {config['dropout_rate']!r}; it must be at least 0 and below 1."
         raise ValueError(msg)
-
-
-class _Encoder(nn.Module):
-    """Layers under the names that scvi-tools gives them."""
-
-    def __init__(
-        self, n_input: int, n_output: int, n_hidden: int, n_layers: int, dropout: float
-    ) -> None:
-        super().__init__()
-        widths = [n_input, *[n_hidden] * n_layers]
-        layers = OrderedDict(
-            (
-                f"Layer {i}",
-                nn.Sequential(
-                    nn.Linear(widths[i], widths[i + 1]),
-                    nn.BatchNorm1d(widths[i + 1], **NORM),  # type: ignore[arg-type]
-                    # The place of scvi-tools' layer normalisation, which is off.
-                    nn.Identity(),
-                    nn.ReLU(),
-                    nn.Dropout(dropout),
-                ),
-            )
-            for i in range(n_layers)
-        )
-        self.encoder = _Layers(layers)
-        self.mean_encoder = nn.Linear(n_hidden, n_output)
-        self.var_encoder = nn.Linear(n_hidden, n_output)
-
-
-class _Layers(nn.Module):
-    def __init__(self, layers: OrderedDict[str, nn.Module]) -> None:
-        super().__init__()
-        self.fc_layers = nn.Sequential(layers)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.fc_layers(x)
-        return found
-
-
-class _Linear(nn.Module):
-    """A matrix and a batch normalisation."""
-
-    def __init__(self, n_input: int, n_output: int) -> None:
-        super().__init__()
-        norm = nn.BatchNorm1d(n_output, **NORM)  # type: ignore[arg-type]
-        block = nn.Sequential(nn.Linear(n_input, n_output, bias=False), norm)
-        self.fc_layers = nn.Sequential(OrderedDict([("Layer 0", block)]))
+    return config

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 from sklearn.neighbors import NearestNeighbors
 
 from episome.data import variable_genes
+from episome_datamix.pools import NO_TYPE
+from episome_datamix.scale import log_counts, mean_molecules
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
-    from numpy.typing import NDArray
 
 _DIMENSIONS, _GENES, _FITTED = 30, 2000, 20_000
 #: Share of the training cells whose nearest other training cell is near.
@@ -69,7 +69,7 @@ class CoverageOf:
         self._near = NearestNeighbors(n_neighbors=min(2, len(space))).fit(space)
         own = self._near.kneighbors(space)[0][:, -1]
         self._limit = float(np.quantile(own, NEAR))
-        self._types = set(types) - {"unknown"}
+        self._types = set(types) - {NO_TYPE}
         self._means = mean_molecules(train.X)
 
     def __call__(self, target: AnnData, types: Sequence[str]) -> Coverage:
@@ -84,7 +84,7 @@ class CoverageOf:
         """
         space = self._svd.transform(log_counts(target.X)[:, self._genes])
         distance = self._near.kneighbors(space, n_neighbors=1)[0][:, 0]
-        known = np.array([t for t in types if t != "unknown"], dtype=object)
+        known = np.array([t for t in types if t != NO_TYPE], dtype=object)
         seen = np.isin(known.astype(str), list(self._types)) if len(known) else None
         expressed = mean_molecules(target.X) > 1
         both = (self._means > 1) & expressed
@@ -93,31 +93,3 @@ class CoverageOf:
             float("nan") if seen is None or not self._types else float(seen.mean()),
             float(both.sum() / expressed.sum()) if expressed.any() else float("nan"),
         )
-
-
-def log_counts(counts: object) -> sparse.csr_matrix:
-    """Return log1p of 10,000 molecules a cell, CSR float32.
-
-    Parameters
-    ----------
-    counts
-        (n_cells, n_genes).
-    """
-    found = sparse.csr_matrix(counts, dtype=np.float32).copy()
-    sums = np.asarray(found.sum(axis=1)).ravel()
-    scale = 1e4 / np.where(sums > 0, sums, 1)
-    found.data = np.log1p(found.data * np.repeat(scale, np.diff(found.indptr))).astype(np.float32)
-    return found
-
-
-def mean_molecules(counts: object) -> NDArray[np.float64]:
-    """Return the mean of 10,000 molecules a cell of every gene, (n_genes,).
-
-    Parameters
-    ----------
-    counts
-        (n_cells, n_genes).
-    """
-    found = log_counts(counts).astype(np.float64)
-    found.data = np.expm1(found.data)
-    return np.asarray(found.mean(axis=0)).ravel()

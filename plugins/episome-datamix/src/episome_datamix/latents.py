@@ -103,7 +103,7 @@ def compare_latents(
             fix="pass more cells",
         )
     said = LinearRegression().fit(x[train], y[train]).predict(x[test])
-    r = cell_correlations(said.T, y[test].T)
+    r = cell_correlations(said.T, y[test].T)["r"].to_numpy()
     # A factor that says nothing of any cell is told by whatever: nothing is new in it.
     explained = np.where(np.isnan(r), 0.0, r) ** 2
     dead = np.ptp(y[test], axis=0) <= 1e-6 * np.abs(y[test]).max(initial=1e-12)
@@ -232,7 +232,7 @@ def factor_table(
     mean = total / max(prepared.source.n_obs, 1)
     r = cell_correlations(
         loadings.to_numpy(float).T, np.broadcast_to(mean, (loadings.shape[1], len(mean)))
-    )
+    )["r"].to_numpy()
     limit = _smallest_r(len(mean), 0.05 / loadings.shape[1])
     # A factor that says nothing of any cell is not a new axis.
     new = (table["explained"] < NEW_BELOW).to_numpy() & (np.abs(r) > limit)

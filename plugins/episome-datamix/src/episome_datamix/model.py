@@ -9,22 +9,18 @@ import numpy as np
 import pandas as pd
 import torch
 from scvi.model import LinearSCVI
-from scvi.model.base import RNASeqMixin
 
 from episome import settings
 from episome.errors import UsageError
 from episome.models import (
+    CountsWithBatches,
     EmbeddingMixin,
     NetworkModel,
     ReconstructionMixin,
     WithoutModule,
-    add_batches,
     batch_codes,
     batch_names,
     decoding_into,
-    only_counts,
-    require_batches,
-    require_counts,
 )
 from episome_datamix.convert import from_scvi, to_scvi
 from episome_datamix.core import BATCH
@@ -40,7 +36,14 @@ if TYPE_CHECKING:
     from episome.train import CellDataModule
 
 
-class LDVAE(ReconstructionMixin, EmbeddingMixin, NetworkModel, WithoutModule, LinearSCVI):
+class LDVAE(
+    CountsWithBatches,
+    ReconstructionMixin,
+    EmbeddingMixin,
+    NetworkModel,
+    WithoutModule,
+    LinearSCVI,
+):
     """scvi-tools' linearly decoded autoencoder, under the host's contract.
 
     An encoder of log1p counts, a latent space of few dimensions, and one matrix from there to all
@@ -103,42 +106,6 @@ class LDVAE(ReconstructionMixin, EmbeddingMixin, NetworkModel, WithoutModule, Li
         )
         summary = f"LDVAE with {n_latent} dimensions, {len(batch_names(self))} batches"
         self._finish_init(core, locals(), summary)
-
-    @classmethod
-    def setup_anndata(
-        cls,
-        adata: AnnData,
-        *,
-        batch_key: str | None = None,
-        input_kind: Literal["auto", "counts"] = "auto",
-        **kwargs: Any,
-    ) -> None:
-        """Register training data: counts, and batches; labels are not needed.
-
-        Parameters
-        ----------
-        adata
-            Training cells.
-        batch_key
-            Column of ``obs`` that the decoder is conditioned on.
-        input_kind
-            Only counts; they are checked.
-        **kwargs
-            Of ``EpisomeModel.setup_anndata`` (``layer``, ``use_raw``, ``donor_key``, ...).
-
-        Raises
-        ------
-        InputDataError
-            Values after log1p (E-D07, E-D53), or others that cannot be used.
-        UsageError
-            There is no such column (E-U04), or it names no batch for some cells (E-U82).
-        """
-        require_counts(input_kind)
-        if kwargs.get("source_registry") is None:
-            require_batches(adata, batch_key)
-        with only_counts():
-            super().setup_anndata(adata, input_kind="counts", **kwargs)
-        add_batches(cls, adata, batch_key, kwargs)
 
     @property
     def batches(self) -> tuple[str, ...]:
@@ -289,23 +256,6 @@ class LDVAE(ReconstructionMixin, EmbeddingMixin, NetworkModel, WithoutModule, Li
             ``layer``, ``use_raw``, ``input_kind``, ``min_gene_overlap``, ``duplicates``.
         """
         return residuals(self, adata, by=by, **query)
-
-    def differential_expression(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
-        """Do what scvi-tools' method does, with its own normalised expression.
-
-        Parameters
-        ----------
-        *args, **kwargs
-            Of ``scvi.model.LinearSCVI.differential_expression``.
-        """
-        # It asks the method of that name for samples by arguments of scvi-tools.
-        self.get_normalized_expression = (  # type: ignore[method-assign]
-            lambda *a, **k: RNASeqMixin.get_normalized_expression(self, *a, **k)
-        )
-        try:
-            return super().differential_expression(*args, **kwargs)
-        finally:
-            del self.get_normalized_expression
 
     # --- scvi-tools -------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from episome.nn import (
     negative_binomial_log_likelihood,
     zero_inflated_log_likelihood,
 )
-from episome_datamix.core import LDVAECore, check_config, kl_normal
+from episome_datamix.core import LDVAECore, checked
+from episome_datamix.layers import kl_normal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,20 +32,20 @@ class LDVAEModule(LDVAECore, SCVIModule):
 
     Parameters
     ----------
-    **config
+    n_features, **options
         Of ``LDVAECore``.
     """
 
-    def __init__(self, **config: Any) -> None:
-        check_config(config)
-        n_batch = int(config["n_batch"])
+    def __init__(self, n_features: int, **options: Any) -> None:
+        config = checked(n_features, options)
+        n_batch = config["n_batch"]
         sizes: dict[str, Any] = {}
         if not config["use_observed_lib_size"]:
             sizes["library_log_means"] = np.zeros((1, n_batch))
             sizes["library_log_vars"] = np.ones((1, n_batch))
         SCVIModule.__init__(
             self,
-            n_input=config["n_features"],
+            n_input=n_features,
             n_batch=n_batch,
             n_hidden=config["n_hidden"],
             n_latent=config["n_latent"],
@@ -55,25 +57,6 @@ class LDVAEModule(LDVAECore, SCVIModule):
         )
         self.minified_data_type = None
         self.begin(config)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, object]) -> LDVAEModule:
-        """Build a module with fresh weights."""
-        full = {
-            "n_batch": 1,
-            "n_hidden": 128,
-            "n_latent": 10,
-            "n_layers": 2,
-            "dropout_rate": 0.1,
-            "gene_likelihood": "nb",
-            "use_observed_lib_size": False,
-            "target_sum": 1e4,
-        }
-        unknown = sorted(set(config) - {*full, "n_features"})
-        if unknown:
-            msg = f"unknown settings {unknown}"
-            raise TypeError(msg)
-        return cls(**{**full, **config})
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Do what scvi-tools' method does."""
@@ -97,13 +80,12 @@ class LDVAEModule(LDVAECore, SCVIModule):
         if args or kwargs:
             return SCVIModule.inference(self, *args, **kwargs)
         self.eval()
-        predict: Callable[[dict[str, Any]], dict[str, torch.Tensor]] = self.predicted
-        return predict
+        return partial(LDVAECore.forward, self)
 
     def loss(self, *args: Any, **kwargs: Any) -> Any:
         """Return the host's loss of a batch, or scvi-tools' of its tensors and outputs."""
         if len(args) == 1 and not kwargs:
-            return self.training_loss(args[0])
+            return LDVAECore.loss(self, args[0])
         return self._scvi_loss(*args, **kwargs)
 
     def _scvi_loss(

@@ -9,9 +9,9 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn
 
-from episome.benchmark import ModelEntry
+from episome.benchmark import ModelEntry, record_of
 from episome.errors import InputFileError, UsageError, did_you_mean
 
 SAMPLING = ("random", "balanced", "sketch")
@@ -255,7 +255,7 @@ class Plan:
             names = [str(n).strip() for n in given]
             given = Mix(PLUS.join(names), {n: float(names.count(n)) for n in names})
         elif not isinstance(given, Mix):
-            given = _made(Mix, given, f"mixes of {self.name}")
+            given = record_of(Mix, given, f"mixes of {self.name}")
         if unknown := [n for n in given.parts if n not in self.corpora]:
             _refuse_unknown(f"corpus of {given.name!r}", unknown[0], self.corpora, self.name)
         shares = list(given.parts.values())
@@ -293,17 +293,23 @@ class Plan:
             if not isinstance(tables, Mapping):
                 _refuse(f"{what} is no table of tables", "plan", f"write [{what}.NAME]")
             values[what] = {
-                str(n): _made(Corpus, {"source": t} if isinstance(t, str) else t, f"{what}.{n}")
+                str(n): record_of(
+                    Corpus, {"source": t} if isinstance(t, str) else t, f"{what}.{n}"
+                )
                 for n, t in tables.items()
             }
         if "qc" in values:
-            values["qc"] = _made(QC, values["qc"], "qc")
+            values["qc"] = record_of(QC, values["qc"], "qc")
         if "models" in values:
             values["models"] = tuple(
-                m if isinstance(m, ModelEntry) else _made(ModelEntry, _named(m), "models")
+                m if isinstance(m, ModelEntry) else record_of(ModelEntry, _named(m), "models")
                 for m in _listed(values["models"])
             )
-        found: Plan = _made(cls, values, "plan")
+        for what in ("seeds", "sizes", "hold_out", "allow", "mixes"):
+            if what in values:
+                # One may stand without a list.
+                values[what] = _listed(values[what])
+        found: Plan = record_of(cls, values, "plan")
         return found
 
     @classmethod
@@ -366,27 +372,6 @@ def _named(given: Any) -> Any:
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _made(cls: type, given: Any, where: str) -> Any:
-    """Make a record of a table; a key that is none is refused with the near ones."""
-    if isinstance(given, cls):
-        return given
-    if not isinstance(given, Mapping):
-        _refuse(f"{where} holds {given!r}, not a table", where, "write it as a table")
-    known = [f.name for f in dataclasses.fields(cls)]
-    for key in given:
-        if key not in known:
-            _refuse_unknown(f"key of {where}", str(key), known, where)
-    hints = get_type_hints(cls)
-    values = {}
-    for key, value in given.items():
-        several = "tuple" in str(hints.get(key, ""))
-        values[key] = tuple(_listed(value)) if several else value
-    try:
-        return cls(**values)
-    except TypeError as error:
-        _refuse(f"{where} cannot be read: {error}", where, "name what is missing", error)
 
 
 def _refuse(what: str, where: str, fix: str, cause: Exception | None = None) -> NoReturn:

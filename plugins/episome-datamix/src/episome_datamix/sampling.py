@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
+
+from episome_datamix.scale import log_counts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,9 +72,10 @@ def _boxes(
     few = np.sort(rng.choice(len(rows), min(len(rows), _FITTED), replace=False))
     dimensions = min(_DIMENSIONS, source.n_vars - 1, len(few) - 1)
     svd = TruncatedSVD(max(dimensions, 1), random_state=int(rng.integers(2**31)))
-    svd.fit(_logs(source, rows[few]))
+    svd.fit(log_counts(source.read(rows[few])))
     parts = [
-        svd.transform(_logs(source, rows[i : i + _BLOCK])) for i in range(0, len(rows), _BLOCK)
+        svd.transform(log_counts(source.read(rows[i : i + _BLOCK])))
+        for i in range(0, len(rows), _BLOCK)
     ]
     space = np.concatenate(parts)
     low, width = space.min(axis=0), float(np.ptp(space, axis=0).max()) or 1.0
@@ -90,11 +92,3 @@ def _boxes(
             largest = side
         side = (smallest + largest) / 2
     return boxes
-
-
-def _logs(source: CellSource, rows: NDArray[np.int64]) -> sparse.csr_matrix:
-    block = sparse.csr_matrix(source.read(rows)).astype(np.float32)
-    sums = np.asarray(block.sum(axis=1)).ravel()
-    scale = 1e4 / np.where(sums > 0, sums, 1)
-    block.data = np.log1p(block.data * np.repeat(scale, np.diff(block.indptr))).astype(np.float32)
-    return block

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from scipy.stats import rankdata
 
 from episome.data import variable_genes
 from episome.errors import UsageError
+from episome.metrics import cell_scores
 from episome.models import normalized_rows
+from episome_datamix.scale import SIZE, log_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from episome.data import CellSource, Query
     from episome.models import EpisomeModel
 
-#: Molecules of a cell on the scale of all scores.
-SIZE = 1e4
 _BLOCK = 1024
 #: Spread, by the size of the values, below which they are all one value.
 _SAME = 1e-6
@@ -87,8 +86,8 @@ def mean_of(values: pd.Series) -> float:
 
 def cell_correlations(
     expected: NDArray[np.floating], measured: NDArray[np.floating]
-) -> NDArray[np.float64]:
-    """Return Pearson's correlation of every cell over genes, NaN where one side does not vary.
+) -> pd.DataFrame:
+    """Return how every cell's reconstruction goes with the cell, over genes.
 
     Parameters
     ----------
@@ -97,48 +96,21 @@ def cell_correlations(
 
     Returns
     -------
-    float64 (n_cells,).
+    A row per cell: ``r2`` and ``r`` (Pearson), ``rank_r``: that of ranks, on which models of ranks
+    can be scored (Spearman; equal values share theirs). NaN where one side does not vary.
 
     Examples
     --------
-    >>> cell_correlations(np.array([[1.0, 2.0, 4.0]]), np.array([[3.0, 5.0, 9.0]])).round(6)
-    array([1.])
+    >>> cell_correlations(np.array([[1.0, 2.0, 4.0]]), np.array([[3.0, 5.0, 9.0]]))["r"].item()
+    1.0
     """
-    said, true = (np.asarray(v, dtype=np.float64) for v in (expected, measured))
-    size = [np.abs(v).max(axis=1, initial=0.0) for v in (said, true)]
-    said, true = (v - v.mean(axis=1, keepdims=True) for v in (said, true))
-    norms = [np.sqrt((v**2).sum(axis=1)) for v in (said, true)]
-    n = np.sqrt(max(said.shape[1], 1))
-    varies = np.ones(len(said), dtype=bool)
-    for norm, largest in zip(norms, size, strict=True):
-        varies &= norm > _SAME * n * largest
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = (said * true).sum(axis=1) / (norms[0] * norms[1])
-    return np.where(varies, found, np.nan)
-
-
-def rank_correlations(
-    expected: NDArray[np.floating], measured: NDArray[np.floating]
-) -> NDArray[np.float64]:
-    """Return the correlation of ranks of every cell, which models of ranks can be scored by.
-
-    Ranks lie on the unit interval, and equal values share theirs; the correlation is Spearman's.
-
-    Parameters
-    ----------
-    expected, measured
-        (n_cells, n_genes).
-
-    Returns
-    -------
-    float64 (n_cells,); NaN where one side does not vary.
-    """
-    n = max(np.shape(expected)[1] - 1, 1)
-    said, true = (
-        (rankdata(np.asarray(v), axis=1) - 1) / n if np.size(v) else np.asarray(v)
-        for v in (expected, measured)
-    )
-    return cell_correlations(said, true)
+    found = cell_scores(expected, measured)
+    # The host's score of a constant prediction is 0: it says nothing. Here it is counted apart.
+    said = np.asarray(expected, dtype=np.float64)
+    low, high = said.min(axis=1, initial=np.inf), said.max(axis=1, initial=-np.inf)
+    constant = ~(high - low > _SAME * np.maximum(np.abs(low), np.abs(high)))
+    r, rank_r = (found[name].mask(constant) for name in ("pearson", "spearman"))
+    return pd.DataFrame({"r2": r**2, "r": r, "rank_r": rank_r})
 
 
 def reconstruction_r2(
@@ -199,9 +171,8 @@ def reconstruction_r2(
             # A model gives a value for a gene in all cells, or in none.
             told = np.isfinite(expected).all(axis=0)
         measured, expected = measured[:, told], expected[:, told]
-        r = cell_correlations(expected, measured)
-        both = {"r2": r**2, "r": r, "rank_r": rank_correlations(expected, measured)}
-        parts.append(pd.DataFrame(both, index=prepared.source.obs_names[rows]))
+        found = cell_correlations(expected, measured)
+        parts.append(found.set_index(prepared.source.obs_names[rows]))
     nothing = pd.DataFrame({"r2": [], "r": [], "rank_r": []}, dtype=float)
     at = at if told is None else at[told]
     return Reconstruction(
@@ -317,14 +288,8 @@ def measured_logs(model: Any, query: Query, rows: NDArray[np.int64]) -> sparse.c
     rows
         Of the query.
     """
-    values = normalized_rows(query, rows).astype(np.float64)
-    amounts = np.expm1(values.data)
-    sums = np.asarray(
-        sparse.csr_matrix((amounts, values.indices, values.indptr), values.shape).sum(1)
-    )
-    scale = SIZE / np.where(sums > 0, sums, 1).ravel()
-    values.data = np.log1p(amounts * np.repeat(scale, np.diff(values.indptr)))
-    return values
+    # Whatever the model's input is scaled to, shares of the cell are the same.
+    return log_counts(normalized_rows(query, rows).expm1()).astype(np.float64)
 
 
 def expected_values(

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pandas as pd
 
 from episome.benchmark import LABEL, Case, Outcome, Task, call_scores
 from episome.data import variable_genes
 from episome.metrics import macro_f1
-from episome_datamix.coverage import CoverageOf, log_counts, mean_molecules
-from episome_datamix.mixing import CORPUS, EVALUATION, MIX_DONOR, TERM, TYPE
-from episome_datamix.scores import cell_correlations, mean_of, rank_correlations, reconstruction_r2
+from episome_datamix.coverage import CoverageOf
+from episome_datamix.mixing import CORPUS, EVALUATION, MIX_DONOR, TYPE
+from episome_datamix.pools import NO_TYPE, TERM
+from episome_datamix.scale import log_counts, mean_molecules
+from episome_datamix.scores import cell_correlations, mean_of, reconstruction_r2
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -113,17 +115,19 @@ class MixReconstructionTask(MixTask):
         for name, rows in self.parts(case):
             cells, truth = case.test[rows].copy(), case.truth.iloc[rows]
             types = truth[TYPE].astype(str)
+            genes = _variable(cells, int(case.options["n_top_genes"]))
             with case.timed("predict"):
-                table, share = self._scored(case, model, cells)
+                table, share = self._scored(case, model, cells, genes)
             scores[name] = {**_summary(table), "genes": share, "n_cells": float(len(rows))}
             scores[name] |= self.covered(measure, cells, types.tolist())
-            scores[f"{FLOOR}{PART}{name}"] = self._of_profile(case, cells, profile)
+            scores[f"{FLOOR}{PART}{name}"] = _of_profile(cells, genes, profile)
             for kind, values in (("type", types), ("donor", truth[MIX_DONOR])):
                 scores |= _by_group(table, values, f"{name}{PART}{kind}: ")
         return Outcome(scores)
 
-    def _scored(self, case: Case, model: Any, cells: AnnData) -> tuple[pd.DataFrame, float]:
-        genes = _variable(cells, int(case.options["n_top_genes"]))
+    def _scored(
+        self, case: Case, model: Any, cells: AnnData, genes: list[str]
+    ) -> tuple[pd.DataFrame, float]:
         known = set(model.features.ids)
         chosen = [g for g in genes if g in known]
         seed = int(case.rng("draws").integers(2**31))
@@ -131,17 +135,6 @@ class MixReconstructionTask(MixTask):
         more = {"n_samples": draws, "seed": seed} if draws and _draws(model) else {}
         found = reconstruction_r2(model, cells, genes=tuple(chosen), min_gene_overlap=0.0, **more)
         return found.cells, len(found.genes) / max(len(genes), 1)
-
-    def _of_profile(
-        self, case: Case, cells: AnnData, profile: NDArray[np.float64]
-    ) -> dict[str, float]:
-        genes = _variable(cells, int(case.options["n_top_genes"]))
-        at = cells.var_names.get_indexer(genes)
-        measured = log_counts(cells.X)[:, at].toarray()
-        expected = np.broadcast_to(profile[at], measured.shape)
-        r = cell_correlations(expected, measured)
-        both = {"r2": r**2, "r": r, "rank_r": rank_correlations(expected, measured)}
-        return _summary(pd.DataFrame(both))
 
 
 class MixAnnotationTask(MixTask):
@@ -169,7 +162,7 @@ class MixAnnotationTask(MixTask):
         train = case.train.copy()
         # Whatever the data set calls a label, types of mixes are in a column of their own.
         train.obs[LABEL] = train.obs[TYPE].astype(str).to_numpy()
-        model = case.fitted(train[train.obs[LABEL] != "unknown"].copy())
+        model = case.fitted(train[train.obs[LABEL] != NO_TYPE].copy())
         self.kept(case, model)
         measure = self.coverage(case)
         scores: dict[str, dict[str, float]] = {}
@@ -178,7 +171,7 @@ class MixAnnotationTask(MixTask):
             types = case.truth[TYPE].iloc[rows].astype(str).to_numpy()
             with case.timed("predict"):
                 shares = model.predict_proba(cells)
-            labelled = types != "unknown"
+            labelled = types != NO_TYPE
             scores[name] = {"n_cells": float(labelled.sum())}
             scores[name] |= _called(shares[labelled], types[labelled])
             scores[name] |= self.covered(measure, cells, types.tolist())
@@ -198,6 +191,15 @@ def _called(shares: pd.DataFrame, truth: NDArray[np.object_]) -> dict[str, float
     return found
 
 
+def _of_profile(
+    cells: AnnData, genes: list[str], profile: NDArray[np.float64]
+) -> dict[str, float]:
+    """Scores of one profile for all cells."""
+    at = cells.var_names.get_indexer(genes)
+    measured = log_counts(cells.X)[:, at].toarray()
+    return _summary(cell_correlations(np.broadcast_to(profile[at], measured.shape), measured))
+
+
 def _summary(table: pd.DataFrame) -> dict[str, float]:
     found = {name: mean_of(table[name]) for name in ("r2", "r", "rank_r")}
     return {**found, "constant": float(table["r2"].isna().mean())}
@@ -207,7 +209,7 @@ def _by_group(table: pd.DataFrame, groups: pd.Series, head: str) -> dict[str, di
     """Scores of every group of cells that is large enough."""
     values = groups.astype("object").to_numpy()
     found = {}
-    for name in sorted({str(v) for v in values if v is not None and v == v and v != "unknown"}):
+    for name in sorted({str(v) for v in values if v is not None and v == v and v != NO_TYPE}):
         rows = values.astype(str) == name
         if rows.sum() >= _FEWEST:
             scores = _summary(table[rows])

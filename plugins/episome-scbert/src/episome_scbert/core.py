@@ -120,10 +120,6 @@ class SCBERTCore(TorchCore):
         if not self.config["train_genes"]:
             encoder.genes.weight.requires_grad_(False)  # noqa: FBT003 - torch's signature
 
-    def gene_axes(self) -> Mapping[str, int]:
-        """Return the weights with an axis of genes."""
-        return {}
-
     def parts(self) -> Mapping[str, Any]:
         """Return where in the tensors the encoder is; see ``episome.models.EncoderPart``."""
         shared = ("n_bins", "binning", "dim", "depth", "heads", "dim_head", "ff_mult")

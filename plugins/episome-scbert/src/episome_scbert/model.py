@@ -14,8 +14,10 @@ from episome.models import (
     ClassifierModel,
     EncoderPart,
     EpisomeModel,
+    OptionalLabels,
     ReconstructionMixin,
     WarmStartMixin,
+    knowing_what_was_measured,
 )
 from episome_scbert.attention import GeneAttentionMixin
 from episome_scbert.core import TRAINABLE, SCBERTCore
@@ -28,7 +30,7 @@ from episome_scbert.genes import (
 )
 from episome_scbert.plan import MaskedPlan, SCBERTPlan
 from episome_scbert.presets import pretraining_defaults, training_defaults, values_for
-from episome_scbert.pretraining import PretrainingMixin, knowing_what_was_measured
+from episome_scbert.pretraining import PretrainingMixin
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +43,12 @@ if TYPE_CHECKING:
 
 
 class SCBERT(
-    PretrainingMixin, GeneAttentionMixin, WarmStartMixin, ReconstructionMixin, ClassifierModel
+    OptionalLabels,
+    PretrainingMixin,
+    GeneAttentionMixin,
+    WarmStartMixin,
+    ReconstructionMixin,
+    ClassifierModel,
 ):
     """A transformer over the genes of a cell, whose tokens are levels of expression.
 
@@ -205,72 +212,6 @@ class SCBERT(
         return config
 
     # --- set-up -----------------------------------------------------------------------------
-
-    @classmethod
-    def setup_anndata(
-        cls,
-        adata: AnnData,
-        labels_key: str | None = None,
-        *,
-        layer: str | None = None,
-        use_raw: bool | Literal["auto"] = False,
-        donor_key: str | list[str] | None = None,
-        ontology_term_key: str | None = None,
-        own_terms: Mapping[str, Mapping[str, Any]] | None = None,
-        unlabeled_category: str = "unknown",
-        unlabeled: Literal["error", "keep", "drop"] = "error",
-        input_kind: Literal["auto", "counts", "log1p"] = "auto",
-        size_factor: Literal["model_genes", "all_genes"] = "model_genes",
-        duplicates: Literal["error", "sum"] = "error",
-        allow_fractional: bool = False,
-        nan: Literal["error", "zero"] = "error",
-        **kwargs: Any,
-    ) -> None:
-        """Register training data, with labels or without.
-
-        Parameters
-        ----------
-        adata
-            Training cells.
-        labels_key
-            Column of ``obs`` with the cell types; ``None``: the model learns from hidden genes
-            alone, and annotates nothing.
-        layer, use_raw, donor_key, input_kind, size_factor, duplicates, allow_fractional, nan
-            Of ``EpisomeModel.setup_anndata``.
-        ontology_term_key, own_terms, unlabeled_category, unlabeled
-            Of the labels, as for every annotator.
-        **kwargs
-            Of scvi-tools.
-
-        Raises
-        ------
-        InputDataError, LabelError, UsageError
-            The data cannot be used; all reasons are named.
-        """
-        shared: dict[str, Any] = {
-            "layer": layer,
-            "use_raw": use_raw,
-            "donor_key": donor_key,
-            "input_kind": input_kind,
-            "size_factor": size_factor,
-            "duplicates": duplicates,
-            "allow_fractional": allow_fractional,
-            "nan": nan,
-            **kwargs,
-        }
-        if labels_key is None:
-            shared.pop("obsm_key", None)
-            EpisomeModel.setup_anndata.__func__(cls, adata, **shared)
-            return
-        super().setup_anndata(
-            adata,
-            labels_key,
-            ontology_term_key=ontology_term_key,
-            own_terms=own_terms,
-            unlabeled_category=unlabeled_category,
-            unlabeled=unlabeled,
-            **shared,
-        )
 
     @property
     def labels(self) -> Labels | None:  # type: ignore[override]  # there may be none

@@ -47,9 +47,10 @@ BASE: dict[str, Any] = {
     "mask_zeros": True,
     "appended": False,
 }
-#: Chosen here for a laptop, by what training cells of FACS-sorted blood showed: with a thousand
-#: updates the published head learns where a mean over genes has hardly begun, and vectors that
-#: start from co-expression learn faster than those that start by chance.
+#: Chosen here for a laptop, by the test cells of one random split of FACS-sorted blood, whose
+#: figures therefore say nothing: with a thousand updates the published head learns where a mean
+#: over genes has hardly begun, and vectors that start from co-expression learn faster than those
+#: that start by chance.
 SMALL: dict[str, Any] = {
     **BASE,
     "dim": 32,

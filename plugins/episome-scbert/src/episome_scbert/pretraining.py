@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +14,16 @@ import pandas as pd
 from anndata import AnnData
 
 from episome import settings
-from episome.data import combined_column, given_split, measured_genes, read_any, split_cells
+from episome.benchmark import find_leaks, require_no_leaks
+from episome.data import combined_column, definite_donors, given_split, read_any, split_cells
 from episome.errors import InputDataError, UsageError
 from episome.log import get_logger
-from episome.models import digests_of_training, shared_donors
+from episome.models import (
+    digests_of_training,
+    knowing_what_was_measured,
+    require_unseen_donors,
+    shared_donors,
+)
 from episome.train import check_plan_kwargs, check_trainer_kwargs, fit
 from episome_scbert.genes import learn_from_cells
 from episome_scbert.plan import MaskedPlan
@@ -208,7 +216,8 @@ class PretrainingMixin(_Model):
         if own:
             # What train() holds out was not seen, and is no leak; its validation cells chose the
             # epoch of this run, and do the same there.
-            data = _with_split(data, validation=False)
+            data = copy.copy(data)
+            data.split = dataclasses.replace(data.split, validation=np.empty(0, dtype=np.int64))
             self._pretrained_rows = np.asarray(data.split.train)
         facts["donor_digests"] = digests_of_training(data, before)
         if self.is_trained_ and self.labels is not None:
@@ -262,8 +271,6 @@ class PretrainingMixin(_Model):
         donor_key: str | list[str] | None,
     ) -> None:
         """Refuse cells and donors that are to be tested on."""
-        from episome.benchmark import find_leaks, require_no_leaks
-
         cells: Any = self._require_adata() if adata is None else adata
         if isinstance(cells, str | Path):
             cells = read_any(cells)
@@ -323,25 +330,14 @@ class PretrainingMixin(_Model):
         InputDataError
             Some were (E-L20).
         """
-        if found := self.leaked_donors(donors):
-            raise InputDataError(
-                "E-L20",
-                "pretraining and test share: donor",
-                where=type(self).__name__,
-                count=len(found),
-                total=pd.Series(list(donors), dtype=object).nunique(),
-                examples=found[:3],
-                why="cells of one donor are alike: the encoder is not tested on a new one",
-                fix="pretrain on other donors, or leave these out of the test",
-            )
+        digests = self.pretraining_.get("donor_digests", ())
+        require_unseen_donors(digests, donors, where=type(self).__name__)
 
 
 _DONOR = "_donor"
 
 
 def _donors_of(table: pd.DataFrame) -> NDArray[np.object_]:
-    from episome.data import definite_donors
-
     return definite_donors(combined_column(AnnData(obs=table), list(table.columns)))
 
 
@@ -354,23 +350,10 @@ def _named_by_donor(cells: AnnData, key: str | list[str] | None) -> AnnData:
     return AnnData(cells.X, obs=obs, var=pd.DataFrame(index=cells.var_names))
 
 
-def _with_split(data: CellDataModule, *, validation: bool) -> CellDataModule:
-    """Return the cells without those of validation, for what is said of them."""
-    import copy
-    import dataclasses
-
-    found = copy.copy(data)
-    if not validation:
-        found.split = dataclasses.replace(data.split, validation=np.empty(0, dtype=np.int64))
-    return found
-
-
 def _with_unlabelled(
     split: Split, codes: NDArray[np.int64], donors: NDArray[np.object_] | None
 ) -> Split:
     """Add cells without a label to the training part, but for those of donors held out."""
-    import dataclasses
-
     more = np.flatnonzero(codes < 0)
     taken = (split.train, split.validation, split.test, split.calibration)
     more = np.setdiff1d(more, np.concatenate([np.asarray(t, dtype=np.int64) for t in taken]))
@@ -379,21 +362,3 @@ def _with_unlabelled(
         names = {d for d in donors[held] if d is not None}
         more = np.array([i for i in more if donors[i] not in names], dtype=np.int64)
     return dataclasses.replace(split, train=np.union1d(split.train, more).astype(np.int64))
-
-
-@contextmanager
-def knowing_what_was_measured(core: SCBERTCore, data: CellDataModule) -> Iterator[None]:
-    """Let the loss leave out genes that were not measured in a cell, while it is trained.
-
-    Parameters
-    ----------
-    core
-        Whose loss it is.
-    data
-        Of the training.
-    """
-    core.set_measured(measured_genes(data.source, data.alignment))
-    try:
-        yield
-    finally:
-        core.set_measured(None)

@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
 import torch
 
 from episome import plugins, settings
 from episome.data import GeneProgrammes
-from episome.errors import InputDataError, Problem, UsageError, warn
+from episome.errors import Problem, UsageError, warn
 from episome.models import (
     EmbeddingMixin,
     NetworkModel,
     ReconstructionMixin,
     digests_of_training,
+    knowing_what_was_measured,
     require_counts,
+    require_unseen_donors,
     shared_donors,
 )
 from episome_ssl.core import SSLCore
 from episome_ssl.plan import PretextPlan
 from episome_ssl.presets import pretraining
 from episome_ssl.pretexts import build_task, task_class
-from episome_ssl.start import knowing_what_was_measured, start_from_means, widths
+from episome_ssl.start import start_from_means, widths
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -296,17 +297,8 @@ class SSLEncoder(EmbeddingMixin, ReconstructionMixin, NetworkModel):
         InputDataError
             Some were (E-L20).
         """
-        if found := self.leaked_donors(donors):
-            raise InputDataError(
-                "E-L20",
-                "pretraining and test share: donor",
-                where="SSLEncoder",
-                count=len(found),
-                total=pd.Series(list(donors), dtype=object).nunique(),
-                examples=found[:3],
-                why="cells of one donor are alike: the encoder is not tested on a new one",
-                fix="pretrain on other donors, or leave these out of the test",
-            )
+        digests = self.fit_.get("donor_digests", ())
+        require_unseen_donors(digests, donors, where="SSLEncoder")
 
 
 def require_likelihood(likelihood: str, input_kind: str) -> None:

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
+from episome.train import bounded_epochs
+
 #: The paper's sizes are for millions of cells; below this a batch of 8,192 would be a few updates.
 LARGE = 500_000
 _MEDIUM, _FEW = 50_000, 2_000
-
-
-def bounded_epochs(n_cells: int, *, cells: int, at_least: int, at_most: int) -> int:
-    """Return the epochs that show about so many cells.
-
-    Parameters
-    ----------
-    n_cells
-        Training cells.
-    cells
-        Cells to be shown in all.
-    at_least, at_most
-        Bounds of the epochs.
-    """
-    return int(min(max(cells // max(n_cells, 1), at_least), at_most))
 
 
 def pretraining(n_cells: int) -> dict[str, object]:

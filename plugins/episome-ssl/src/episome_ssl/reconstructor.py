@@ -19,12 +19,13 @@ from episome.models import (
     batch_codes,
     batch_names,
     decoding_into,
+    knowing_what_was_measured,
     require_batches,
 )
 from episome_ssl.core import SSLReconstructorCore
 from episome_ssl.model import require_likelihood
 from episome_ssl.presets import pretraining
-from episome_ssl.start import knowing_what_was_measured, start_from_means
+from episome_ssl.start import start_from_means
 from episome_ssl.warm_start import sizes_of, started
 
 if TYPE_CHECKING:

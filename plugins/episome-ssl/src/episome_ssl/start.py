@@ -1,9 +1,8 @@
-"""What decoders begin with, and what is known of training cells while they are read."""
+"""What decoders begin with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,21 +73,3 @@ def start_from_means(core: EncoderCore, data: CellDataModule) -> None:
     total = np.asarray(values.sum(axis=0), dtype=np.float64).ravel()
     mean = (total / np.maximum(n_cells, 1)).astype(np.float32)
     core.net.start_from(torch.from_numpy(mean).to(core.device))
-
-
-@contextmanager
-def knowing_what_was_measured(core: EncoderCore, data: CellDataModule) -> Iterator[None]:
-    """Let a loss leave out genes that were not measured in a cell, for as long as it is trained.
-
-    Parameters
-    ----------
-    core
-        Whose loss it is.
-    data
-        Of the training.
-    """
-    core.set_measured(measured_genes(data.source, data.alignment))
-    try:
-        yield
-    finally:
-        core.set_measured(None)
