@@ -54,7 +54,6 @@ if TYPE_CHECKING:
         filled_by_gene,
         gene_places,
         require_known_genes,
-        require_unseen_donors,
         shared_donors,
     )
     from episome.models._reconstruction import ReconstructionMixin, decoding_into
@@ -68,8 +67,16 @@ if TYPE_CHECKING:
     from episome.models._transfer import LabelTransfer, label_transfer
     from episome.models._translation import TranslationMixin
     from episome.models._tuning import Between, TuningSpace
-    from episome.models._warm_start import WarmStartMixin, digests_of_training
-    from episome.models._weights_file import WeightsContent, WeightsFile
+    from episome.models._warm_start import (
+        SeenDonorsMixin,
+        WarmStartMixin,
+        digests_of_training,
+    )
+    from episome.models._weights_file import (
+        WeightsContent,
+        WeightsFile,
+        require_finite_weights,
+    )
     from episome.models._without_module import WithoutModule
 
 _HOME = {
@@ -91,6 +98,7 @@ _HOME = {
     "provenance": "_folder",
     "ReconstructionMixin": "_reconstruction",
     "ReferenceWeights": "_reference",
+    "SeenDonorsMixin": "_warm_start",
     "SupportsAnnotation": "_capabilities",
     "SupportsEmbedding": "_capabilities",
     "SupportsExplanation": "_capabilities",
@@ -105,7 +113,6 @@ _HOME = {
     "LabelTransfer": "_transfer",
     "shared_donors": "_parts",
     "require_known_genes": "_parts",
-    "require_unseen_donors": "_parts",
     "gene_places": "_parts",
     "filled_by_gene": "_parts",
     "donor_digests": "_parts",
@@ -139,6 +146,7 @@ _HOME = {
     "normalized_rows": "_training",
     "number_from_bytes": "_inert",
     "registry_from_parts": "_registry",
+    "require_finite_weights": "_weights_file",
 }
 __all__ = [*sorted(_HOME), "load"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episome.errors import GeneMatchError, InputDataError, ModelMismatchError, UsageError
+from episome.errors import GeneMatchError, ModelMismatchError, UsageError
 from episome.inference import folder_features, folder_rule
 from episome.io import read_model_folder
 from episome.log import get_logger
@@ -379,39 +379,6 @@ def shared_donors(digests: Collection[str], donors: Iterable[object] | None) -> 
     """
     known = set(digests)
     return sorted(d for d in _named(donors) if _digest(d) in known)
-
-
-def require_unseen_donors(
-    digests: Collection[str], donors: Iterable[object], *, where: str
-) -> None:
-    """Refuse donors to test on that an encoder was pretrained on.
-
-    Parameters
-    ----------
-    digests
-        Of :func:`donor_digests`.
-    donors
-        Of the cells that are to be tested on.
-    where
-        Name of the model.
-
-    Raises
-    ------
-    InputDataError
-        Some were (E-L20).
-    """
-    listed = list(donors)
-    if found := shared_donors(digests, listed):
-        raise InputDataError(
-            "E-L20",
-            "pretraining and test share: donor",
-            where=where,
-            count=len(found),
-            total=len(_named(listed)),
-            examples=found[:3],
-            why="cells of one donor are alike: the encoder is not tested on a new one",
-            fix="pretrain on other donors, or leave these out of the test",
-        )
 
 
 def _named(donors: Iterable[object] | None) -> set[str]:

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
-import torch
-
 from episome.data import require_choice
-from episome.errors import ModelFileError, ModelMismatchError
+from episome.errors import ModelMismatchError
 from episome.log import get_logger
+from episome.models._weights_file import require_finite_weights
 from episome.nn import rename_reference_state
 
 if TYPE_CHECKING:
+    import torch
+
     from episome.models._network import NetworkModel
 
 logger = get_logger(__name__)
@@ -82,18 +83,7 @@ class ReferenceWeights:
             state = rename_reference_state(plain)
         except ValueError as error:
             raise self.mismatch(str(error)) from error
-        bad = [k for k, v in state.items() if not torch.isfinite(v).all()]
-        if bad:
-            raise ModelFileError(
-                "E-M07",
-                "weights that are not finite",
-                where=self.file,
-                count=len(bad),
-                total=len(state),
-                examples=bad,
-                why="every call would be meaningless",
-                fix="take another checkpoint",
-            )
+        require_finite_weights(state, self.file)
         if "attentions.0.weight" not in state:
             why = "it has no decision step"
             raise self.mismatch(why)

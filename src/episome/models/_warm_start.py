@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from episome.errors import Problem, UsageError, warn
+from episome.errors import InputDataError, Problem, UsageError, warn
 from episome.models._parts import EncoderPart, EncoderReport, donor_digests, shared_donors
 
 if TYPE_CHECKING:
@@ -20,6 +21,53 @@ if TYPE_CHECKING:
     _Model = NetworkModel
 else:
     _Model = object
+
+
+class SeenDonorsMixin(_Model):
+    """Which donors an encoder was pretrained on; mixed in before the host's base."""
+
+    def seen_donors(self) -> Collection[str]:
+        """Return the digests of these donors."""
+        found: Collection[str] = self.fit_.get("donor_digests", ())
+        return found
+
+    def leaked_donors(self, donors: Sequence[object]) -> list[str]:
+        """Return those of some donors that the encoder was pretrained on.
+
+        Scores on cells of these donors say too much: the encoder has seen them, if not their
+        labels. Donors are compared by name, as the columns of ``donor_key`` name them.
+
+        Parameters
+        ----------
+        donors
+            Names, or a column of a cell table.
+        """
+        return shared_donors(self.seen_donors(), donors)
+
+    def require_no_leaks(self, donors: Sequence[object]) -> None:
+        """Refuse donors that the encoder was pretrained on; see :meth:`leaked_donors`.
+
+        Parameters
+        ----------
+        donors
+            Of the cells that are to be tested on.
+
+        Raises
+        ------
+        InputDataError
+            Some were (E-L20).
+        """
+        if found := self.leaked_donors(donors):
+            raise InputDataError(
+                "E-L20",
+                "pretraining and test share: donor",
+                where=type(self).__name__,
+                count=len(found),
+                total=pd.Series(list(donors), dtype=object).nunique(),
+                examples=found[:3],
+                why="cells of one donor are alike: the encoder is not tested on a new one",
+                fix="pretrain on other donors, or leave these out of the test",
+            )
 
 
 class WarmStartMixin(_Model):

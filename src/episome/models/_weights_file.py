@@ -252,3 +252,33 @@ def _scalar_of(package: str) -> object:
     # torch knows what it allows by these names, in some versions by the one, in others the other.
     scalar.__module__, scalar.__qualname__ = f"{package}.multiarray", "scalar"
     return scalar
+
+
+def require_finite_weights(tensors: Mapping[str, Any], where: str) -> None:
+    """Refuse foreign weights of which some are no numbers.
+
+    Parameters
+    ----------
+    tensors
+        By name.
+    where
+        The file.
+
+    Raises
+    ------
+    ModelFileError
+        E-M07.
+    """
+    import torch
+
+    if bad := [k for k, v in tensors.items() if not torch.isfinite(v).all()]:
+        raise ModelFileError(
+            "E-M07",
+            "weights that are not finite",
+            where=where,
+            count=len(bad),
+            total=len(tensors),
+            examples=bad[:3],
+            why="every answer would be meaningless",
+            fix="take another checkpoint",
+        )

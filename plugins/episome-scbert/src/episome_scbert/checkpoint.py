@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from episome.errors import ModelMismatchError
+from episome.models import WeightsFile, require_finite_weights
 
-from episome.errors import ModelFileError, ModelMismatchError
-from episome.models import WeightsFile
+if TYPE_CHECKING:
+    import torch
 
 #: Names of the original, as its recorded numbers have them, and ours.
 _LAYER = re.compile(r"performer\.net\.layers\.(\d+)\.([01])\.(.+)")
@@ -143,17 +145,7 @@ def read_checkpoint(path: str | Path) -> OriginalWeights:
     if foreign:
         why = f"{len(foreign)} tensors are not its, first {sorted(foreign)[0]}"
         raise found.mismatch(why)
-    if bad := [k for k, v in state.items() if not torch.isfinite(v).all()]:
-        raise ModelFileError(
-            "E-M07",
-            "weights that are not finite",
-            where=file.path.name,
-            count=len(bad),
-            total=len(state),
-            examples=bad[:3],
-            why="every call would be meaningless",
-            fix="take another checkpoint",
-        )
+    require_finite_weights(state, file.path.name)
     if "head.reduce.weight" in state:
         # A convolution over one row of numbers is a dot product.
         state["head.reduce.weight"] = state["head.reduce.weight"].reshape(1, -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,9 @@ from episome.data import combined_column, definite_donors, given_split, read_any
 from episome.errors import InputDataError, UsageError
 from episome.log import get_logger
 from episome.models import (
+    SeenDonorsMixin,
     digests_of_training,
     knowing_what_was_measured,
-    require_unseen_donors,
-    shared_donors,
 )
 from episome.train import check_plan_kwargs, check_trainer_kwargs, fit
 from episome_scbert.genes import learn_from_cells
@@ -46,7 +45,7 @@ else:
 logger = get_logger(__name__)
 
 
-class PretrainingMixin(_Model):
+class PretrainingMixin(SeenDonorsMixin, _Model):
     """Pretraining of the encoder; mixed in before the host's bases.
 
     ``pretraining_`` holds what is known of it, as plain data; empty for a fresh encoder.
@@ -307,31 +306,10 @@ class PretrainingMixin(_Model):
                 fix="pass the same datasplitter_kwargs to pretrain()",
             )
 
-    def leaked_donors(self, donors: Sequence[object]) -> list[str]:
-        """Return those of some donors that the encoder was pretrained on.
-
-        Parameters
-        ----------
-        donors
-            Names, or a column of a cell table.
-        """
-        return shared_donors(self.pretraining_.get("donor_digests", ()), donors)
-
-    def require_no_leaks(self, donors: Sequence[object]) -> None:
-        """Refuse donors that the encoder was pretrained on.
-
-        Parameters
-        ----------
-        donors
-            Of the cells that are to be tested on.
-
-        Raises
-        ------
-        InputDataError
-            Some were (E-L20).
-        """
-        digests = self.pretraining_.get("donor_digests", ())
-        require_unseen_donors(digests, donors, where=type(self).__name__)
+    def seen_donors(self) -> Collection[str]:
+        """Return the digests of the donors that were pretrained on; not of those of labels."""
+        found: Collection[str] = self.pretraining_.get("donor_digests", ())
+        return found
 
 
 _DONOR = "_donor"

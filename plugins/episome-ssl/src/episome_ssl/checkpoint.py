@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from episome.errors import ModelMismatchError
+from episome.models import WeightsFile, require_finite_weights
 
-from episome.errors import ModelFileError, ModelMismatchError
-from episome.models import WeightsFile
+if TYPE_CHECKING:
+    import torch
 
 _LAYER = re.compile(r"(?P<stack>.*?)(?P<index>\d+)\.weight$")
 #: How stacks of layers are called in files of the published code, best first.
@@ -121,16 +122,8 @@ def read_checkpoint(path: str | Path) -> PublishedWeights:
         if after[0].shape[1] != len(before[1]):
             msg = "layers of the encoder do not follow on one another"
             raise nothing.mismatch(msg)
-    bad = [t for layer in (*encoder, *decoder) for t in layer if not torch.isfinite(t).all()]
-    if bad:
-        raise ModelFileError(
-            "E-M07",
-            "weights that are not finite",
-            where=file.path.name,
-            count=len(bad),
-            why="every embedding would be meaningless",
-            fix="take another checkpoint",
-        )
+    tensors = [tensor for layer in (*encoder, *decoder) for tensor in layer]
+    require_finite_weights({f"tensor {i}": t for i, t in enumerate(tensors)}, file.path.name)
     return PublishedWeights(file.path.name, encoder, decoder, content.facts)
 
 

@@ -14,11 +14,10 @@ from episome.models import (
     EmbeddingMixin,
     NetworkModel,
     ReconstructionMixin,
+    SeenDonorsMixin,
     digests_of_training,
     knowing_what_was_measured,
     require_counts,
-    require_unseen_donors,
-    shared_donors,
 )
 from episome_ssl.core import SSLCore
 from episome_ssl.plan import PretextPlan
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 MIN_SPREAD, MIN_RANK = 0.01, 1.2
 
 
-class SSLEncoder(EmbeddingMixin, ReconstructionMixin, NetworkModel):
+class SSLEncoder(SeenDonorsMixin, EmbeddingMixin, ReconstructionMixin, NetworkModel):
     """An encoder that a self-supervised task trains: a pretext, solved without labels.
 
     Parameters
@@ -268,37 +267,6 @@ class SSLEncoder(EmbeddingMixin, ReconstructionMixin, NetworkModel):
             embedding_activation=embedding_activation,
             target_sum=target_sum,
         )
-
-    # --- what it was trained on -------------------------------------------------------------
-
-    def leaked_donors(self, donors: Sequence[object]) -> list[str]:
-        """Return those of some donors that the encoder was pretrained on.
-
-        Scores on cells of these donors say too much: the encoder has seen them, if not their
-        labels. Donors are compared by name, as the columns of ``donor_key`` name them.
-
-        Parameters
-        ----------
-        donors
-            Names, or a column of a cell table.
-        """
-        return shared_donors(self.fit_.get("donor_digests", ()), donors)
-
-    def require_no_leaks(self, donors: Sequence[object]) -> None:
-        """Refuse donors that the encoder was pretrained on; see :meth:`leaked_donors`.
-
-        Parameters
-        ----------
-        donors
-            Of the cells that are to be tested on.
-
-        Raises
-        ------
-        InputDataError
-            Some were (E-L20).
-        """
-        digests = self.fit_.get("donor_digests", ())
-        require_unseen_donors(digests, donors, where="SSLEncoder")
 
 
 def require_likelihood(likelihood: str, input_kind: str) -> None:
