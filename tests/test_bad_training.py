@@ -253,8 +253,10 @@ def small_memory(folder):
         with pytest.raises(ResourceError, match=r"are needed.*are free.*E-R01"):
             trained()
     assert of.fit_["n_updates"] == whole.fit_["n_updates"]
-    # class weights are shared out by the parts, so the updates are close and not the same
-    np.testing.assert_allclose(of.predict_proba(), whole.predict_proba(), atol=0.05)
+    # Class weights are shared out by the parts, so the updates are close and not the same. Losses
+    # of every epoch are compared: which epoch is kept hangs on calls of twelve cells.
+    for name in ("train_loss", "validation_loss"):
+        np.testing.assert_allclose(of.history[name], whole.history[name], atol=0.005)
 
 
 @row("T08", "a network larger than the machine", "refused before it is trained")
