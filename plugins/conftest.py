@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import random
 import re
 import shlex
 import subprocess
@@ -22,6 +23,14 @@ import torch
 
 METHODS = Path(__file__).parents[1] / "docs" / "methods"
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.M | re.S)
+
+
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """Start every test from the same global generators, whichever tests ran before it."""
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 - libraries draw from this one
+    random.seed(0)
 
 
 class Golden:

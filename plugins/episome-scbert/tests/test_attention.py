@@ -60,14 +60,15 @@ def test_recorded_attention_and_gradients_come_out(golden):
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_and_gradients_agree_with_the_formula_in_float64(stabilizer, masked):
     q, k, v, w = draws(3, 2, 17, 6, n=4)
-    projection = orthogonal_features(10, 6).double()
+    # Of 300 seeds the one that showed single precision in the sum over keys most.
+    projection = orthogonal_features(10, 6, torch.Generator().manual_seed(221)).double()
     keys = torch.rand(3, 17, generator=torch.Generator().manual_seed(1)) < 0.6 if masked else None
     parts = [t.requires_grad_() for t in (q, k, v)]
 
     out = favor_attention(*parts, projection, keys=keys, stabilizer=stabilizer)
     wanted, _ = oracle(*parts, projection, keys, stabilizer)
 
-    torch.testing.assert_close(out, wanted, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(out, wanted, rtol=1e-12, atol=1e-12)
     got = torch.autograd.grad((out * w).sum(), parts)
     should = torch.autograd.grad((wanted * w).sum(), parts)
     for a, b in zip(got, should, strict=True):

@@ -292,7 +292,8 @@ class _Favor(torch.autograd.Function):
         kernel.shift = kernel.common(largest)
         factor = (largest - kernel.shift).exp_()
         kept = v if valid is None else v * valid[..., None]
-        n_keys = length if valid is None else valid.sum(1, keepdim=True)
+        # A product with whole numbers would be of the default precision.
+        n_keys = length if valid is None else valid.sum(1, keepdim=True).to(v.dtype)
         summed = summed * factor + EPSILON * kept.sum(1, keepdim=True)
         total = total * factor[..., 0] + EPSILON * n_keys
         out = torch.empty_like(v)
