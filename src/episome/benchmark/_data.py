@@ -107,8 +107,9 @@ class DataEntry:
         How reports call it.
     source
         A file or folder of cells, a corpus, an address such as ``census:...``, or the name of a
-        registered data set; ``{data}`` in an address is the folder that paths are relative to.
-        The cells that take part are read into memory.
+        registered data set; ``{data}`` in an address is the folder that paths are relative to,
+        and ``{seed}`` the seed of the run, where that draws the cells. The cells that take part
+        are read into memory.
     labels_key, donor_key, batch_key, layer, use_raw
         As in ``setup_anndata``. Without ``labels_key`` the doctor proposes all of them, of cells
         that are one object or file.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from episome.benchmark._store import ResultStore
+    from episome.report import Part
 
 #: Types below which a picture of their sizes says nothing.
 _FEWEST_TYPES = 6
@@ -98,6 +99,8 @@ def _add_study(
         page.add(
             f"{head}{task}: overview", *_overview(of, main, higher=directions.get(main, True))
         )
+        for heading, parts in _own_sections(store, name, task).items():
+            page.add(f"{head}{heading}", *parts)
     if len(sizes := _class_sizes(store, name)):
         page.add(f"{head}Frequent and rare types", *sizes)
     if len(curve := threshold_curve(store, study=name)):
@@ -288,6 +291,15 @@ def _cells(table: pd.DataFrame) -> list[Table | Text]:
     if "test, left out" in shown:
         caption += " Left out: test cells of types that training lacks."
     return [Table(shown.reset_index(), caption, digits=0)]
+
+
+def _own_sections(store: ResultStore, name: str, task: str) -> Mapping[str, Sequence[Part]]:
+    """Return what the task says of its results beyond the tables."""
+    try:
+        found = task_named(task)
+    except UsageError:  # results of a plugin that is not installed any more
+        return {}
+    return found.sections(store, name)
 
 
 def _metrics_of(task: str, scores: pd.DataFrame) -> tuple[str, dict[str, bool]]:

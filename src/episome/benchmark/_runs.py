@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -170,11 +171,12 @@ def plan(study: Study, task: Task, base: Path | None = None) -> Planned:
     who = lineup(study, task.capability)
     missing = dict(who.missing)
     runs: list[Run] = []
-    for entry in study.data:
+    drawn = [pair for entry in study.data for pair in _by_seed(entry, study.seeds)]
+    for entry, seeds in drawn:
         try:
             data = load_data(entry, base, labels=task.needs_labels)
             conditions = task.conditions(data, options)
-            pairs = list(_splits_of(study, data))
+            pairs = list(_splits_of(study, data, seeds))
             digest = content_digest(data, task.columns(options))
         except EpisomeError as error:
             missing[f"data set {entry.name}"] = str(error)
@@ -250,12 +252,25 @@ def _named_files(model: ModelEntry, base: Path | None) -> str:
     return "".join(files_digest(given, base) for given in (model.init, *asked))
 
 
-def _splits_of(study: Study, data: TaskData) -> Iterator[tuple[SplitEntry, int, int, str]]:
+def _by_seed(
+    entry: DataEntry, seeds: tuple[int, ...]
+) -> Iterator[tuple[DataEntry, tuple[int, ...]]]:
+    """Yield a data set with its seeds; one for every seed where the seed draws its cells."""
+    if "{seed}" not in entry.source:
+        yield entry, seeds
+        return
+    for seed in seeds:
+        yield dataclasses.replace(entry, source=entry.source.replace("{seed}", str(seed))), (seed,)
+
+
+def _splits_of(
+    study: Study, data: TaskData, seeds: tuple[int, ...]
+) -> Iterator[tuple[SplitEntry, int, int, str]]:
     """Yield splits, seeds and folds of one data set, each of which can be made."""
     for split in data.entry.splits or study.splits:
         if not data.entry.splits and (split.by == "query") != (data.query is not None):
             continue
-        for seed in study.seeds:
+        for seed in seeds:
             for fold, train, test in parts_of(data, split, seed):
                 yield split, seed, fold, inputs_digest(train, test)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from episome.benchmark._data import TaskData
+    from episome.benchmark._store import ResultStore
+    from episome.report import Part
 
 #: Ends of the names of conditions.
 _OF_CELLS, _OF_DONORS, _OF_TYPE = "% of the training cells", "% of the donors", "cells a type"
@@ -74,6 +76,16 @@ class Task:
     def run(self, case: Case) -> Outcome:
         """Train, predict and score one case."""
         raise NotImplementedError
+
+    def sections(self, store: ResultStore, study: str) -> Mapping[str, Sequence[Part]]:
+        """Return what a report of a study says beyond its tables, by heading; by default nothing.
+
+        Parameters
+        ----------
+        store, study
+            The results, and the name of the study, all of whose runs are of this task.
+        """
+        return {}
 
 
 def called(case: Case, model: Any, cells: AnnData, **limits: Any) -> tuple[pd.DataFrame, Any]:

@@ -1,11 +1,33 @@
-"""The command line: one file per command, all of them thin."""
+"""The command line: one file per command, all of them thin; and what plugins build theirs of."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-__all__ = ["main"]
+from episome._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from episome.cli._command import (
+        Outcome,
+        command_options,
+        examples,
+        run_command,
+        state_of,
+    )
+    from episome.cli._ui import progress
+
+_HOME = {
+    "Outcome": "_command",
+    "command_options": "_command",
+    "examples": "_command",
+    "progress": "_ui",
+    "run_command": "_command",
+    "state_of": "_command",
+}
+__all__ = sorted([*_HOME, "main"])
+
+__getattr__, __dir__ = lazy_names(__name__, _HOME)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

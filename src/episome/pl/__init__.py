@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from episome.pl._confusion import confusion
+from episome.pl._curves import scaling_curves
+from episome.pl._heatmap import heatmap
 
-__all__ = ["confusion"]
+__all__ = ["confusion", "heatmap", "scaling_curves"]

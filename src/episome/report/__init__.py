@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from episome.report._page import Figure, Page, Table, Text
+    from episome.report._page import Figure, Page, Part, Table, Text
 
-_HOME = {"Figure": "_page", "Page": "_page", "Table": "_page", "Text": "_page"}
+_HOME = {"Figure": "_page", "Page": "_page", "Part": "_page", "Table": "_page", "Text": "_page"}
 __all__ = sorted(_HOME)
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -6,8 +6,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from episome_datamix.advisor import Advice, AdviceCheck, advise, check_advice
     from episome_datamix.analysis import compare_mixes, coverage_table, matrix, results
     from episome_datamix.comparison import PlanComparison, compare_plans
+    from episome_datamix.corpora import corpus_statistics
     from episome_datamix.coverage import Coverage, CoverageOf
     from episome_datamix.latents import (
         LatentComparison,
@@ -15,18 +17,22 @@ if TYPE_CHECKING:
         compare_loadings,
         factor_table,
     )
+    from episome_datamix.mixture import MixtureRegression
     from episome_datamix.model import LDVAE
     from episome_datamix.plan import QC, Corpus, Mix, Plan
-    from episome_datamix.runner import MixResult, run, runs_of, studies_of
+    from episome_datamix.runner import MixResult, run, runs_of, study_of
     from episome_datamix.scores import (
         Reconstruction,
         cell_correlations,
         reconstruction_r2,
         residuals,
     )
+    from episome_datamix.sections import advice_report, mix_report
     from episome_datamix.sizes import SizeCurve, size_curves
 
 __all__ = [
+    "Advice",
+    "AdviceCheck",
     "Corpus",
     "Coverage",
     "CoverageOf",
@@ -34,29 +40,37 @@ __all__ = [
     "LatentComparison",
     "Mix",
     "MixResult",
+    "MixtureRegression",
     "Plan",
     "PlanComparison",
     "QC",
     "Reconstruction",
     "SizeCurve",
+    "advice_report",
+    "advise",
     "cell_correlations",
+    "check_advice",
     "compare_latents",
     "compare_loadings",
     "compare_mixes",
     "compare_plans",
+    "corpus_statistics",
     "coverage_table",
     "factor_table",
     "matrix",
+    "mix_report",
     "reconstruction_r2",
     "residuals",
     "results",
     "run",
     "runs_of",
     "size_curves",
-    "studies_of",
+    "study_of",
 ]
 
 _HOME = {
+    "Advice": "advisor",
+    "AdviceCheck": "advisor",
     "Corpus": "plan",
     "Coverage": "coverage",
     "CoverageOf": "coverage",
@@ -64,26 +78,32 @@ _HOME = {
     "LatentComparison": "latents",
     "Mix": "plan",
     "MixResult": "runner",
+    "MixtureRegression": "mixture",
     "Plan": "plan",
     "PlanComparison": "comparison",
     "QC": "plan",
     "Reconstruction": "scores",
     "SizeCurve": "sizes",
+    "advice_report": "sections",
+    "advise": "advisor",
     "cell_correlations": "scores",
+    "check_advice": "advisor",
     "compare_latents": "latents",
     "compare_loadings": "latents",
     "compare_mixes": "analysis",
     "compare_plans": "comparison",
+    "corpus_statistics": "corpora",
     "coverage_table": "analysis",
     "factor_table": "latents",
     "matrix": "analysis",
+    "mix_report": "sections",
     "reconstruction_r2": "scores",
     "residuals": "scores",
     "results": "analysis",
     "run": "runner",
     "runs_of": "runner",
     "size_curves": "sizes",
-    "studies_of": "runner",
+    "study_of": "runner",
 }
 
 

@@ -120,7 +120,7 @@ def matrix(
     (of means; NaN where either is below 0.01), ``difference``, ``difference_low`` and ``_high``
     (paired by seed) and ``p_value`` of flipped signs over seeds.
     """
-    kept = _largest(table[(table["metric"] == metric) & (table["part"] == part)])
+    kept = largest(table[(table["metric"] == metric) & (table["part"] == part)])
     rows = []
     for (model, evaluation), of in kept.groupby(["model", "evaluation"], sort=True):
         wide = of.pivot_table(index="seed", columns="mix", values="value")
@@ -192,7 +192,7 @@ def compare_mixes(
     """
     if over not in ("seeds", "donors"):
         raise UsageError("E-U22", f"over={over!r}", fix='use "seeds" or "donors"')
-    kept = _largest(table[table["metric"] == metric])
+    kept = largest(table[table["metric"] == metric])
     donors = kept["part"].str.startswith("donor: ")
     kept = kept[donors] if over == "donors" else kept[kept["part"] == ""]
     unit = "part" if over == "donors" else "seed"
@@ -291,8 +291,14 @@ def _spearman(x: pd.Series, y: pd.Series) -> float:
     return float(stats.spearmanr(x, y).statistic)
 
 
-def _largest(table: pd.DataFrame) -> pd.DataFrame:
-    """Keep the largest size of a series."""
+def largest(table: pd.DataFrame) -> pd.DataFrame:
+    """Keep the largest size of a series.
+
+    Parameters
+    ----------
+    table
+        Of :func:`results`.
+    """
     if table["n_cells"].notna().any():
         return table[table["n_cells"] == table["n_cells"].max()]
     return table

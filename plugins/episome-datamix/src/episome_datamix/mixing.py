@@ -255,18 +255,21 @@ def _drawn(key: str, name: str, seed: int, base: str) -> NDArray[np.int64]:
 # --- addresses ------------------------------------------------------------------------------
 
 
-def address(plan_file: Path, *, mix: str = "", n_cells: int | None = None, seed: int = 0) -> str:
+def address(plan_file: Path, *, mix: str = "", n_cells: int | None = None) -> str:
     """Return the address of the cells of a mix, or without one of all evaluation sets.
+
+    The benchmark puts the seed of a run, which draws the cells, and the folder of the data in.
 
     Parameters
     ----------
     plan_file
         Of :func:`write_plan`.
-    mix, n_cells, seed
+    mix, n_cells
         Which cells.
     """
-    place = quote(str(plan_file), safe="/")
-    asked = f"plan={place}&mix={quote(mix)}&n={n_cells or ''}&seed={seed}"
+    asked = f"plan={quote(str(plan_file), safe='/')}"
+    if mix:
+        asked += f"&mix={quote(mix)}&n={n_cells or ''}&seed={{seed}}"
     return f"{SCHEME}{asked}&data={{data}}"
 
 

@@ -16,7 +16,7 @@ from episome.errors import InputFileError, UsageError, did_you_mean
 
 SAMPLING = ("random", "balanced", "sketch")
 TARGETS = ("reconstruction", "annotation")
-GENE_SPACES = ("intersection", "union")
+HALVES = ("", "first", "second")
 #: Between the corpora of a mix that is written as one text.
 PLUS = "+"
 #: Between the parts of a name that mixes and evaluation sets may not hold.
@@ -43,6 +43,9 @@ class Corpus:
     dataset
         Of which study the cells are: names of cells and donors are told apart by it. Default the
         name of the file. Two files of one study should say so, or their overlap is not seen.
+    half
+        ``"first"`` or ``"second"`` half of its donors, or of its cells where the plan names no
+        column of donors; empty: all. So that what is advised on is not what tests the advice.
     """
 
     source: str
@@ -52,6 +55,11 @@ class Corpus:
     term_key: str | None = None
     layer: str | None = None
     dataset: str = ""
+    half: str = ""
+
+    def __post_init__(self) -> None:
+        if self.half not in HALVES:
+            _refuse_unknown("half", self.half, HALVES[1:], self.source)
 
     @property
     def of(self) -> str:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from episome.plugins import DatasetSpec, ModelSpec, SourceSpec, TaskSpec, hookimpl
+from typing import TYPE_CHECKING
+
+from episome.plugins import (
+    DatasetSpec,
+    ModelSpec,
+    SourceSpec,
+    StudySpec,
+    TaskSpec,
+    hookimpl,
+)
+
+if TYPE_CHECKING:
+    import click
 
 EPISOME_API = (1, 0)
 
@@ -55,6 +67,29 @@ def episome_register_tasks() -> tuple[TaskSpec, ...]:
             metrics=("f1_macro", "f1_macro_known", "accuracy", "n_cells", *coverage),
         ),
     )
+
+
+@hookimpl
+def episome_register_studies() -> tuple[StudySpec, ...]:
+    """Return the study of the paper."""
+    return (
+        StudySpec(
+            name="datamix",
+            target="episome_datamix.studies:datamix",
+            summary="What mixes of training data give, near and far from them, by two models",
+            reference="10.1101/2025.02.19.639127",
+            tasks=("mix-reconstruction",),
+            models=("ldvae", "scvi"),
+        ),
+    )
+
+
+@hookimpl
+def episome_cli(app: click.Group) -> None:
+    """Add ``episome mix``."""
+    from episome_datamix.cli import command
+
+    app.add_command(command)
 
 
 @hookimpl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 TERM = "cell_type_ontology_term_id"
 #: Type of a cell without one.
 NO_TYPE = "unknown"
-_BLOCK = 8192
+BLOCK = 8192
 #: Mitochondrial genes of human and mouse that code for proteins, by Ensembl identifier.
 _MITO = frozenset(
     [
@@ -170,6 +171,10 @@ def _pool(name: str, corpus: Corpus, qc: str, hold_out: tuple[str, ...], base: s
     lost["qc"] = int((kept & ~good).sum())
     kept &= good
     found = Pool(name, corpus, source, np.flatnonzero(kept), lost)
+    if corpus.half:
+        mine = _of_half(found)
+        lost["half"] = int((~mine).sum())
+        found = Pool(name, corpus, source, found.rows[mine], lost)
     if hold_out:
         held = _held_out(found, hold_out)
         lost["hold_out"] = int(held.sum())
@@ -183,6 +188,20 @@ def _pool(name: str, corpus: Corpus, qc: str, hold_out: tuple[str, ...], base: s
             fix="look at where =, hold_out = and [qc]",
         )
     return found
+
+
+def _of_half(pool: Pool) -> NDArray[np.bool_]:
+    """Return which cells that may be drawn are of the half that is asked for.
+
+    Donors, or cells where no donor is known, are put in an order that their names decide, and
+    every second one is of the second half.
+    """
+    units = pool.donors(pool.rows)
+    unknown = np.array([u is None for u in units])
+    units[unknown] = pool.names(pool.rows[unknown])
+    names = sorted(set(units), key=lambda u: hashlib.sha256(str(u).encode()).digest())
+    wanted = set(names[0 if pool.corpus.half == "first" else 1 :: 2])
+    return np.array([u in wanted for u in units], dtype=bool)
 
 
 def _opened(corpus: Corpus, base: str) -> CellSource:
@@ -208,8 +227,8 @@ def _good_cells(source: CellSource, qc: Mapping[str, Any]) -> NDArray[np.bool_]:
             fix="leave max_mito out, or pass cells with these genes",
         )
     good = np.ones(source.n_obs, dtype=bool)
-    for start in range(0, source.n_obs, _BLOCK):
-        rows = slice(start, min(start + _BLOCK, source.n_obs))
+    for start in range(0, source.n_obs, BLOCK):
+        rows = slice(start, min(start + BLOCK, source.n_obs))
         block = source.read(rows)
         sums = np.asarray(block.sum(axis=1)).ravel()
         good[rows] &= sums >= qc["min_counts"]

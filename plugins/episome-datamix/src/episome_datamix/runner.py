@@ -1,11 +1,11 @@
-"""Runs of a plan: studies of the shared benchmark, one for every seed."""
+"""Runs of a plan: a study of the shared benchmark."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from episome.benchmark import (
     DataEntry,
@@ -57,11 +57,11 @@ class MixResult:
     missing: dict[str, str]
 
 
-def studies_of(plan: Plan, *, keep: str | Path = "") -> tuple[Study, ...]:
-    """Return the studies that a plan stands for: of one name, one for every seed.
+def study_of(plan: Plan, *, keep: str | Path = "") -> Study:
+    """Return the study of the shared benchmark that a plan stands for.
 
-    Every mix and size is a data set whose training cells are drawn by the seed, and whose test
-    cells are those of all evaluation sets.
+    Every mix and size is a data set whose training cells are drawn by the seed of a run, and whose
+    test cells are those of all evaluation sets.
 
     Parameters
     ----------
@@ -72,40 +72,48 @@ def studies_of(plan: Plan, *, keep: str | Path = "") -> tuple[Study, ...]:
     """
     file = write_plan(plan)
     known = all(c.donor_key for c in (*plan.corpora.values(), *plan.evaluation.values()))
-    studies = []
-    for seed in plan.seeds:
-        data = tuple(
-            DataEntry(
-                mix.name if not plan.sizes else f"{mix.name}{AT}{n}",
-                address(file, mix=mix.name, n_cells=n, seed=seed),
-                query=address(file),
-                donor_key=MIX_DONOR if known else None,
-                batch_key=CORPUS if plan.batch else None,
-                min_cells=1,
-            )
-            for n in plan.numbers
-            for mix in plan.mixes
+    # The baseline comes first: that is how the report knows it.
+    mixes = sorted(plan.mixes, key=lambda m: m.name != plan.baseline)
+    data = tuple(
+        DataEntry(
+            mix.name if not plan.sizes else f"{mix.name}{AT}{n}",
+            address(file, mix=mix.name, n_cells=n),
+            query=address(file),
+            donor_key=MIX_DONOR if known else None,
+            batch_key=CORPUS if plan.batch else None,
+            min_cells=1,
         )
-        studies.append(
-            Study(
-                plan.name,
-                f"mix-{plan.target}",
-                data,
-                plan.models,
-                splits=(SplitEntry("query", allow=plan.allow),),
-                seeds=(seed,),
-                options={
-                    "n_top_genes": plan.n_top_genes,
-                    "n_samples": plan.n_samples,
-                    "coverage": plan.coverage,
-                    "keep": str(keep),
-                },
-                floor=False,
-                timeout=plan.timeout,
-                summary="What does the composition of the training data do?",
-            )
-        )
-    return tuple(studies)
+        for n in plan.numbers
+        for mix in mixes
+    )
+    return Study(
+        plan.name,
+        f"mix-{plan.target}",
+        data,
+        plan.models,
+        splits=(SplitEntry("query", allow=plan.allow),),
+        seeds=plan.seeds,
+        options={
+            "n_top_genes": plan.n_top_genes,
+            "n_samples": plan.n_samples,
+            "coverage": plan.coverage,
+            "keep": str(keep),
+        },
+        floor=False,
+        timeout=plan.timeout,
+        summary="What does the composition of the training data do?",
+    )
+
+
+def main_metric(plan: Plan) -> str:
+    """Return the metric that a plan is about: ``r2``, or ``f1_macro`` of annotation.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    """
+    return task_named(f"mix-{plan.target}").main
 
 
 def runs_of(plan: Plan, base: str | Path = ".") -> tuple[Run, ...]:
@@ -125,8 +133,7 @@ def runs_of(plan: Plan, base: str | Path = ".") -> tuple[Run, ...]:
     """
     base = Path(base)
     require_no_overlap(plan, base)
-    task = task_named(f"mix-{plan.target}")
-    return tuple(r for s in studies_of(plan) for r in planned_runs(s, task, base).runs)
+    return planned_runs(study_of(plan), task_named(f"mix-{plan.target}"), base).runs
 
 
 def run(
@@ -184,23 +191,13 @@ def run(
         # Refused here, before anything runs, where a corpus has no cells.
         smallest(plan, base)
     keep = Path(out).resolve() / "models" if keep_models else ""
-    counts: dict[str, int] = {}
-    missing: dict[str, str] = {}
-    store = ResultStore(out)
-    for i, study in enumerate(studies_of(plan, keep=keep)):
-        more: dict[str, Any] = {"partial": i > 0}
-        found = run_study(
-            study,
-            out,
-            base=base,
-            executor=executor,
-            retry_failed=retry_failed,
-            progress=progress,
-            command=command,
-            **more,
-        )
-        for status, n in found.counts.items():
-            counts[status] = counts.get(status, 0) + n
-        missing |= dict(found.planned.missing)
-        store = found.store
-    return MixResult(plan, store, counts, missing)
+    found = run_study(
+        study_of(plan, keep=keep),
+        out,
+        base=base,
+        executor=executor,
+        retry_failed=retry_failed,
+        progress=progress,
+        command=command,
+    )
+    return MixResult(plan, found.store, dict(found.counts), dict(found.planned.missing))

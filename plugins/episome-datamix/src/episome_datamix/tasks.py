@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
+
+    from episome.benchmark import ResultStore
+    from episome.report import Part
 
 #: Between the name of an evaluation set and a part of it.
 PART = " | "
@@ -71,6 +74,12 @@ class MixTask(Task):
             "coverage_types": found.types,
             "coverage_genes": found.genes,
         }
+
+    def sections(self, store: ResultStore, study: str) -> Mapping[str, Sequence[Part]]:
+        """Return heat maps, tests, coverage and curves of a plan."""
+        from episome_datamix.sections import mix_sections
+
+        return mix_sections(store, study, self.main)
 
     def kept(self, case: Case, model: Any) -> None:
         """Save the model where the options say so."""

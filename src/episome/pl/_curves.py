@@ -1,0 +1,69 @@
+"""How a score grows with the number of cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+#: Colours that are told apart with any colour vision (Okabe and Ito), then line styles.
+_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000")
+_STYLES = ("-", "--", ":", "-.")
+
+
+def scaling_curves(
+    table: pd.DataFrame,
+    *,
+    fits: Mapping[str, Callable[[NDArray[np.floating]], NDArray[np.floating]]] | None = None,
+    label: str = "",
+    ax: Axes | None = None,
+    title: str | None = None,
+) -> Axes:
+    """Draw scores against numbers of training cells, on a logarithmic axis.
+
+    Parameters
+    ----------
+    table
+        Columns ``name`` (of the line), ``n_cells`` and ``value``; several values of one name and
+        size, of seeds, are drawn as points around their mean.
+    fits
+        Curve of a name, called with numbers of cells; drawn thin, and a quarter beyond the largest
+        size.
+    label
+        What the values are.
+    ax
+        Where to draw; a new figure otherwise.
+    title
+        Text above.
+
+    Returns
+    -------
+    The axes.
+    """
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")[1]
+    for i, (name, part) in enumerate(table.groupby("name", sort=True)):
+        colour = _COLOURS[i % len(_COLOURS)]
+        style = _STYLES[(i // len(_COLOURS)) % len(_STYLES)]
+        means = part.groupby("n_cells")["value"].mean()
+        ax.plot(part["n_cells"], part["value"], ".", color=colour, alpha=0.5)
+        ax.plot(means.index, means, style, color=colour, marker="o", label=str(name))
+        if fits and str(name) in fits:
+            sizes = np.geomspace(means.index.min(), 1.25 * means.index.max(), 60)
+            ax.plot(sizes, fits[str(name)](sizes), style, color=colour, linewidth=0.8, alpha=0.8)
+    ax.set_xscale("log")
+    ax.set_xlabel("training cells")
+    ax.set_ylabel(label)
+    if title:
+        ax.set_title(title)
+    ax.legend(fontsize="small")
+    return ax
