@@ -634,3 +634,19 @@ def test_a_model_that_is_used_as_it_is_may_know_the_genes_of_the_run_alone(base,
     assert perform(own).status == "ok"
     assert [len(m.features) for m in trainings] == [150, 60]
     assert few.digest != own.digest
+
+
+def test_genes_of_one_symbol_are_summed_for_a_model_that_knows_symbols(base, tmp_path):
+    cells = anndata.read_h5ad(base / "cells.h5ad")
+    symbols = list(cells.var_names)
+    symbols[-1] = symbols[-2]
+    cells.var = pd.DataFrame(
+        {"feature_name": symbols}, index=[f"ENSG{i:011d}" for i in range(cells.n_vars)]
+    )
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    (tmp_path / "atlas.h5ad").write_bytes((base / "atlas.h5ad").read_bytes())
+
+    (run, *_) = runs_of(tmp_path, "embedding", (zero_shot(data=(ATLAS,)),))
+
+    found = perform(run)
+    assert found.status == "ok", found.reason

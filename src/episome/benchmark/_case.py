@@ -116,6 +116,16 @@ class Case:
             found.train(**self._training(found), **self.model.train)
         return found
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the fitted model is told to read cells.
+
+        A model of other studies may know genes by symbols, of which these cells have several of a
+        name: they are summed, as they were in its pretraining.
+        """
+        asked = self.model.pretrain
+        return {} if asked is None or asked.model else {"duplicates": "sum"}
+
     def pretrained(self, asked: Pretraining) -> Path:
         """Return the folder of what is learned before, without labels.
 

@@ -125,7 +125,7 @@ class IntegrationTask(Task):
         cells = concat([case.train, _with_truth(case)], merge="same")
         model = case.fitted(cells, labels=bool(case.options["labels"]))
         with case.timed("predict"):
-            space = np.asarray(model.get_latent_representation(cells))
+            space = np.asarray(model.get_latent_representation(cells, **case.reading))
         labels = cells.obs[LABEL].to_numpy(dtype=str)
         batches = cells.obs[str(case.entry.batch_key)].astype(str).to_numpy()
         before = _unintegrated(cells, case)
@@ -222,9 +222,9 @@ def _number(value: Any) -> Any:
 def embedded(case: Case, *, labels: bool) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return the latents of training and test cells of a model that learned from the former."""
     model = case.fitted(labels=labels)
-    train = np.asarray(model.get_latent_representation(case.train))
+    train = np.asarray(model.get_latent_representation(case.train, **case.reading))
     with case.timed("predict"):
-        test = np.asarray(model.get_latent_representation(case.test))
+        test = np.asarray(model.get_latent_representation(case.test, **case.reading))
     return train, test
 
 

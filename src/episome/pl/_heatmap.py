@@ -58,12 +58,12 @@ def heatmap(
     known = values[np.isfinite(values)]
     if center is None:
         low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
-        colours = plt.get_cmap("cividis").copy()
+        name = "cividis"
     else:
         far = max(float(np.abs(known - center).max()) if len(known) else 0.0, 1e-12)
         low, high = center - far, center + far
-        colours = plt.get_cmap("PuOr_r").copy()
-    colours.set_bad("0.85")
+        name = "PuOr_r"
+    colours = plt.get_cmap(name).with_extremes(bad="0.85")
     image = ax.imshow(
         np.ma.masked_invalid(values), vmin=low, vmax=high, cmap=colours, aspect="auto"
     )
