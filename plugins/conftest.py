@@ -22,7 +22,9 @@ import pytest
 import torch
 
 METHODS = Path(__file__).parents[1] / "docs" / "methods"
-BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.M | re.S)
+BLOCK = re.compile(r"^```(python|console|toml)\n(.*?)^```", re.M | re.S)
+#: First line of a block that is a file.
+FILE = re.compile(r"# (\S+\.toml)\n")
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +97,11 @@ def run_page(
             if kind == "python":
                 exec(compile(text, str(page), "exec"), names)
                 continue
+            if kind == "toml":
+                named = FILE.match(text)
+                assert named, "a file begins with its name"
+                Path(named[1]).write_text(text, encoding="utf-8")
+                continue
             for line in re.findall(r"^\$ (.*)$", text, re.M):
                 program, *arguments = shlex.split(line)
                 assert program == "episome"
@@ -106,7 +113,7 @@ def run_page(
                     check=False,
                 )
                 assert done.returncode == 0, f"{line}\n{done.stderr}"
-        assert {kind for kind, _ in blocks} == {"python", "console"}
+        assert {kind for kind, _ in blocks} >= {"python", "console"}
         return names
 
     return run

@@ -208,7 +208,8 @@ class Outcome:
 
 def only(cells: AnnData, columns: tuple[str, ...], arrays: tuple[str, ...] = ()) -> AnnData:
     """Return a copy of cells with the columns and arrays of ``obsm`` that are named."""
-    obs = cells.obs[[c for c in columns if c in cells.obs]].copy()
+    # A task may ask for a column that training has anyway: once.
+    obs = cells.obs[[c for c in dict.fromkeys(columns) if c in cells.obs]].copy()
     kept = {k: cells.obsm[k].copy() for k in arrays if k in cells.obsm}
     found = AnnData(cells.X.copy(), obs=obs, var=cells.var.copy(), obsm=kept)
     if TARGET in kept:

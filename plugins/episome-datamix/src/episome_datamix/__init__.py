@@ -15,7 +15,9 @@ if TYPE_CHECKING:
         LatentComparison,
         compare_latents,
         compare_loadings,
+        factor_plot,
         factor_table,
+        top_loadings,
     )
     from episome_datamix.mixture import MixtureRegression
     from episome_datamix.model import LDVAE
@@ -56,6 +58,7 @@ __all__ = [
     "compare_plans",
     "corpus_statistics",
     "coverage_table",
+    "factor_plot",
     "factor_table",
     "matrix",
     "mix_report",
@@ -66,6 +69,7 @@ __all__ = [
     "runs_of",
     "size_curves",
     "study_of",
+    "top_loadings",
 ]
 
 _HOME = {
@@ -94,6 +98,7 @@ _HOME = {
     "compare_plans": "comparison",
     "corpus_statistics": "corpora",
     "coverage_table": "analysis",
+    "factor_plot": "latents",
     "factor_table": "latents",
     "matrix": "analysis",
     "mix_report": "sections",
@@ -104,6 +109,7 @@ _HOME = {
     "runs_of": "runner",
     "size_curves": "sizes",
     "study_of": "runner",
+    "top_loadings": "latents",
 }
 
 

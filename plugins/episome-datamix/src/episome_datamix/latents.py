@@ -19,6 +19,7 @@ from episome_datamix.scores import blocks_of, cell_correlations, measured_logs
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from episome.data import CellSource
@@ -192,6 +193,52 @@ def loadings_of(model: Any) -> pd.DataFrame:
     return frame
 
 
+def top_loadings(model: Any, k: int = 50) -> pd.DataFrame:
+    """List the genes of the largest loadings of every factor, of both signs apart.
+
+    Parameters
+    ----------
+    model
+        A model with loadings, or its folder.
+    k
+        Genes of every list.
+
+    Returns
+    -------
+    A row per list and gene, best first: ``group`` (``"Z_0 up"``, ``"Z_0 down"``), ``rank`` (from
+    1), ``gene``, ``gene_name`` (symbol where the model knows one), ``score`` (the loading without
+    its sign). What ``episome.models.enrichment`` takes, with a GMT file of gene sets.
+
+    Raises
+    ------
+    UsageError
+        The model has no loadings (E-U12), or ``k`` is below one (E-U22).
+    """
+    if k < 1:
+        raise UsageError("E-U22", f"k={k}", fix="pass k of at least 1")
+    found = loaded(model)
+    loadings = loadings_of(found)
+    names = np.array(found.features.symbols, dtype=object)
+    parts = []
+    for factor in loadings:
+        values = loadings[factor].to_numpy(float)
+        for sign, word in ((1, "up"), (-1, "down")):
+            order = np.argsort(-sign * values, kind="stable")[:k]
+            order = order[sign * values[order] > 0]
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "group": f"{factor} {word}",
+                        "rank": np.arange(1, len(order) + 1),
+                        "gene": loadings.index[order],
+                        "gene_name": names[order],
+                        "score": np.abs(values[order]),
+                    }
+                )
+            )
+    return pd.concat(parts, ignore_index=True)
+
+
 def factor_table(
     reference: Any,
     target: Any,
@@ -237,6 +284,42 @@ def factor_table(
     # A factor that says nothing of any cell is not a new axis.
     new = (table["explained"] < NEW_BELOW).to_numpy() & (np.abs(r) > limit)
     return table.assign(expression_r=r, new=new)
+
+
+def factor_plot(table: pd.DataFrame, *, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """Draw the factors of a target: explained by the baseline against what the cells express.
+
+    Parameters
+    ----------
+    table
+        Of :func:`factor_table`.
+    ax
+        Where to draw; a new figure otherwise.
+    title
+        Text above.
+
+    Returns
+    -------
+    The axes; new factors are filled triangles with their name.
+    """
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        ax = plt.subplots(figsize=(4.8, 4.2), layout="constrained")[1]
+    known, new = table[~table["new"]], table[table["new"]]
+    ax.scatter(known["explained"], known["expression_r"], color="#0072b2", label="known")
+    ax.scatter(new["explained"], new["expression_r"], color="#d55e00", marker="^", label="new")
+    for name, row in new.iterrows():
+        ax.annotate(f" {name}", (row["explained"], row["expression_r"]), fontsize=8)
+    ax.axvline(NEW_BELOW, color="0.6", linewidth=0.8)
+    ax.axhline(0.0, color="0.6", linewidth=0.8)
+    ax.set_xlim(-0.05, 1.05)
+    ax.set_xlabel("share that the baseline explains")
+    ax.set_ylabel("correlation of loadings with mean expression")
+    ax.legend(fontsize="small")
+    if title:
+        ax.set_title(title)
+    return ax
 
 
 def _smallest_r(n: int, alpha: float) -> float:
