@@ -64,6 +64,10 @@ class LDVAE(
         ``"nb"`` or ``"zinb"``.
     use_observed_lib_size
         Take the size of a cell as it was counted.
+    start_from_mean
+        Begin with the mean profile of the training cells in the shift of the decoder's batch
+        normalisation. scvi-tools begins with equal shares of all genes, from which some hundred
+        cells take thousands of steps to the mean; ``False`` does so too.
 
     Raises
     ------
@@ -92,6 +96,7 @@ class LDVAE(
         dropout_rate: float = 0.1,
         gene_likelihood: Literal["nb", "zinb"] = "nb",
         use_observed_lib_size: bool = False,
+        start_from_mean: bool = True,
     ) -> None:
         super().__init__(adata, registry)
         core = self._build_core(
@@ -104,6 +109,7 @@ class LDVAE(
             use_observed_lib_size=use_observed_lib_size,
             target_sum=float(self.input_rule.target_sum),
         )
+        self._start_from_mean = bool(start_from_mean)
         summary = f"LDVAE with {n_latent} dimensions, {len(batch_names(self))} batches"
         self._finish_init(core, locals(), summary)
 
@@ -125,21 +131,31 @@ class LDVAE(
         return {BATCH: batch_codes(self, source)}
 
     def _fit(self, datamodule: CellDataModule, *args: Any, **kwargs: Any) -> None:
-        if not self.is_trained_ and self.module.infers_library:
-            self._start_from_sizes(datamodule)
+        if not self.is_trained_:
+            self._start(datamodule)
         super()._fit(datamodule, *args, **kwargs)
 
-    def _start_from_sizes(self, datamodule: CellDataModule) -> None:
-        """Set the prior of library sizes from the training cells, batch by batch."""
+    def _start(self, datamodule: CellDataModule) -> None:
+        """Set what the training cells say before training: library sizes, and the mean profile."""
         rows = np.sort(np.asarray(datamodule.split.train))
         query = self.training_query()
-        sizes = np.concatenate(
-            [
-                np.asarray(query.alignment.apply(query.source.read(part)).sum(axis=1)).ravel()
-                for part in np.array_split(rows, max(len(rows) // 4096, 1))
-            ]
-        )
-        codes = np.asarray(datamodule.columns[BATCH])[rows]
+        sizes, totals = [], np.zeros(len(self.features))
+        for part in np.array_split(rows, max(len(rows) // 4096, 1)):
+            counts = query.alignment.apply(query.source.read(part))
+            sizes.append(np.asarray(counts.sum(axis=1)).ravel())
+            totals += np.asarray(counts.sum(axis=0)).ravel()
+        if self.module.infers_library:
+            codes = np.asarray(datamodule.columns[BATCH])[rows]
+            self._start_sizes(np.concatenate(sizes), codes)
+        if self._start_from_mean:
+            # Half a molecule of what was never seen: its logarithm is finite.
+            logs = np.log(totals + 0.5)
+            shift = self.module.decoder.factor_regressor.fc_layers[0][1].bias
+            with torch.no_grad():
+                shift.copy_(torch.as_tensor(logs - logs.mean(), dtype=shift.dtype))
+
+    def _start_sizes(self, sizes: NDArray[np.floating], codes: NDArray[np.integer]) -> None:
+        """Set the prior of library sizes, batch by batch."""
         means, spreads = self.module.library_log_means, self.module.library_log_vars
         for code in range(len(self.batches)):
             of_batch = sizes[(codes == code) & (sizes > 0)]
