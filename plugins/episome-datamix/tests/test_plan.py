@@ -285,3 +285,27 @@ def test_a_latent_space_explains_itself_turned_and_nothing_of_noise():
 def test_results_that_are_not_there_are_named(tmp_path):
     with pytest.raises(UsageError, match=r"no results of any plan.*E-B13"):
         results(tmp_path)
+
+
+def test_a_report_without_the_baseline_says_so(tmp_path):
+    from episome_datamix.sections import _mixes
+
+    table = pd.DataFrame(
+        {
+            "mix": ["a", "b"],
+            "n_cells": np.nan,
+            "seed": 0,
+            "model": "ldvae",
+            "evaluation": "t",
+            "part": "",
+            "metric": "r2",
+            "value": [0.1, 0.2],
+        }
+    )
+
+    said, means = _mixes(table, "r2", "c")
+
+    assert said.badge == "bad"
+    assert "the baseline 'c' has no results" in said.text
+    assert means.frame["value"].tolist() == [0.1, 0.2]
+    assert len(_mixes(table, "r2", "a")) == 4

@@ -185,8 +185,7 @@ def advise(
     start
         Mix of the plan that they are added to; empty: nothing is there yet.
     n_mixes
-        Small runs per seed; default 6 more than a quadratic polynomial has linear terms, at least
-        16.
+        Small runs per seed; default 16, or 6 and two for every corpus where that is more.
     proxy_cells
         Cells that a small run adds; default a quarter of ``n_cells``, or what the smallest corpus
         has.

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
 from episome import pl
+from episome.errors import UsageError
 from episome.report import Figure, Page, Table, Text
 from episome_datamix.analysis import (
     compare_mixes,
@@ -89,7 +90,10 @@ def _first_mix(asked: list[dict[str, object]]) -> str:
 
 
 def _mixes(table: pd.DataFrame, metric: str, baseline: str) -> list[Part]:
-    found = matrix(table, baseline, metric=metric)
+    try:
+        found = matrix(table, baseline, metric=metric)
+    except UsageError as error:  # its runs failed, and those of others did not
+        return [Text(str(error), badge="bad"), Table(_means(table, metric))]
     parts: list[Part] = [
         Text(
             f"Mean of {metric} over seeds, and its log2 fold change to {baseline}. Intervals are "
@@ -121,6 +125,12 @@ def _mixes(table: pd.DataFrame, metric: str, baseline: str) -> list[Part]:
     return parts
 
 
+def _means(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return what there is of a metric where nothing can be compared."""
+    kept = table[(table["metric"] == metric) & (table["part"] == "")]
+    return kept.groupby(["model", "mix", "evaluation"], as_index=False)["value"].mean()
+
+
 def _drawn(table: pd.DataFrame, title: str, *, center: float | None = None) -> Drawing:
     figure = Drawing(
         figsize=(
@@ -140,6 +150,8 @@ def _by_type(table: pd.DataFrame, metric: str) -> list[Part]:
         names = rows["evaluation"] + ", " + rows["part"].str.removeprefix("type: ")
         wide = rows.assign(type=names).pivot_table(index="type", columns="mix", values="value")
         wide = wide[[m for m in dict.fromkeys(rows["mix"]) if m in wide]]
+        if (more := len(wide) - _TYPES) > 0:
+            parts.append(Text(f"The first {_TYPES} of {len(wide)}; {more} more are in the table."))
         parts.append(
             Figure(
                 _drawn(wide.iloc[:_TYPES], f"{metric} by cell type, {model}"),
