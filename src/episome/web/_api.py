@@ -25,10 +25,10 @@ class NewFile(BaseModel):
     """An upload that will be sent in pieces, or a path of this machine."""
 
     name: str = Field(
-        "", max_length=10_000, description="Name with one of the endings that are read."
+        "", max_length=20_000, description="Name with one of the endings that are read."
     )
     size: int = Field(0, ge=0, description="Bytes in all.")
-    path: str = Field("", max_length=10_000, description="Path, where the page reads paths.")
+    path: str = Field("", max_length=20_000, description="Path, where the page reads paths.")
 
 
 class NewJob(BaseModel):

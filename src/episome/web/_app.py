@@ -35,6 +35,8 @@ __all__ = ["create_app"]
 
 log = get_logger("web")
 HERE = Path(__file__).parent
+#: Nothing is counted, whatever the environment asks of FastAPI.
+SILENT = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
 def create_app(settings: ServeSettings) -> FastAPI:
@@ -65,6 +67,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
         redoc_url=None,
         openapi_url="/api/openapi.json",
         lifespan=lifespan,
+        telemetry=SILENT,
     )
     app.state.work, app.state.runner = work, runner
     pages = Pages(work)

@@ -78,7 +78,7 @@ def size(n: float) -> str:
         if n < 1024:
             return f"{n:,.0f} {unit}" if unit == "bytes" else f"{n:,.1f} {unit}"
         n /= 1024
-    return f"{n:,.1f} GiB"
+    return f"{n:,.4g} GiB"
 
 
 def duration(seconds: float | None) -> str:
@@ -88,7 +88,7 @@ def duration(seconds: float | None) -> str:
     if seconds < 90:
         return f"{max(seconds, 0):.0f} s"
     minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.3g} hours"
 
 
 def when(seconds: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["append", "receive_form"]
 
-#: Bytes that a form may have beside its file, and bytes after which the progress is recorded.
-ROOM, STRIDE = 1 << 16, 8 << 20
+#: Bytes that a form may have beside its file.
+ROOM = 1 << 16
+#: Seconds for which a refused body is read and thrown away.
+LINGER = 0.8
 
 
 def slow() -> EpisomeError:
@@ -52,6 +55,14 @@ async def chunks(request: Request, idle: float) -> AsyncIterator[bytes]:
         yield chunk
 
 
+async def linger(request: Request) -> None:
+    """Let a sender come to its end, for a moment: it reads the answer only then."""
+    with contextlib.suppress(EpisomeError, ClientDisconnect, TimeoutError, RuntimeError):
+        async with asyncio.timeout(LINGER):
+            async for _ in chunks(request, LINGER / 4):
+                pass
+
+
 async def append(store: Store, file: File, request: Request, offset: int) -> File:
     """Add a piece to an upload.
 
@@ -80,6 +91,9 @@ async def append(store: Store, file: File, request: Request, offset: int) -> Fil
                 done += len(chunk)
     except ClientDisconnect:
         pass  # what came is kept: the sender goes on from there
+    except EpisomeError:
+        await linger(request)
+        raise
     finally:
         store.received(file.id, done)
     return store.file(file.owner, file.id)
@@ -159,11 +173,17 @@ async def receive_form(store: Store, owner: str, request: Request) -> File:
         No file was chosen (E-W14), it is too large (E-W01) or of a kind that is not read (E-W15),
         there is no room (E-W02, E-W03), or it stands still (E-W08). Nothing is kept then.
     """
+    try:
+        return await _received(store, owner, request)
+    except EpisomeError:
+        await linger(request)
+        raise
+
+
+async def _received(store: Store, owner: str, request: Request) -> File:
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     length = request.headers.get("content-length", "")
-    store.check_room()
-    if length.isdigit() and int(length) > store.settings.max_upload + ROOM:
-        raise too_large(store.settings.max_upload)
+    store.check_room(max(int(length) - ROOM, 0) if length.isdigit() else 0)
     if kind != b"multipart/form-data" or b"boundary" not in options:
         raise wrong_form(what="this is no form with a file", fix="use the form of the start page")
     form = _Form(store, owner, options[b"boundary"])

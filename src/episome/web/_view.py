@@ -168,7 +168,9 @@ def _from_columns(obs: pd.DataFrame, calls: pd.DataFrame) -> dict[str, Any]:
             composition[str(name)] = {
                 str(k): {c: int(n) for c, n in row.items() if n} for k, row in table.iterrows()
             }
-    return {"composition": composition, "reliability": reliability}
+    # Columns of labels say least about samples: they come last.
+    order = sorted(composition, key=lambda name: name in reliability)
+    return {"composition": {n: composition[n] for n in order}, "reliability": reliability}
 
 
 def _reliability(
