@@ -20,7 +20,6 @@ from _bad_cells import model, query, with_bad
 from _catalogue import Catalogue, marked
 from _page import Server, Visitor, alive, served, until
 from _program import program
-
 from starlette.websockets import WebSocketDisconnect
 
 from episome.cli import serve as serve_command
@@ -125,7 +124,7 @@ def large(folder):
 @row(
     "W03",
     "an upload that breaks off, connections that stand still",
-    "what came is kept for an hour; a connection without data is closed; each address has its limit",
+    "what came is kept for an hour; a still connection is closed; each address has its limit",
 )
 def broken_off(folder):
     server = Server(folder, idle=1.0, per_address=30)
@@ -567,16 +566,24 @@ def killed(folder):
         assert found
         # the second runs now; killed twice, it is given up
         for _ in range(2):
-            place = folder / "state" / "jobs" / ids[1]
-            until(lambda: (place / "below").is_file())
-            pids = [int((place / name).read_text()) for name in ("pid", "below")]
+            pids = _pids(folder / "state" / "jobs" / ids[1])
             server.kill()
             server.start()
-            until(lambda: not any(map(alive, pids)))
+            _gone(pids)
         until(lambda: _state(visitor, ids[1]) == "failed")
         assert visitor.get(f"/api/jobs/{ids[1]}").json()["error"]["code"] == "E-W11"
     finally:
         server.stop()
+
+
+def _pids(place: Path) -> list[int]:
+    """Processes of a job that stays."""
+    until(lambda: (place / "below").is_file())
+    return [int((place / name).read_text()) for name in ("pid", "below")]
+
+
+def _gone(pids: list[int]) -> None:
+    until(lambda: not any(map(alive, pids)))
 
 
 def _state(visitor, id_: str) -> str:

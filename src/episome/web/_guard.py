@@ -34,14 +34,14 @@ HEADERS = {
     ),
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # without any, forms have the origin "null"
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
 #: The page goes on by itself, as a step of its own: its cookie is then one of the same site.
 WELCOME = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>episome</title>
-<meta http-equiv="refresh" content="0; url=/"></head>
+<link rel="icon" href="/static/icon.svg"><meta http-equiv="refresh" content="0; url=/"></head>
 <body><p><a href="/">Go on to the page</a></p></body></html>
 """
 

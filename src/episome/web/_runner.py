@@ -107,10 +107,32 @@ class Runner(threading.Thread):
     def step(self) -> None:
         """Look at what runs, and start what may start."""
         for running in list(self._running):
-            if self._watch(running):
+            try:
+                ended = self._watch(running)
+            except Exception as error:  # noqa: BLE001 - one job must not end the queue
+                self._kill(running)
+                self._give_up(running.job, error)
+                ended = True
+            if ended:
                 self._running.remove(running)
         for job in self.store.in_state(WAITING)[: self.settings.workers - len(self._running)]:
-            self._start(job)
+            try:
+                self._start(job)
+            except Exception as error:  # noqa: BLE001 - one job must not end the queue
+                self._running = [r for r in self._running if r.job.id != job.id]
+                self._give_up(job, error)
+
+    def _give_up(self, job: Job, error: Exception) -> None:
+        """End a job that the page itself could not handle."""
+        log.error("a bug of the page, in job %s", job.id, exc_info=error)
+        told = {
+            "code": "E-X01",
+            "class": type(error).__name__,
+            "message": "a bug in the page; its log has the place. [E-X01]",
+            "fix": "tell who runs the page",
+            "details": {},
+        }
+        self._end(job, FAILED, told)
 
     # -- one job -----------------------------------------------------------------------------
 
