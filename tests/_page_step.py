@@ -43,7 +43,8 @@ def main() -> None:
     if asked[0] == "secret":
         error = {"code": "E-F01", "class": "InputFileError", "fix": None, "details": {}}
         error["message"] = f"the file is cut in {paths[0]}, see {folder}/tmp. [E-F01]"
-        print(json.dumps({**ANSWER, "ok": False, "error": error}))
+        cut = {k: v for k, v in ANSWER.items() if k != "inspection"}
+        print(json.dumps({**cut, "ok": False, "error": error}))
         raise SystemExit(3)
     if asked[0] == "mute":
         raise SystemExit(1)

@@ -109,6 +109,7 @@ def _serve(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         ) from error
     from episome import settings as session
     from episome.cli._ui import note
+    from episome.resources import memory_limit
 
     if not alone:
         note(f"warning: the page can be reached from other machines ({options['host']})")
@@ -116,13 +117,9 @@ def _serve(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     listening = _socket(options["host"], options["port"])
     port = listening.getsockname()[1]
     paths = options["paths"]
-    limits = {
-        name: value
-        for name, value in (
-            ("memory", options["job_memory"] and int(options["job_memory"] * (1 << 30))),
-        )
-        if value
-    }
+    memory = memory_limit()
+    if options["job_memory"] is not None:
+        memory = int(options["job_memory"] * (1 << 30))
     settings = ServeSettings(
         state=options["state"] or session.cache_folder("page"),
         models=tuple(options["models"]),
@@ -138,7 +135,7 @@ def _serve(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         workers=options["jobs"],
         wall=options["job_hours"] * 3600,
         device=options["device"],
-        **limits,
+        memory=memory,
     )
     server = make_server(settings, host=options["host"], port=port)
     address = f"http://{_shown(options['host'])}:{port}/"
