@@ -90,11 +90,15 @@ class _Record:
     def __init__(self, path: Path, total: float | None, label: str, unit: str) -> None:
         self._path, self._total = path, total
         self._facts = {"label": label, "unit": unit}
-        self._done, self._start, self._said_at = 0.0, time.monotonic(), 0.0
+        self._done, self._said_at = 0.0, 0.0
+        # The time left is told from the first step on: what was before it is done once.
+        self._first: tuple[float, float] | None = None
         self._say("")
 
     def update(self, done: float, text: str = "", *, total: float | None = None) -> None:
         self._done, self._total = done, total or self._total
+        if self._first is None:
+            self._first = (done, time.monotonic())
         finished = self._total is not None and done >= self._total
         if finished or time.monotonic() - self._said_at >= BEAT:
             self._say(text)
@@ -104,13 +108,16 @@ class _Record:
 
     def _say(self, text: str) -> None:
         self._said_at = time.monotonic()
-        seconds = self._said_at - self._start
-        known = self._total is not None and self._done > 0
-        left = seconds * ((self._total or 0.0) - self._done) / self._done if known else None
         facts = {**self._facts, "done": self._done, "total": self._total, "text": text}
         beside = self._path.with_name(f"{self._path.name}.new")
-        beside.write_text(json.dumps({**facts, "seconds_left": left}), encoding="utf-8")
+        beside.write_text(json.dumps({**facts, "seconds_left": self._left()}), encoding="utf-8")
         beside.replace(self._path)
+
+    def _left(self) -> float | None:
+        if self._first is None or self._total is None or self._done <= self._first[0]:
+            return None
+        rate = (self._done - self._first[0]) / max(self._said_at - self._first[1], 1e-9)
+        return max(self._total - self._done, 0.0) / rate
 
 
 class _Lines:

@@ -95,6 +95,7 @@ class Store:
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
         self.folder = settings.state.resolve()
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in ("files", "jobs"):
             (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         self._database = self.folder / "page.sqlite3"
