@@ -22,6 +22,7 @@ from _page import Server, Visitor, alive, served, until
 from _program import program
 from starlette.websockets import WebSocketDisconnect
 
+from episome import web
 from episome.cli import serve as serve_command
 from episome.web import _view
 from episome.web._settings import ServeSettings
@@ -462,14 +463,12 @@ def foreign(folder):
 @row("W15", "a page for other machines", "not by itself: it wants a token, and warns")
 def not_for_others(folder, monkeypatch):
     made = []
-    monkeypatch.setattr(
-        "episome.web._server.make_server", lambda s, **where: made.append((s, where)) or Silent()
-    )
-    monkeypatch.setattr(
-        "episome.web.make_server",
-        lambda s, **where: made.append((s, where)) or Silent(),
-        raising=False,
-    )
+
+    def make(settings, **where):
+        made.append((settings, where))
+        return Silent()
+
+    monkeypatch.setattr(web, "make_server", make)
     default = {p.name: p.default for p in serve_command.command.params}["host"]
     assert default == "127.0.0.1"
     for host in ("0.0.0.0", "::", "192.0.2.1"):

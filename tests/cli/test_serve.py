@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 import pytest
-from _program import program, refused
+from _program import in_own_process, program, refused
 
 pytest.importorskip("fastapi", reason="episome[serve] is not installed")
 
@@ -36,14 +36,14 @@ def test_models_that_are_not_there_are_a_wrong_option():
     refused(2, "E-U02", "serve", "--models", "nowhere", match="--models.*nowhere")
 
 
-def test_the_missing_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    for name in [n for n in sys.modules if n.startswith("episome.web")]:
-        monkeypatch.delitem(sys.modules, name)
+def test_the_missing_extra_is_named():
+    code = "import sys; sys.modules['uvicorn'] = None; from episome.cli import main; main()"
 
-    found = refused(5, "E-P02", "serve", match="uvicorn")
+    done = in_own_process("serve", "--json", code=code)
 
-    assert found["error"]["fix"] == 'pip install "episome[serve]"'
+    assert done.returncode == 5
+    error = json.loads(done.stdout)["error"]
+    assert (error["code"], error["fix"]) == ("E-P02", 'pip install "episome[serve]"')
 
 
 def test_the_page_is_served_until_ctrl_c(tmp_path):

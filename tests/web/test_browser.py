@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(
     reason="no Chromium: `apt-get install chromium`, or name one in EPISOME_CHROMIUM",
 )
 #: Milliseconds that anything may take here.
-WHILE = 30_000
+WHILE = 120_000
 
 
 @pytest.fixture(scope="module")
