@@ -101,6 +101,7 @@ class Server:
 
     def __init__(self, folder: Path, **given: Any) -> None:
         self.folder, self.given = folder, given
+        self._clients = contextlib.ExitStack()
         self.start()
 
     def start(self) -> None:
@@ -108,7 +109,6 @@ class Server:
         self.process = subprocess.Popen(
             [sys.executable, str(SERVER), asked], stdout=subprocess.PIPE, text=True
         )
-        assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
         self.base = f"http://127.0.0.1:{self.port}"
 
@@ -116,7 +116,7 @@ class Server:
         """A client of it with a session, and what its requests must carry."""
         import httpx
 
-        client = httpx.Client(base_url=self.base, timeout=PATIENCE)
+        client = self._clients.enter_context(httpx.Client(base_url=self.base, timeout=PATIENCE))
         client.get("/", params={"token": TOKEN})
         client.headers["X-CSRF-Token"] = client.get("/api").json()["csrf"]
         return client
@@ -129,16 +129,17 @@ class Server:
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+        self.process.stdout.close()
 
     def stop(self) -> None:
+        self._clients.close()
         if self.process.poll() is None:
             self.process.terminate()
             try:
                 self.process.wait(10)
             except subprocess.TimeoutExpired:
                 self.kill()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        self.process.stdout.close()
 
     def raw(self, head: str, parts=(), seconds: float = 20.0) -> bytes:
         """Send bytes as they are; what comes back until the connection is closed."""

@@ -6,10 +6,12 @@ server of its own. A small program stands for episome where only the queue is lo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import socket
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -218,7 +220,7 @@ def names(folder):
     with served(folder, running=False) as client:
         visitor = Visitor(client)
         for name in NAMES:
-            done = visitor.api("POST", "/api/files", json={"name": name, "size": 0})
+            done = visitor.api("POST", "/api/files", json={"name": name, "size": 1})
             assert done.status_code == 201, done.text
         assert visitor.upload("ok", "<b>../x.h5ad")
 
@@ -551,9 +553,7 @@ def killed(folder):
             begun = visitor.post("/api/files", json={"name": "a.h5ad", "size": len(text)}).json()
             visitor.put(f"/api/files/{begun['id']}", content=text.encode())
             ids.append(visitor.get("/api/jobs").json()[0]["id"])
-        place = folder / "state" / "jobs" / ids[0]
-        until(lambda: (place / "pid").is_file())
-        pid = int((place / "pid").read_text())
+        (pid,) = _pids(folder, ids[0], "pid")
 
         server.kill()
         assert alive(pid)  # this program does not look whether its server lives
@@ -565,7 +565,7 @@ def killed(folder):
         assert found
         # the second runs now; killed twice, it is given up
         for _ in range(2):
-            pids = _pids(folder / "state" / "jobs" / ids[1])
+            pids = _pids(folder, ids[1], "pid", "below")
             server.kill()
             server.start()
             _gone(pids)
@@ -575,10 +575,20 @@ def killed(folder):
         server.stop()
 
 
-def _pids(place: Path) -> list[int]:
-    """Processes of a job that stays."""
-    until(lambda: (place / "below").is_file())
-    return [int((place / name).read_text()) for name in ("pid", "below")]
+def _pids(folder: Path, job: str, *names: str) -> list[int]:
+    """Processes of a job that stays, when the page knows them too."""
+    place = folder / "state" / "jobs" / job
+
+    def found() -> list[int] | None:
+        try:
+            pids = [int((place / name).read_text()) for name in names]
+        except (OSError, ValueError):  # not there yet, or half written
+            return None
+        with contextlib.closing(sqlite3.connect(folder / "state" / "page.sqlite3")) as db:
+            known = db.execute("SELECT pid FROM jobs WHERE id = ?", (job,)).fetchone()[0]
+        return pids if known == pids[0] and all(map(alive, pids)) else None
+
+    return until(found)
 
 
 def _gone(pids: list[int]) -> None:

@@ -15,6 +15,8 @@ from _program import in_own_process, program, refused
 
 pytest.importorskip("fastapi", reason="episome[serve] is not installed")
 
+from episome.web._server import taken
+
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
@@ -30,6 +32,14 @@ def test_a_port_that_is_taken_is_said():
 
 def test_an_address_of_another_machine_is_said():
     refused(2, "E-W16", "serve", "--host", "192.0.2.1", "--token", "x", "--port", 0)
+
+
+def test_a_folder_of_state_belongs_to_one_page(tmp_path):
+    held = taken(tmp_path / "state")
+
+    refused(2, "E-W17", "serve", "--port", 0, "--state", tmp_path / "state")
+    held.close()
+    taken(tmp_path / "state").close()
 
 
 def test_models_that_are_not_there_are_a_wrong_option():

@@ -114,6 +114,7 @@ def test_requests_that_are_none_get_the_form_of_errors(tmp_path):
         for done, status in (
             (visitor.api("POST", "/api/jobs", content=b"{"), 422),
             (visitor.api("POST", "/api/files", json={"size": -1}), 422),
+            (visitor.api("POST", "/api/files", json={"name": "a.h5ad"}), 400),
             (visitor.api("PATCH", "/api/jobs"), 405),
         ):
             assert done.status_code == status

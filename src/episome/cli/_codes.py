@@ -861,6 +861,7 @@ CODES: dict[str, str] = {
     "E-W14": "A form or a request lacks something, or holds what cannot be.",
     "E-W15": "Only files of cells are taken, by their ending; their content is looked at later.",
     "E-W16": "Another program listens on this port, or the address is none of this machine.",
+    "E-W17": "A folder of state belongs to one page at a time; --state names another.",
     "E-X01": (
         "A bug in episome. The crash report holds versions, the command and the place; no data."
     ),

@@ -9,7 +9,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, Field
 
 from episome import __version__
-from episome.web._errors import not_found
+from episome.web._errors import not_found, wrong_form
 from episome.web._settings import SUFFIXES
 from episome.web._upload import append
 from episome.web._work import ROWS, Work
@@ -80,6 +80,10 @@ def api_router(work: Work) -> APIRouter:
             file = work.adopt_path(owner, body.path)
             work.ask(owner, "check", file=file.id)
         else:
+            if body.size == 0:
+                raise wrong_form(
+                    what="the file is empty, or its size is not told", fix="give size"
+                )
             file = store.new_file(owner, body.name, body.size)
         return file_facts(file)
 

@@ -134,8 +134,25 @@ def _facts(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
         "n_cells": fit.get("n_cells"),
         "macro_f1": fit.get("validation_f1_macro"),
         "calibrated": bool(confidence.get("calibrated")),
+        "calibration": _calibration(confidence),
         "organisms": list((manifest.get("input") or {}).get("organisms") or ()),
         "input_kind": (manifest.get("input") or {}).get("input_kind"),
+    }
+
+
+def _calibration(confidence: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what the calibration cells of a model said of its confidence."""
+    after = confidence.get("after") or {}
+    found = after.get("reliability")
+    if not found or not confidence.get("calibrated"):
+        return None
+    rows = zip(found["confidence"], found["accuracy"], found["n_cells"], strict=True)
+    bins = [{"confidence": c, "accuracy": a, "n": n} for c, a, n in rows if n]
+    return {
+        "bins": bins,
+        "n": confidence["n_cells"],
+        "accuracy": after["accuracy"],
+        "ece": after["ece"],
     }
 
 

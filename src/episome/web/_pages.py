@@ -82,7 +82,7 @@ class Pages:
 
     def _result(self, request: Request, job: Job) -> dict[str, Any]:
         """Return what the page of a result shows, as its address asks for."""
-        asked, view = request.query_params, self.work.view(job)
+        asked, view, model = request.query_params, self.work.view(job), self.work.model_of(job)
         n_levels = len(view.get("levels", []))
         level = min(_number(asked.get("level"), 0), n_levels)
         page = max(_number(asked.get("page"), 1), 1)
@@ -93,6 +93,7 @@ class Pages:
         by = asked.get("by") if asked.get("by") in columns else next(iter(columns), None)
         return {
             "view": view,
+            "calibration": None if model is None else model.facts["calibration"],
             "level": level,
             "n_levels": n_levels,
             "counts": present.counts_at(view, level),

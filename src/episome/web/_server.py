@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from episome.errors import UsageError
 from episome.web._app import create_app
 
 if TYPE_CHECKING:
     import asyncio
+    from pathlib import Path
 
     from episome.web._settings import ServeSettings
 
@@ -53,6 +55,34 @@ def protocol_of(settings: ServeSettings) -> type[H11Protocol]:
     return Guarded
 
 
+def taken(state: Path) -> IO[bytes]:
+    """Take a folder of state for this process, as long as the file that is returned is open.
+
+    Raises
+    ------
+    UsageError
+        Another page has it (E-W17).
+    """
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle = (state / "lock").open("ab")
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return handle
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.close()
+        raise UsageError(
+            "E-W17",
+            "another page uses this folder",
+            where=str(state),
+            why="each would run the jobs of the other",
+            fix="end it, or choose another folder with --state",
+        ) from error
+    return handle
+
+
 def make_server(
     settings: ServeSettings, *, host: str, port: int, **options: Any
 ) -> uvicorn.Server:
@@ -66,7 +96,13 @@ def make_server(
         Where it listens.
     **options
         Of ``uvicorn.Config``.
+
+    Raises
+    ------
+    UsageError
+        Another page uses the folder of the state (E-W17).
     """
+    lock = taken(settings.state)
     config = uvicorn.Config(
         create_app(settings),
         host=host,
@@ -80,4 +116,6 @@ def make_server(
         timeout_graceful_shutdown=3,
         **options,
     )
-    return uvicorn.Server(config)
+    server = uvicorn.Server(config)
+    server.lock = lock  # type: ignore[attr-defined]
+    return server

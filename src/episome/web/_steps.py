@@ -69,7 +69,7 @@ def steps(
     """
     if job.kind == "demo":
         return [Step("writing the demo data", "episome.web._demo", (str(folder),))]
-    limit = ("--max-memory", f"{max(settings.memory / 2 / (1 << 30), 0.01):.4g}")
+    limit = ("--max-memory", f"{settings.memory / (1 << 30):.4g}")
     plain = ("--json", *limit)
     options = _options(job)
     if job.kind == "check":

@@ -24,6 +24,8 @@ __all__ = ["append", "receive_form"]
 ROOM = 1 << 16
 #: Seconds for which a refused body is read and thrown away.
 LINGER = 0.8
+#: Uploads to which a piece is being added: never two at once.
+_open: set[str] = set()
 
 
 def slow() -> EpisomeError:
@@ -72,14 +74,15 @@ async def append(store: Store, file: File, request: Request, offset: int) -> Fil
         It starts elsewhere than the last one ended (E-W07, with ``offset`` in the details), is
         larger than was said (E-W01), or stands still (E-W08).
     """
-    if offset != file.received or file.complete:
+    if offset != file.received or file.complete or file.id in _open:
         raise InputFileError(
             "E-W07",
-            f"the next piece starts at byte {file.received:,}, not at {offset:,}",
+            f"the next piece starts at byte {file.received:,}, not at {offset:,}, or on its way",
             fix="ask for the offset, and send the file from there",
             details={"offset": file.received},
         )
     done = offset
+    _open.add(file.id)
     try:
         with Path(file.path).open("r+b") as handle:
             handle.truncate(offset)
@@ -95,6 +98,7 @@ async def append(store: Store, file: File, request: Request, offset: int) -> Fil
         await linger(request)
         raise
     finally:
+        _open.discard(file.id)
         store.received(file.id, done)
     return store.file(file.owner, file.id)
 
