@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from _bad_cells import model, query
 from _page import TOKEN, Server
 
 PAGE = Path(__file__).parents[2] / "docs" / "user_guide" / "page.md"
 
 
+@pytest.mark.slow
 def test_client_as_written_gives_the_calls_of_python(tmp_path, monkeypatch):
     (code,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
     names: dict = {}
