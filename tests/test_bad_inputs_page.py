@@ -65,6 +65,7 @@ SECTIONS = [
     Section("Training", "T", 20, ("test_bad_training",)),
     Section("Plugins", "P", 15, ("test_bad_plugins",)),
     Section("Command line", "C", 15, ("test_bad_commands",)),
+    Section("The page", "W", 18, ("test_bad_page",)),
 ]
 SECTIONS = [s for s in SECTIONS if all((TESTS / f"{m}.py").is_file() for m in s.modules)]
 

@@ -105,3 +105,18 @@ def test_the_steps_of_scbert_are_timed():
         assert f"## {title}" in told[0]
     assert "times faster" in told[0]
     assert told[1].startswith("300 cells, 500 genes: ")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_page_is_measured(tmp_path):
+    pytest.importorskip("fastapi")
+    found = tmp_path / "page.json"
+
+    command = [sys.executable, str(SCRIPT.with_name("page.py")), "--small", "--json", str(found)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    results = json.loads(found.read_text())
+    assert set(results) == {"pieces", "form", "users"}
+    assert all(0 < results[name]["peak_mb"] < 200 for name in results)
+    assert results["users"]["done"] == 2

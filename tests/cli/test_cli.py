@@ -362,6 +362,23 @@ def test_progress_that_is_switched_off_is_silent(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_progress_for_a_program_is_an_object_in_a_file(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "progress.json"
+    monkeypatch.setenv("EPISOME_PROGRESS_FILE", str(path))
+
+    with _ui.progress(None, "annotating", unit="cells", enabled=False) as bar:
+        begun = json.loads(path.read_text())
+        bar.update(4, "half", total=8)
+        bar.update(8, "all", total=8)
+        found = json.loads(path.read_text())
+
+    assert (begun["label"], begun["total"], begun["seconds_left"]) == ("annotating", None, None)
+    assert (found["done"], found["total"], found["text"]) == (8, 8, "all")
+    assert (found["unit"], found["seconds_left"]) == ("cells", 0)
+    assert capsys.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(_ui, "_is_terminal", lambda: True)
 

@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "episome.cli.predict_modality:command",
         "Write another modality of every cell, predicted from its RNA.",
     ),
+    "serve": ("episome.cli.serve:command", "Serve a local page for files of cells."),
     "train": ("episome.cli.train:command", "Train a model on labelled cells."),
     "tune": ("episome.cli.tune:command", "Search for the settings of a model on held-out cells."),
 }

@@ -112,7 +112,7 @@ def described(
     )
     visible = state.progress and state.verbosity >= 0
     with progress(None, label, unit="cells", enabled=visible) as bar:
-        yield request, lambda done, total: bar.update(done, f"of {total:,}")
+        yield request, lambda done, total: bar.update(done, total=total)
 
 
 def keep_answer(

@@ -18,6 +18,7 @@ FAMILIES: dict[str, tuple[str, int]] = {
     "R": ("memory, disk, device or time", 6),
     "T": ("training that diverged", 8),
     "U": ("an argument or option", 2),
+    "W": ("the local page of `episome serve`", 2),
     "X": ("the program itself", 1),
 }
 
@@ -826,6 +827,41 @@ CODES: dict[str, str] = {
         "the constructor, train.X of train, plan.X of its plan_kwargs, each with values or a "
         "range."
     ),
+    "E-W01": "Uploads have a limit; a file on the machine of the page may be named by its path.",
+    "E-W02": (
+        "Jobs wait in one queue for all users. A full one takes no more, and says so before a "
+        "file is sent."
+    ),
+    "E-W03": "Files are taken only while enough of the disk is free, so that no result is cut.",
+    "E-W04": (
+        "Addresses of files and jobs belong to the browser that made them; for others they do not "
+        "exist. What is old is deleted."
+    ),
+    "E-W05": (
+        "The printed address lets a browser in by its token; a cookie keeps it in. Cookies that "
+        "were deleted, or another browser, need the address again."
+    ),
+    "E-W06": (
+        "A request that changes something must come from the page itself, and be addressed to a "
+        "name of this machine: others may be another site's doing."
+    ),
+    "E-W07": "Pieces of an upload follow each other; `offset` in the details says where to go on.",
+    "E-W08": "An upload without data for half a minute ends; in pieces, it goes on later.",
+    "E-W09": "Every job has a limit of time; the command line has none.",
+    "E-W10": (
+        "The process that did the job ended without an answer: a file made a library crash, or "
+        "the system ended it. The page and other jobs are processes of their own."
+    ),
+    "E-W11": "A job that ran twice when the page was ended is not begun a third time by itself.",
+    "E-W12": (
+        "The page listens on this machine alone unless --host says otherwise; then it wants a "
+        "--token, or --public."
+    ),
+    "E-W13": "Every job has a limit of memory, so that one cannot take that of all others.",
+    "E-W14": "A form or a request lacks something, or holds what cannot be.",
+    "E-W15": "Only files of cells are taken, by their ending; their content is looked at later.",
+    "E-W16": "Another program listens on this port, or the address is none of this machine.",
+    "E-W17": "A folder of state belongs to one page at a time; --state names another.",
     "E-X01": (
         "A bug in episome. The crash report holds versions, the command and the place; no data."
     ),

@@ -1,27 +1,36 @@
-"""Progress on standard error: a bar on a terminal, else a line per tenth or half minute."""
+"""Progress on standard error: a bar on a terminal, else a line per tenth or half minute.
+
+``EPISOME_PROGRESS_FILE`` names a file that holds it for a program: the page reads that.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from episome.resources import peak_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["Progress", "note", "progress"]
 
 STEP = 0.1
 PAUSE = 30.0
+#: Seconds between two writes of the file.
+BEAT = 0.2
 
 
 class Progress(Protocol):
     """What :func:`progress` yields."""
 
-    def update(self, done: float, text: str = "") -> None:
-        """Say how much is done, out of the total."""
+    def update(self, done: float, text: str = "", *, total: float | None = None) -> None:
+        """Say how much is done, out of the total, which may be known only now."""
 
     def advance(self, by: float = 1) -> None:
         """Say how much more is done."""
@@ -50,7 +59,9 @@ def progress(
     enabled
         Whether to show anything.
     """
-    if not enabled:
+    if path := os.environ.get("EPISOME_PROGRESS_FILE"):
+        yield _Record(Path(path), total, label, unit)
+    elif not enabled:
         yield _Silent()
     elif _is_terminal():
         with _bar(total, label, unit) as bar:
@@ -66,11 +77,47 @@ def _is_terminal() -> bool:
 
 
 class _Silent:
-    def update(self, done: float, text: str = "") -> None:
+    def update(self, done: float, text: str = "", *, total: float | None = None) -> None:
         pass
 
     def advance(self, by: float = 1) -> None:
         pass
+
+
+class _Record:
+    """One JSON object in a file, replaced as a whole."""
+
+    def __init__(self, path: Path, total: float | None, label: str, unit: str) -> None:
+        self._path, self._total = path, total
+        self._facts = {"label": label, "unit": unit}
+        self._done, self._said_at = 0.0, 0.0
+        # The time left is told from the first step on: what was before it is done once.
+        self._first: tuple[float, float] | None = None
+        self._say("")
+
+    def update(self, done: float, text: str = "", *, total: float | None = None) -> None:
+        self._done, self._total = done, total or self._total
+        if self._first is None:
+            self._first = (done, time.monotonic())
+        finished = self._total is not None and done >= self._total
+        if finished or time.monotonic() - self._said_at >= BEAT:
+            self._say(text)
+
+    def advance(self, by: float = 1) -> None:
+        self.update(self._done + by)
+
+    def _say(self, text: str) -> None:
+        self._said_at = time.monotonic()
+        facts = {**self._facts, "done": self._done, "total": self._total, "text": text}
+        beside = self._path.with_name(f"{self._path.name}.new")
+        beside.write_text(json.dumps({**facts, "seconds_left": self._left()}), encoding="utf-8")
+        beside.replace(self._path)
+
+    def _left(self) -> float | None:
+        if self._first is None or self._total is None or self._done <= self._first[0]:
+            return None
+        rate = (self._done - self._first[0]) / max(self._said_at - self._first[1], 1e-9)
+        return max(self._total - self._done, 0.0) / rate
 
 
 class _Lines:
@@ -83,8 +130,8 @@ class _Lines:
         self._start = self._said_at = time.monotonic()
         self._said = 0.0
 
-    def update(self, done: float, text: str = "") -> None:
-        self._done, self._text = done, text or self._text
+    def update(self, done: float, text: str = "", *, total: float | None = None) -> None:
+        self._done, self._text, self._total = done, text or self._text, total or self._total
         share = done / self._total if self._total else 0.0
         now = time.monotonic()
         if share - self._said >= STEP - 1e-9 or now - self._said_at >= PAUSE:
@@ -121,8 +168,10 @@ class _Bar:
     def __init__(self, bar: Any, task: Any) -> None:
         self._bar, self._task = bar, task
 
-    def update(self, done: float, text: str = "") -> None:
-        self._bar.update(self._task, completed=done, **({"text": text} if text else {}))
+    def update(self, done: float, text: str = "", *, total: float | None = None) -> None:
+        told: dict[str, Any] = {"text": text} if text else {}
+        told |= {"total": total} if total else {}
+        self._bar.update(self._task, completed=done, **told)
 
     def advance(self, by: float = 1) -> None:
         self._bar.advance(self._task, by)

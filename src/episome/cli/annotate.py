@@ -160,7 +160,7 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     )
     visible = state.progress and state.verbosity >= 0
     with progress(None, "annotating", unit="cells", enabled=visible) as bar:
-        result = annotate(request, progress=lambda done, total: bar.update(done, f"of {total:,}"))
+        result = annotate(request, progress=lambda done, total: bar.update(done, total=total))
     if to_stdout and not state.json and state.stdout is not None and result.calls is not None:
         calls = result.calls
         named = calls.set_axis(prefixed(calls.columns, options["prefix"] or ""), axis=1)

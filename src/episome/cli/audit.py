@@ -171,7 +171,7 @@ def _audit(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     )
     visible = state.progress and state.verbosity >= 0
     with progress(None, "judging labels", unit="trainings", enabled=visible) as bar:
-        result = audit(request, progress=lambda done, total: bar.update(done, f"of {total:,}"))
+        result = audit(request, progress=lambda done, total: bar.update(done, total=total))
     if result.audit is None:
         return Outcome(text=_planned(result.plan), data={"dry_run": True, **_plan(result.plan)})
     outcome = Outcome(

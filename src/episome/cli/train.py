@@ -266,7 +266,10 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         progress(None, "training", unit="epochs", enabled=_visible(ctx)) as bar,
         _resumable(state, request),
     ):
-        result = train(request, progress=lambda done, total, m: bar.update(done, _shown(m, total)))
+        result = train(
+            request,
+            progress=lambda done, total, m: bar.update(done, _shown(m, total), total=total),
+        )
     metrics = {k: v for k, v in result.fit.items() if str(k).startswith("validation")}
     outcome = Outcome(
         text=_text(result),

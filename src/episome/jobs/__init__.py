@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         corpus_split,
         corpus_verify,
     )
-    from episome.jobs._demo import DemoResult, DemoScore, demo
+    from episome.jobs._demo import DemoResult, DemoScore, demo, demo_cells
     from episome.jobs._embed import EmbedRequest, EmbedResult, embed
     from episome.jobs._impute import ImputeRequest, ImputeResult, impute
     from episome.jobs._labels_file import LabelJoin, join_labels
@@ -101,6 +101,7 @@ _HOME = {
     "check": "_check",
     "check_plugin": "_check_plugin",
     "demo": "_demo",
+    "demo_cells": "_demo",
     "describe_input": "_annotate",
     "device_arguments": "_train",
     "embed": "_embed",

@@ -114,6 +114,14 @@ def demo(
     return result
 
 
+def demo_cells() -> tuple[AnnData, str]:
+    """Return the cells of the demo, 700 of blood, and the column of their labels.
+
+    They come with scanpy: ``pbmc68k_reduced`` with its log1p values as ``X`` and nothing else.
+    """
+    return load_demo_cells(), LABELS_KEY
+
+
 def load_demo_cells() -> AnnData:
     """Return ``pbmc68k_reduced`` with its log1p values as ``X`` and nothing else."""
     import warnings

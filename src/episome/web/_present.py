@@ -1,0 +1,98 @@
+"""Numbers of a result in the form that the page draws them."""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from typing import Any
+
+__all__ = ["bars", "composition", "counts_at", "duration", "level_names", "size", "when"]
+
+#: Labels of a composition that have a column of their own.
+SHOWN = 8
+
+
+def counts_at(view: dict[str, Any], level: int) -> list[dict[str, Any]]:
+    """Return labels with their counts, of a level: 0 is every class, 1 the finest above."""
+    rows = view.get("labels", [])
+    names = level_names(view, level)
+    if names is None:
+        return list(rows)
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        name = names.get(row["label"], row["label"])
+        if name not in found:
+            found[name] = {**row, "label": name, "n": 0, "of": [], "confidence": None}
+        found[name]["n"] += row["n"]
+        found[name]["of"].append(row["label"])
+    return sorted(found.values(), key=lambda r: -r["n"])
+
+
+def level_names(view: dict[str, Any], level: int) -> dict[str, str] | None:
+    """Return the broader name of each label; ``None`` for level 0."""
+    levels = view.get("levels", [])
+    return levels[min(level, len(levels)) - 1] if level > 0 and levels else None
+
+
+def composition(view: dict[str, Any], column: str, level: int) -> dict[str, Any]:
+    """Return the share of the commonest labels in every value of a column."""
+    names = level_names(view, level) or {}
+    rows = {}
+    totals: Counter[str] = Counter()
+    for value, counts in view["composition"][column].items():
+        merged: Counter[str] = Counter()
+        for label, n in counts.items():
+            merged[names.get(label, label)] += n
+        rows[value] = merged
+        totals.update(merged)
+    labels = [label for label, _ in totals.most_common(SHOWN)]
+    table = []
+    for value, merged in rows.items():
+        n = sum(merged.values())
+        shares = [merged[label] / n if n else 0.0 for label in labels]
+        table.append({"value": value, "n": n, "shares": shares, "rest": 1.0 - sum(shares)})
+    return {"labels": labels, "rows": table, "more": len(totals) > SHOWN}
+
+
+def bars(counts: list[int], width: float = 320.0, height: float = 120.0) -> list[dict[str, float]]:
+    """Return the bars of a histogram of values from 0 to 1."""
+    most = max([*counts, 1])
+    step = width / max(len(counts), 1)
+    return [
+        {
+            "x": round(i * step + 1, 1),
+            "y": round(height * (1 - n / most), 1),
+            "width": round(step - 2, 1),
+            "height": round(height * n / most, 1),
+            "n": n,
+            "low": i / len(counts),
+            "high": (i + 1) / len(counts),
+        }
+        for i, n in enumerate(counts)
+    ]
+
+
+def size(n: float) -> str:
+    """Return bytes as people read them."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if n < 1024:
+            return f"{n:,.0f} {unit}" if unit == "bytes" else f"{n:,.1f} {unit}"
+        n /= 1024
+    return f"{n:,.4g} GiB"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as people read them."""
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{max(seconds, 0):.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.3g} hours"
+
+
+def when(seconds: float | None) -> str:
+    """Return a time, in the zone of the server."""
+    if seconds is None:
+        return ""
+    return datetime.datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")

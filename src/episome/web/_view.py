@@ -1,0 +1,310 @@
+"""Tables and pictures of a result, made in a process of their own.
+
+The page itself never opens a file of cells.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from episome.data import read_cells
+from episome.metrics import expected_calibration_error
+from episome.ontology import cell_ontology
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+__all__ = ["main"]
+
+#: Cells that are drawn, cells and genes that axes are computed from where the file has none.
+DRAWN, SAMPLED, GENES = 20_000, 4_000, 1_000
+#: Values that a column of samples may have, columns that are taken, genes of a class.
+VALUES, COLUMNS, TOP = 60, 12, 12
+#: Arrays of obsm that may be drawn, the best first.
+BASES = ("X_umap", "X_tsne", "X_draw_graph_fa", "X_pca")
+#: Largest information content of the terms of a level, the finest first.
+LEVELS = (60.0, 40.0, 20.0, 8.0)
+#: Told apart by most readers, also in grey; after Okabe and Ito, then Tol.
+COLOURS = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#332288",
+    "#117733", "#882255", "#44aa99", "#999933", "#aa4499", "#661100", "#6699cc", "#888888",
+)  # fmt: skip
+GREY = "#bbbbbb"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write what the page shows of a table of calls."""
+    file, model, table, folder = map(Path, sys.argv[1:] if argv is None else argv)
+    calls = pd.read_parquet(table)
+    _write_table(calls, folder / "calls.sqlite3")
+    labels = sorted(set(calls["label"].astype(str)))
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(labels)}
+    colours["unknown"] = GREY
+    view: dict[str, Any] = {
+        "n_obs": len(calls),
+        "labels": _labels(calls, colours),
+        "status": {str(k): int(v) for k, v in calls["status"].value_counts().items()},
+        "levels": _levels(calls),
+        "histograms": {c: _histogram(calls[c]) for c in ("confidence", "novelty")},
+        "genes": _genes(model),
+    }
+    cells = read_cells(file, backed=True)
+    try:
+        view |= _from_columns(cells.obs, calls)
+        view["scatter"] = _scatter(cells, calls, colours, folder)
+    finally:
+        if cells.isbacked:
+            cells.file.close()
+    (folder / "view.json").write_text(json.dumps(view), encoding="utf-8")
+
+
+def _write_table(calls: pd.DataFrame, path: Path) -> None:
+    """Write the calls where the page can look for rows without reading all."""
+    path.unlink(missing_ok=True)
+    named = calls.rename_axis("cell").reset_index()
+    for name in named.columns:
+        if isinstance(named[name].dtype, pd.CategoricalDtype):
+            named[name] = named[name].astype(object)
+    with sqlite3.connect(path) as db:
+        named.to_sql("calls", db, index_label="row", chunksize=10_000)
+        db.execute("CREATE INDEX by_label ON calls (label)")
+    db.close()
+
+
+def _labels(calls: pd.DataFrame, colours: dict[str, str]) -> list[dict[str, Any]]:
+    """Return every label with its count, commonest first."""
+    grouped = calls.groupby(calls["label"].astype(str), observed=True, sort=False)
+    table = grouped.agg(
+        n=("confidence", "size"),
+        confidence=("confidence", "mean"),
+        term=("label_ontology_term_id", "first"),
+    ).sort_values("n", ascending=False, kind="stable")
+    return [
+        {
+            "label": label,
+            "term": _text(row.term),
+            "n": int(row.n),
+            "confidence": None if pd.isna(row.confidence) else round(float(row.confidence), 3),
+            "colour": colours[label],
+        }
+        for label, row in zip(table.index, table.itertuples(), strict=True)
+    ]
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _levels(calls: pd.DataFrame) -> list[dict[str, str]]:
+    """Return for every level the broader type of each label; levels that change nothing go."""
+    terms = dict(
+        zip(calls["label"].astype(str), map(_text, calls["label_ontology_term_id"]), strict=True)
+    )
+    known = {label: term for label, term in terms.items() if term}
+    if not known:
+        return []
+    ontology, found = cell_ontology(), []
+    previous: dict[str, str] = {label: label for label in known}
+    for limit in LEVELS:
+        coarse = ontology.coarse_terms(list(known.values()), max_information=limit)
+        names = {
+            label: ontology.label(term) if term in ontology and term != known[label] else label
+            for label, term in zip(known, coarse, strict=True)
+        }
+        if len(set(names.values())) < len(set(previous.values())):
+            found.append({label: names.get(label, label) for label in terms})
+            previous = names
+    return found
+
+
+def _histogram(values: pd.Series, n_bins: int = 20) -> list[int]:
+    """Return counts of values from 0 to 1."""
+    numbers = pd.to_numeric(values, errors="coerce").dropna().to_numpy(dtype=float)
+    return [int(n) for n in np.histogram(numbers.clip(0.0, 1.0), n_bins, (0.0, 1.0))[0]]
+
+
+def _genes(model: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the genes that carry most of the weight of every class, where the model says."""
+    from episome.inference import Predictor
+
+    predictor = Predictor.from_folder(model, device="cpu")
+    if predictor.importance is None:
+        return {}
+    table, ids = predictor.importance, list(predictor.features.ids)
+    found = {}
+    for name, weights in zip(table.classes, table.weights, strict=True):
+        best = np.argsort(-weights, kind="stable")[:TOP]
+        genes = [{"gene": ids[i], "share": float(weights[i])} for i in best if weights[i] > 0]
+        if genes:
+            found[str(name)] = genes
+    return found
+
+
+# -- columns of the file ---------------------------------------------------------------------
+
+
+def _from_columns(obs: pd.DataFrame, calls: pd.DataFrame) -> dict[str, Any]:
+    """Return the composition by column, and reliability where a column holds labels."""
+    called = calls["label"].astype(str).to_numpy(dtype=object)
+    composition: dict[str, Any] = {}
+    reliability: dict[str, Any] = {}
+    for name in obs.columns:
+        values = obs[name]
+        if pd.api.types.is_float_dtype(values.dtype) or values.nunique() > VALUES:
+            continue
+        text = values.astype(object).where(values.notna(), None)
+        if found := _reliability(text.to_numpy(), called, calls["confidence"].to_numpy(float)):
+            reliability[str(name)] = found
+        if len(composition) < COLUMNS and values.nunique() > 1:
+            table = pd.crosstab(text.astype(str), called)
+            composition[str(name)] = {
+                str(k): {c: int(n) for c, n in row.items() if n} for k, row in table.iterrows()
+            }
+    # Columns of labels say least about samples: they come last.
+    order = sorted(composition, key=lambda name: name in reliability)
+    return {"composition": {n: composition[n] for n in order}, "reliability": reliability}
+
+
+def _reliability(
+    truth: NDArray[np.object_], called: NDArray[np.object_], confidence: NDArray[np.float64]
+) -> dict[str, Any] | None:
+    """Compare calls with a column; ``None`` where it names other things than the calls."""
+    use = np.array([isinstance(t, str) for t in truth]) & np.isfinite(confidence)
+    if not use.any():
+        return None
+    shared = set(truth[use]) & set(called[use])
+    if np.isin(truth[use], list(shared)).mean() < 0.5:
+        return None
+    right, sure = truth[use] == called[use], confidence[use].clip(0, 1)
+    bins = np.minimum((sure * 10).astype(int), 9)
+    rows = [
+        {
+            "confidence": float(sure[bins == b].mean()),
+            "accuracy": float(right[bins == b].mean()),
+            "n": int((bins == b).sum()),
+        }
+        for b in range(10)
+        if (bins == b).any()
+    ]
+    error = expected_calibration_error(sure, right)
+    n_right, n = int(right.sum()), len(right)
+    return {"bins": rows, "accuracy": n_right / n, "n_right": n_right, "n": n, "ece": error}
+
+
+# -- the map ---------------------------------------------------------------------------------
+
+
+def _scatter(
+    cells: AnnData, calls: pd.DataFrame, colours: dict[str, str], folder: Path
+) -> dict[str, Any] | None:
+    """Write the points of the map, for the browser and as pictures."""
+    found = _coordinates(cells)
+    if found is None:
+        return None
+    rows, points, basis = found
+    chosen = calls.iloc[rows]
+    low, high = points.min(axis=0), points.max(axis=0)
+    scaled = (points - low) / np.where(high > low, high - low, 1.0)
+    names = list(dict.fromkeys([*sorted(set(chosen["label"].astype(str)))]))
+    codes = pd.Categorical(chosen["label"].astype(str), categories=names).codes
+    facts = {
+        "x": [int(v) for v in np.rint(scaled[:, 0] * 10_000)],
+        "y": [int(v) for v in np.rint(scaled[:, 1] * 10_000)],
+        "label": [int(c) for c in codes],
+        "labels": names,
+        "colours": [colours[n] for n in names],
+        **{c: _percent(chosen[c]) for c in ("confidence", "novelty")},
+    }
+    (folder / "scatter.json").write_text(json.dumps(facts), encoding="utf-8")
+    _draw(scaled, chosen, [colours[n] for n in chosen["label"].astype(str)], basis, folder)
+    return {"basis": basis, "n": len(rows)}
+
+
+def _percent(values: pd.Series) -> list[int]:
+    """Return values from 0 to 1 as whole percents; -1 for none."""
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=float)
+    return [-1 if not np.isfinite(v) else round(min(max(v, 0.0), 1.0) * 100) for v in numbers]
+
+
+def _coordinates(cells: AnnData) -> tuple[NDArray[np.int64], NDArray[np.float64], str] | None:
+    """Return rows, two coordinates of each, and what they are."""
+    n = cells.n_obs
+    if n < 3:
+        return None
+    for key in BASES:
+        if key in cells.obsm and np.ndim(cells.obsm[key]) == 2:
+            rows = _sample(n, DRAWN)
+            points = np.asarray(cells.obsm[key])[rows, :2].astype(float)
+            if points.shape[1] == 2 and np.isfinite(points).all():
+                return rows, points, key.removeprefix("X_").replace("_", " ").upper()
+    rows = _sample(n, SAMPLED)
+    points = _principal(cells, rows)
+    return None if points is None else (rows, points, "PCA")
+
+
+def _sample(n: int, most: int) -> NDArray[np.int64]:
+    if n <= most:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(0).choice(n, most, replace=False))
+
+
+def _principal(cells: AnnData, rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """Return the first two principal components of some cells."""
+    from scipy import sparse
+    from sklearn.decomposition import PCA
+
+    block = cells[rows].to_memory().X
+    if block is None or min(block.shape) < 3:
+        return None
+    matrix = sparse.csr_matrix(block, dtype=np.float32)
+    if matrix.nnz and matrix.data.min() >= 0:
+        sums = np.asarray(matrix.sum(axis=1)).ravel()
+        scale = np.divide(1e4, sums, out=np.zeros_like(sums), where=sums > 0)
+        matrix = sparse.diags(scale).dot(matrix).tocsr()
+        matrix.data = np.log1p(matrix.data)
+    mean = np.asarray(matrix.mean(axis=0)).ravel()
+    variance = np.asarray(matrix.multiply(matrix).mean(axis=0)).ravel() - mean**2
+    best = np.sort(np.argsort(-variance, kind="stable")[:GENES])
+    dense = np.nan_to_num(matrix[:, best].toarray())
+    return PCA(2, random_state=0).fit_transform(dense).astype(float)
+
+
+def _draw(
+    points: NDArray[np.float64],
+    calls: pd.DataFrame,
+    colours: list[str],
+    basis: str,
+    folder: Path,
+) -> None:
+    """Write the map as pictures, for browsers that run no script."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    size = float(np.clip(20_000 / len(points), 2, 20))
+    for column in ("label", "confidence", "novelty"):
+        figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        ax = figure.subplots()
+        if column == "label":
+            ax.scatter(points[:, 0], points[:, 1], c=colours, s=size, linewidths=0)
+        else:
+            values = pd.to_numeric(calls[column], errors="coerce").to_numpy(dtype=float)
+            drawn = ax.scatter(
+                points[:, 0], points[:, 1], c=values, s=size, linewidths=0, cmap="viridis",
+                vmin=0, vmax=1,
+            )  # fmt: skip
+            figure.colorbar(drawn, ax=ax, label=column)
+        ax.set(xlabel=f"{basis} 1", ylabel=f"{basis} 2", xticks=[], yticks=[])
+        figure.savefig(folder / f"scatter-{column}.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""What the page shows of a result."""
+
+from __future__ import annotations
+
+import json
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from _bad_cells import model, query
+
+from episome.web import _present as present
+from episome.web import _view
+from episome.web._work import Calls
+
+TERMS = {"type 0": "CL:0000624", "type 1": "CL:0000625", "type 2": "CL:0000236"}
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """The view of calls whose labels have terms, with its folder."""
+    folder = tmp_path_factory.mktemp("view")
+    calls = model().annotate(query())
+    calls["label_ontology_term_id"] = [TERMS.get(x, "") for x in calls["label"].astype(str)]
+    calls.to_parquet(folder / "calls.parquet")
+    cells = query()
+    cells.obs["share"] = np.linspace(0, 1, cells.n_obs)
+    cells.obs["empty"] = np.full(cells.n_obs, np.nan)
+    cells.write_h5ad(folder / "cells.h5ad")
+    model().save(folder / "model")
+    names = ("cells.h5ad", "model", "calls.parquet", "")
+    _view.main([str(folder / name) for name in names])
+    return folder, calls, json.loads((folder / "view.json").read_text())
+
+
+def test_counts_and_status_are_those_of_the_calls(shown):
+    _, calls, view = shown
+
+    assert view["n_obs"] == sum(row["n"] for row in view["labels"]) == len(calls)
+    assert {r["label"]: r["n"] for r in view["labels"]} == calls["label"].value_counts().to_dict()
+    assert sum(view["status"].values()) == len(calls)
+    assert sum(view["histograms"]["confidence"]) == calls["confidence"].notna().sum()
+
+
+def test_levels_go_up_the_cell_ontology(shown):
+    view = shown[2]
+    counts = [present.counts_at(view, level) for level in range(len(view["levels"]) + 1)]
+
+    assert len(view["levels"]) >= 1
+    sizes = [len(c) for c in counts]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > sizes[-1]
+    assert {sum(row["n"] for row in c) for c in counts} == {view["n_obs"]}
+
+
+def test_composition_and_reliability_come_from_columns(shown):
+    _, calls, view = shown
+    cells = query()
+
+    assert "share" not in view["composition"]
+    assert list(view["composition"])[-1] == "cell_type"
+    found = present.composition(view, "donor_id", 0)
+    assert sum(row["n"] for row in found["rows"]) == len(calls)
+    for row in found["rows"]:
+        assert sum(row["shares"]) + row["rest"] == pytest.approx(1)
+    agree = (calls["label"].astype(str) == cells.obs["cell_type"].astype(str)).mean()
+    assert view["reliability"]["cell_type"]["accuracy"] == pytest.approx(agree)
+    assert "donor_id" not in view["reliability"]
+
+
+def test_the_map_is_what_obsm_holds_or_computed(shown, tmp_path):
+    folder, calls, view = shown
+    cells = anndata.read_h5ad(folder / "cells.h5ad")
+    cells.obsm["X_umap"] = np.arange(2 * cells.n_obs, dtype=float).reshape(-1, 2)
+    colours = dict.fromkeys(set(calls["label"].astype(str)), "#000000")
+
+    known = _view._scatter(cells, calls, colours, tmp_path)
+
+    assert view["scatter"] == {"basis": "PCA", "n": 60}
+    assert known == {"basis": "UMAP", "n": 60}
+    points = json.loads((tmp_path / "scatter.json").read_text())
+    assert points["x"][0] == 0
+    assert points["x"][-1] == points["y"][-1] == 10_000
+    assert (tmp_path / "scatter-novelty.png").stat().st_size > 1000
+    assert _view._scatter(cells[:2].copy(), calls[:2], colours, tmp_path) is None
+
+
+def test_the_table_is_searched_and_paged(shown):
+    folder, calls, _ = shown
+    table = Calls(folder / "calls.sqlite3")
+
+    first, total = table.page(rows=7)
+    last, _ = table.page(rows=7, number=9)
+    some, n_some = table.page(search="cell12")
+
+    assert table.columns()[:2] == ["cell", "label"]
+    assert (len(first), total, len(last)) == (7, 60, 4)
+    assert [row[0] for row in first] == list(calls.index[:7])
+    assert n_some == sum("cell12" in name for name in calls.index) == len(some)
+    assert table.page(search="%")[1] == table.page(search="_")[1] == 0
+    assert table.page(label="type 1")[1] == (calls["label"] == "type 1").sum()
+    assert table.page(search="'; DROP TABLE calls; --")[1] == 0
+
+
+def test_the_csv_is_the_table(shown, tmp_path):
+    folder, calls, _ = shown
+    path = tmp_path / "calls.csv"
+    path.write_text("".join(Calls(folder / "calls.sqlite3").csv()))
+
+    found = pd.read_csv(path, index_col="cell")
+
+    assert list(found.columns) == list(calls.columns)
+    assert list(found["label"]) == list(calls["label"])
+    np.testing.assert_allclose(found["novelty"], calls["novelty"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(None, ""), (5, "5 s"), (600, "10 min"), (86400, "24 hours")]
+)
+def test_durations_are_said_as_people_do(seconds, said):
+    assert present.duration(seconds) == said
+
+
+@pytest.mark.parametrize(("n", "said"), [(12, "12 bytes"), (2048, "2.0 KiB"), (1 << 30, "1 GiB")])
+def test_sizes_are_said_as_people_do(n, said):
+    assert present.size(n) == said
