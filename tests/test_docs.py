@@ -111,6 +111,17 @@ def test_page_on_wrong_labels_as_written_runs(
 
 
 @pytest.mark.slow
+def test_page_on_the_command_line_as_written_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    run_page("user_guide/command_line.md", tmp_path)
+
+    assert (tmp_path / "scores.json").is_file()
+
+
+@pytest.mark.slow
 def test_page_on_imputed_expression_as_written_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("episome.cli.demo:command", "Train and annotate real data that needs no download."),
     "doctor": ("episome.cli.doctor:command", "Show versions, plugins, resources and folders."),
     "embed": ("episome.cli.embed:command", "Write the vector that a model gives every cell."),
+    "evaluate": (
+        "episome.cli.evaluate:command",
+        "Score the calls of a model on labelled cells.",
+    ),
     "help": ("episome.cli.help:command", "Explain exit codes, or a command."),
     "impute": (
         "episome.cli.impute:command",

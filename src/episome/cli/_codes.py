@@ -769,6 +769,10 @@ CODES: dict[str, str] = {
     "E-U110": "A decoder is asked for a batch, or given cells of one, that it does not know.",
     "E-T14": "An embedding gives all cells nearly the same numbers: it has collapsed.",
     "E-L46": "An encoder was pretrained on donors that are held out to score what came of it.",
+    "E-L47": (
+        "Cells that are scored have labels that the model was not trained on. Their calls can "
+        "only be wrong, or right as a kind of the label by the Cell Ontology."
+    ),
     "E-U107": "Files of gene sets name the same set with different genes.",
     "E-U103": "No cell fulfils the conditions that were given.",
     "E-U86": (

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from episome.io._json import decode, encode
     from episome.io._results import (
+        EVALUATION_KINDS,
         SCHEMA_COLUMNS,
         check_columns,
         check_output,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "EMBEDDING_KINDS": "_blocks",
+    "EVALUATION_KINDS": "_results",
     "EXPRESSION_KINDS": "_blocks",
     "EnsembleFolder": "_ensemble",
     "ModelFolder": "_folder",

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from episome.jobs._demo import DemoResult, DemoScore, demo
     from episome.jobs._embed import EmbedRequest, EmbedResult, embed
+    from episome.jobs._evaluate import EvaluateRequest, EvaluateResult, evaluate
     from episome.jobs._impute import ImputeRequest, ImputeResult, impute
     from episome.jobs._labels_file import LabelJoin, join_labels
     from episome.jobs._new_plugin import NewPluginRequest, NewPluginResult, new_plugin
@@ -83,6 +84,8 @@ _HOME = {
     "DemoScore": "_demo",
     "EmbedRequest": "_embed",
     "EmbedResult": "_embed",
+    "EvaluateRequest": "_evaluate",
+    "EvaluateResult": "_evaluate",
     "ImputeRequest": "_impute",
     "ImputeResult": "_impute",
     "LabelJoin": "_labels_file",
@@ -104,6 +107,7 @@ _HOME = {
     "describe_input": "_annotate",
     "device_arguments": "_train",
     "embed": "_embed",
+    "evaluate": "_evaluate",
     "impute": "_impute",
     "join_labels": "_labels_file",
     "new_plugin": "_new_plugin",
