@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from episome.data import simulate_cells
+from episome.jobs import missing_of_card
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.M | re.S)
@@ -119,6 +120,7 @@ def test_page_on_the_command_line_as_written_runs(
     run_page("user_guide/command_line.md", tmp_path)
 
     assert (tmp_path / "scores.json").is_file()
+    assert missing_of_card(tmp_path / "model") == []
 
 
 @pytest.mark.slow

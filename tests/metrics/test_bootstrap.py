@@ -15,6 +15,8 @@ from episome.metrics import (
     balanced_accuracy,
     bootstrap,
     bootstrap_mean,
+    class_intervals,
+    class_table,
     classification_scores,
     macro_f1,
     median_f1,

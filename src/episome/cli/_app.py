@@ -40,6 +40,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "episome.cli.impute:command",
         "Write the expression that a model expects of every cell.",
     ),
+    "models": (
+        "episome.cli.models:command",
+        "List, check, describe and share the folders of models.",
+    ),
     "plugins": ("episome.cli.plugins:command", "List plugins, and what failed to load and why."),
     "predict-modality": (
         "episome.cli.predict_modality:command",

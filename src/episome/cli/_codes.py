@@ -314,6 +314,15 @@ CODES: dict[str, str] = {
         "The members of an ensemble have other genes or classes than each other: the mean of "
         "their probabilities would mean nothing."
     ),
+    "E-M21": (
+        "A model that others get needs a card with its licence, what it was trained on, what it "
+        "is for and not for, and scores with the digest of the data that they are of: `episome "
+        "models card` writes it."
+    ),
+    "E-M22": (
+        "The scores of a card are of the very weights of the folder; a model that was trained "
+        "again is evaluated again."
+    ),
     "E-M20": "The model was not trained. Call train() first.",
     "E-M30": (
         "The file of weights names functions or classes that loading it would run. Nothing of it "
@@ -341,6 +350,14 @@ CODES: dict[str, str] = {
         "Files of CellTypist are pickles, and opening one runs whatever code is in it. It was not "
         "opened. trust=True opens a file whose maker you know; the folder saved from it holds no "
         "code."
+    ),
+    "E-N02": (
+        "A hub is asked over an encrypted connection, or on this machine. HF_ENDPOINT names "
+        "another address."
+    ),
+    "E-N03": (
+        "The hub has no model, revision or file of this name, or does not let you see or change "
+        "it. Private models and pushing need a login: `hf auth login`, or HF_TOKEN."
     ),
     "E-N01": (
         "The network, or the server at its other end, did not answer. Nothing was read; the same "
@@ -773,6 +790,12 @@ CODES: dict[str, str] = {
         "Cells that are scored have labels that the model was not trained on. Their calls can "
         "only be wrong, or right as a kind of the label by the Cell Ontology."
     ),
+    "E-U116": "Only models in the cache, which were pulled from a hub, are removed by their name.",
+    "E-U117": "Scores of a card are what `episome evaluate -o scores.json` wrote.",
+    "E-U118": (
+        "The card of a model begins with a block of YAML between two lines of three dashes."
+    ),
+    "E-U119": "Models on the hub are named owner/name, in letters, digits, dots and hyphens.",
     "E-U107": "Files of gene sets name the same set with different genes.",
     "E-U103": "No cell fulfils the conditions that were given.",
     "E-U86": (

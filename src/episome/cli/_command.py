@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from episome.jobs import Run
 
 __all__ = [
+    "MODEL",
     "NO_DIFFERENCE",
     "Outcome",
     "State",
@@ -468,6 +469,24 @@ def _listed_warnings(state: State) -> Iterator[None]:
         warnings.simplefilter("default", EpisomeWarning)
         warnings.showwarning = show  # type: ignore[assignment]
         yield
+
+
+class _Model(click.Path):
+    """Folder of a model: a path, or the name of one that was pulled."""
+
+    name = "model"
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from episome.io import find_model
+
+        return find_model(Path(str(super().convert(value, param, ctx))))
+
+
+#: Type of the option that names a model.
+MODEL = _Model()
 
 
 def answer(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from episome.cli._command import (
+    MODEL,
     NO_DIFFERENCE,
     Outcome,
     cell_options,
@@ -42,7 +43,11 @@ __all__ = ["command"]
 )
 @click.argument("input", type=click.Path(path_type=Path))
 @click.option(
-    "-m", "--model", required=True, type=click.Path(path_type=Path), help="Folder of the model."
+    "-m",
+    "--model",
+    required=True,
+    type=MODEL,
+    help="Folder of the model, or its name on the hub.",
 )
 @click.option(
     "-o",

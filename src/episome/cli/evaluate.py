@@ -9,6 +9,7 @@ import click
 
 from episome.cli._cells import asked, described
 from episome.cli._command import (
+    MODEL,
     Outcome,
     cell_options,
     command_options,
@@ -45,7 +46,11 @@ SHOWN = 10
 )
 @click.argument("input", type=click.Path(path_type=Path))
 @click.option(
-    "-m", "--model", required=True, type=click.Path(path_type=Path), help="Folder of the model."
+    "-m",
+    "--model",
+    required=True,
+    type=MODEL,
+    help="Folder of the model, or its name on the hub.",
 )
 @click.option("--labels-key", required=True, help="Column of obs with the labels.")
 @click.option(

@@ -9,6 +9,7 @@ import click
 
 from episome.cli._cells import asked, described, keep_answer, output_of
 from episome.cli._command import (
+    MODEL,
     Outcome,
     cell_options,
     command_options,
@@ -33,7 +34,11 @@ __all__ = ["command"]
 )
 @click.argument("input", type=click.Path(path_type=Path))
 @click.option(
-    "-m", "--model", required=True, type=click.Path(path_type=Path), help="Folder of the model."
+    "-m",
+    "--model",
+    required=True,
+    type=MODEL,
+    help="Folder of the model, or its name on the hub.",
 )
 @click.option(
     "-o",

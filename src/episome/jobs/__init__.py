@@ -42,8 +42,25 @@ if TYPE_CHECKING:
     from episome.jobs._demo import DemoResult, DemoScore, demo
     from episome.jobs._embed import EmbedRequest, EmbedResult, embed
     from episome.jobs._evaluate import EvaluateRequest, EvaluateResult, evaluate
+    from episome.jobs._hub import PulledModel, PushedModel, models_pull, models_push
     from episome.jobs._impute import ImputeRequest, ImputeResult, impute
     from episome.jobs._labels_file import LabelJoin, join_labels
+    from episome.jobs._model_card import (
+        CardStatements,
+        card_statements,
+        dataset_digest,
+        missing_of_card,
+        require_complete_card,
+        write_model_card,
+    )
+    from episome.jobs._models import (
+        ModelDetails,
+        ModelFacts,
+        model_details,
+        models_list,
+        models_remove,
+        models_verify,
+    )
     from episome.jobs._new_plugin import NewPluginRequest, NewPluginResult, new_plugin
     from episome.jobs._predict_modality import (
         PredictModalityRequest,
@@ -62,6 +79,7 @@ _HOME = {
     "AutoResult": "_auto",
     "CheckRequest": "_check",
     "CheckResult": "_check",
+    "CardStatements": "_model_card",
     "Checked": "_check_plugin",
     "BenchmarkRequest": "_benchmark",
     "BenchmarkResult": "_benchmark",
@@ -88,6 +106,21 @@ _HOME = {
     "EvaluateResult": "_evaluate",
     "ImputeRequest": "_impute",
     "ImputeResult": "_impute",
+    "ModelDetails": "_models",
+    "ModelFacts": "_models",
+    "PulledModel": "_hub",
+    "PushedModel": "_hub",
+    "card_statements": "_model_card",
+    "dataset_digest": "_model_card",
+    "missing_of_card": "_model_card",
+    "model_details": "_models",
+    "models_list": "_models",
+    "models_pull": "_hub",
+    "models_push": "_hub",
+    "models_remove": "_models",
+    "models_verify": "_models",
+    "require_complete_card": "_model_card",
+    "write_model_card": "_model_card",
     "LabelJoin": "_labels_file",
     "NewPluginRequest": "_new_plugin",
     "NewPluginResult": "_new_plugin",

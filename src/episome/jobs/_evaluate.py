@@ -24,6 +24,7 @@ from episome.data import (
 from episome.errors import Problem, UsageError, warn
 from episome.inference import Predictor
 from episome.io import EVALUATION_KINDS, check_output, read_manifest, write_file
+from episome.jobs._annotate import describe_input
 from episome.jobs._asked import (
     QueryRequest,
     chosen_cells,
@@ -47,6 +48,7 @@ from episome.metrics import (
     expected_calibration_error,
     negative_log_likelihood,
 )
+from episome.models import shared_donors
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -115,8 +117,12 @@ class EvaluateResult:
         Scores of every donor; ``None`` without donors.
     confused
         The commonest wrong pairs: ``label``, ``called``, ``n_cells``, ``share`` (of the label).
+    shared_donors
+        Donors that the model was trained on too; ``None`` where that is not known.
     n_obs, n_scored
         Cells asked for, and those with a label.
+    data
+        ``name`` of the input, and ``sha256`` of a file or folder.
     """
 
     scores: dict[str, float]
@@ -127,6 +133,8 @@ class EvaluateResult:
     novelty: dict[str, Any]
     donors: pd.DataFrame | None
     confused: pd.DataFrame
+    shared_donors: list[str] | None
+    data: Mapping[str, object]
     n_obs: int
     n_scored: int
     n_vars: int
@@ -148,6 +156,8 @@ class EvaluateResult:
             "novelty": _finite(self.novelty),
             "donors": None if self.donors is None else _records(self.donors),
             "confused": _records(self.confused),
+            "shared_donors": self.shared_donors,
+            "data": dict(self.data),
             "n_obs": self.n_obs,
             "n_scored": self.n_scored,
             "n_vars": self.n_vars,
@@ -235,6 +245,8 @@ def evaluate(
     result = _scored(request, truth[scored], terms, labels, seen, donors)
     done = EvaluateResult(
         **result,
+        shared_donors=_shared(manifest, donors),
+        data=_described(request),
         n_obs=len(truth),
         n_scored=len(scored),
         n_vars=query.source.n_vars,
@@ -286,6 +298,19 @@ def _donors(
     if request.donor_key is None:
         return None
     return definite_donors(source.obs_column(request.donor_key).iloc[rows])
+
+
+def _shared(manifest: Mapping[str, Any], donors: NDArray[np.object_] | None) -> list[str] | None:
+    """Return donors of training among the scored ones, where the folder knows its own."""
+    digests = manifest.get("fit", {}).get("donor_digests")
+    return None if donors is None or not digests else shared_donors(digests, donors)
+
+
+def _described(request: EvaluateRequest) -> dict[str, object]:
+    facts = describe_input(request.input)
+    facts["name"] = shown_name(request.input)
+    del facts["path"]  # which is of this machine
+    return facts
 
 
 def _answers(
