@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "episome.cli.evaluate:command",
         "Score the calls of a model on labelled cells.",
     ),
+    "explain": ("episome.cli.explain:command", "Write the genes behind the calls of a model."),
     "help": ("episome.cli.help:command", "Explain exit codes, or a command."),
     "impute": (
         "episome.cli.impute:command",
@@ -49,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "episome.cli.predict_modality:command",
         "Write another modality of every cell, predicted from its RNA.",
     ),
+    "pretrain": ("episome.cli.pretrain:command", "Train an encoder on cells without labels."),
     "train": ("episome.cli.train:command", "Train a model on labelled cells."),
     "tune": ("episome.cli.tune:command", "Search for the settings of a model on held-out cells."),
 }

@@ -188,10 +188,11 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     METHOD is a name that `episome plugins` lists, or auto: the installed annotators are compared
     on held-out cells, and the best is trained.
     """
-    run_command(ctx, "train", lambda: _train(ctx, options))
+    run_command(ctx, "train", lambda: train_command(ctx, options))
 
 
-def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
+def train_command(ctx: click.Context, options: dict[str, Any], *, verb: str = "train") -> Outcome:
+    """Train as the options say, and return the answer of the command of that name."""
     from episome import plugins
     from episome.data import check_inputs
     from episome.io import check_model_output
@@ -209,7 +210,7 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         raise click.MissingParameter(ctx=ctx, param_hint="'--labels-key'", param_type="option")
     raw_choice(options)
     check_inputs(options["input"])
-    run = _run(options)
+    run = _run(verb, options)
     if before := made_before(run, overwrite=options["overwrite"]):
         return before
     check_model_output(options["output"], overwrite=options["overwrite"])
@@ -309,13 +310,13 @@ def _listed(names: str) -> tuple[str, ...]:
     return tuple(filter(None, names.replace(" ", "").split(",")))
 
 
-def _run(options: dict[str, Any]) -> Run:
+def _run(verb: str, options: dict[str, Any]) -> Run:
     from episome.jobs import Run
 
     read = ("input", "labels_file", "own_terms", "markers", "split")
     no_difference = {"output", "resume", *NO_DIFFERENCE}
     other = {k: v for k, v in options.items() if k not in {*read, *no_difference}}
-    return Run("train", options["output"], other, [options[k] for k in read])
+    return Run(verb, options["output"], other, [options[k] for k in read])
 
 
 def setup_arguments(options: dict[str, Any]) -> dict[str, object]:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from episome.io._results import (
         EVALUATION_KINDS,
         SCHEMA_COLUMNS,
+        TABLES,
         check_columns,
         check_output,
         ending,
@@ -60,6 +61,7 @@ _HOME = {
     "EnsembleFolder": "_ensemble",
     "ModelFolder": "_folder",
     "SCHEMA_COLUMNS": "_results",
+    "TABLES": "_results",
     "SEALED": "_folder",
     "cached_model": "_cache",
     "cached_models": "_cache",

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from episome.jobs._demo import DemoResult, DemoScore, demo
     from episome.jobs._embed import EmbedRequest, EmbedResult, embed
     from episome.jobs._evaluate import EvaluateRequest, EvaluateResult, evaluate
+    from episome.jobs._explain import ExplainRequest, ExplainResult, explain
     from episome.jobs._hub import PulledModel, PushedModel, models_pull, models_push
     from episome.jobs._impute import ImputeRequest, ImputeResult, impute
     from episome.jobs._labels_file import LabelJoin, join_labels
@@ -104,6 +105,9 @@ _HOME = {
     "EmbedResult": "_embed",
     "EvaluateRequest": "_evaluate",
     "EvaluateResult": "_evaluate",
+    "ExplainRequest": "_explain",
+    "ExplainResult": "_explain",
+    "explain": "_explain",
     "ImputeRequest": "_impute",
     "ImputeResult": "_impute",
     "ModelDetails": "_models",
