@@ -340,7 +340,7 @@ def test_names_and_revisions_that_there_are_not(made, hub):
 
 def test_without_a_network_the_cache_is_answered(made, hub, monkeypatch):
     hub.commit(NAME, files_of(made / "model"))
-    refused(7, "E-N01", "models", "pull", NAME, "--offline", match="not in the cache")
+    refused(7, "E-N04", "models", "pull", NAME, "--offline", match="not in the cache")
     done("models", "pull", NAME)
     hub.asked.clear()
 

@@ -129,7 +129,7 @@ class App(click.Group):
         """Find the command, or say which ones have a similar name."""
         name = args[0] if args else ""
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
-            near = difflib.get_close_matches(name, self.list_commands(ctx), n=3, cutoff=0.5)
+            near = difflib.get_close_matches(name, self.list_commands(ctx), n=3, cutoff=0.65)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             ctx.fail(f"There is no command {name!r}.{hint}")
         return super().resolve_command(ctx, args)
@@ -175,7 +175,10 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 @click.command(
     "episome",
     cls=App,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "EPISOME",
+    },
     epilog="Exit codes: `episome help exit-codes`.",
 )
 @click.option("-v", "--verbose", count=True, is_eager=True, help="Say more.")

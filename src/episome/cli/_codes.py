@@ -351,6 +351,7 @@ CODES: dict[str, str] = {
         "opened. trust=True opens a file whose maker you know; the folder saved from it holds no "
         "code."
     ),
+    "E-N04": "A connection is needed, and --offline or EPISOME_OFFLINE says that there is none.",
     "E-N02": (
         "A hub is asked over an encrypted connection, or on this machine. HF_ENDPOINT names "
         "another address."
@@ -796,6 +797,11 @@ CODES: dict[str, str] = {
         "The card of a model begins with a block of YAML between two lines of three dashes."
     ),
     "E-U119": "Models on the hub are named owner/name, in letters, digits, dots and hyphens.",
+    "E-U120": "A file of settings is TOML of at most 1 MB, with options as keys.",
+    "E-U121": (
+        "A file of settings names an option or a command that there is not, or a value that the "
+        "option cannot have. --print-config shows a file that can be read."
+    ),
     "E-U107": "Files of gene sets name the same set with different genes.",
     "E-U103": "No cell fulfils the conditions that were given.",
     "E-U86": (

@@ -15,6 +15,8 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from episome import settings
+from episome.cli._config import config_text, merged_config, read_config
 from episome.errors import EpisomeError, EpisomeWarning, InputFileError, UsageError
 from episome.log import configure, get_logger
 
@@ -75,6 +77,10 @@ class State:
         The real standard output while a command runs; see :func:`run_command`.
     resumable
         Whether the command goes on where it was interrupted when it is given again.
+    offline
+        Whether a connection is refused.
+    print_config
+        Whether the values of all options are answered instead of doing anything.
     """
 
     command: str = ""
@@ -88,6 +94,8 @@ class State:
     warnings: list[Any] = field(default_factory=list)
     stdout: IO[str] | None = None
     resumable: bool = False
+    offline: bool = False
+    print_config: bool = False
 
 
 @dataclass(slots=True)
@@ -210,7 +218,7 @@ def global_options(function: F) -> F:
             type=click.Path(dir_okay=False, path_type=Path),
             expose_value=False,
             callback=_store("log_file"),
-            help="Write the log, with times, to this file too.",
+            help="Write the log, with times, to this file too; .jsonl: an object in every line.",
         ),
         click.option(
             "--debug",
@@ -233,8 +241,40 @@ def global_options(function: F) -> F:
 
 
 def command_options(function: F) -> F:
-    """Add the options of every command: ``--json -q -v --debug --log-file --no-progress``."""
+    """Add the options of every command.
+
+    ``--json -q -v --debug --log-file --no-progress --config --print-config --offline``.
+    """
     function = global_options(function)
+    for option in (
+        click.option(
+            "--offline",
+            is_flag=True,
+            expose_value=False,
+            callback=_store("offline"),
+            envvar="EPISOME_OFFLINE",
+            help="Open no connection.",
+        ),
+        click.option(
+            "--print-config",
+            is_flag=True,
+            expose_value=False,
+            callback=_store("print_config"),
+            help="Print the value of every option and where it comes from, and do nothing.",
+        ),
+        click.option(
+            "--config",
+            type=click.Path(dir_okay=False, path_type=Path),
+            is_eager=True,
+            expose_value=False,
+            callback=read_config,
+            envvar="EPISOME_CONFIG",
+            metavar="FILE.toml",
+            help="File of options; those that are given, and EPISOME_COMMAND_OPTION in the "
+            "environment, go before it.",
+        ),
+    ):
+        function = option(function)
     function = click.option(
         "-v", "--verbose", count=True, expose_value=False, callback=_louder, help="Say more."
     )(function)
@@ -440,8 +480,8 @@ def run_command(
         raise InputFileError(
             "E-F27", "the log file cannot be written", where=str(state.log_file), why=str(error)
         ) from error
-    with contextlib.redirect_stdout(sys.stderr), _listed_warnings(state):
-        outcome = Outcome.of(function())
+    with contextlib.redirect_stdout(sys.stderr), _listed_warnings(state), _connected(state):
+        outcome = _configuration(ctx) if state.print_config else Outcome.of(function())
     outcome.timings.setdefault("total", round(time.perf_counter() - start, 3))
     if state.json:
         click.echo(dumps(answer(state, outcome)))
@@ -449,6 +489,22 @@ def run_command(
         click.echo(outcome.text)
     if outcome.exit_code:
         ctx.exit(outcome.exit_code)
+
+
+def _configuration(ctx: click.Context) -> Outcome:
+    found = merged_config(ctx)
+    return Outcome(text=config_text(found), data={"config": found})
+
+
+@contextlib.contextmanager
+def _connected(state: State) -> Iterator[None]:
+    """Refuse connections while a command runs, where that is asked for."""
+    before = settings.offline
+    settings.offline = before or state.offline
+    try:
+        yield
+    finally:
+        settings.offline = before
 
 
 @contextlib.contextmanager

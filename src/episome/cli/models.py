@@ -259,7 +259,6 @@ def _card(options: dict[str, Any]) -> Outcome:
 @click.option(
     "--overwrite", is_flag=True, help="Replace another commit, or a folder that is there."
 )
-@click.option("--offline", is_flag=True, help="Open no connection: answer what is in the cache.")
 @command_options
 @click.pass_context
 def pull_command(ctx: click.Context, /, **options: Any) -> None:

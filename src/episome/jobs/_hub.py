@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
+from episome import settings
 from episome.errors import (
     InputFileError,
     MissingDependencyError,
@@ -82,7 +83,6 @@ def models_pull(
     revision: str = "main",
     output: Path | None = None,
     overwrite: bool = False,
-    offline: bool = False,
 ) -> PulledModel:
     """Fetch a model from the hub, verify it, and put it into the cache or a folder.
 
@@ -99,8 +99,8 @@ def models_pull(
         Folder; default the cache, where the model is found by its name.
     overwrite
         Replace another commit of it, or a folder that is there.
-    offline
-        Open no connection: a model that is in the cache is answered.
+
+    Where ``settings.offline`` is set, what is in the cache is answered.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def models_pull(
     """
     _require_name(name)
     place = cached_model(name) if output is None else output
-    if offline:
+    if settings.offline:
         return _offline(name, place)
     api = _api()
     with _remote(name):
@@ -233,11 +233,9 @@ def _require_name(name: str) -> None:
 def _offline(name: str, place: Path) -> PulledModel:
     known = _record(place)
     if not (place / SEALED[0]).is_file():
-        raise RemoteError(
-            "E-N01",
-            f"{name} is not in the cache, and no connection is to be opened",
-            where=str(place),
-            fix="leave offline (--offline) out, or pass the path of a copy",
+        settings.require_online(
+            f"{name}, which is not in the cache,",
+            "leave offline (--offline) out, or pass the path of a copy",
         )
     whole_folder(place)
     return PulledModel(name, place, str(known.get("commit", "")), folder_size(place), known=True)
@@ -248,6 +246,7 @@ def _endpoint() -> str:
 
 
 def _api() -> HfApi:
+    settings.require_online("the hub", "leave offline (--offline) out")
     if find_spec("huggingface_hub") is None:
         raise MissingDependencyError(
             "E-P02",
