@@ -27,7 +27,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Compare models on the same held-out cells.",
     ),
     "check": ("episome.cli.check:command", "Say what a file of cells holds, and what to mend."),
+    "completion": (
+        "episome.cli.completion:command",
+        "Print the script that completes commands in a shell.",
+    ),
     "corpus": ("episome.cli.corpus:command", "Make one shuffled store on disk of many cells."),
+    "data": (
+        "episome.cli.data:command",
+        "Say which cells a file holds, or write them in another form.",
+    ),
     "demo": ("episome.cli.demo:command", "Train and annotate real data that needs no download."),
     "doctor": ("episome.cli.doctor:command", "Show versions, plugins, resources and folders."),
     "embed": ("episome.cli.embed:command", "Write the vector that a model gives every cell."),

@@ -787,6 +787,10 @@ CODES: dict[str, str] = {
     "E-U110": "A decoder is asked for a batch, or given cells of one, that it does not know.",
     "E-T14": "An embedding gives all cells nearly the same numbers: it has collapsed.",
     "E-L46": "An encoder was pretrained on donors that are held out to score what came of it.",
+    "E-D67": (
+        "Cells that were written are read back, and others came out: something between the "
+        "reader and the writer is broken. What was there before is untouched."
+    ),
     "E-L47": (
         "Cells that are scored have labels that the model was not trained on. Their calls can "
         "only be wrong, or right as a kind of the label by the Cell Ontology."

@@ -540,6 +540,18 @@ class _Model(click.Path):
 
         return find_model(Path(str(super().convert(value, param, ctx))))
 
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[Any]:
+        """Complete names in the cache, and paths where none begins so."""
+        from click.shell_completion import CompletionItem
+
+        from episome.io import cached_models
+
+        names = [n for n in cached_models() if n.startswith(incomplete)]
+        found = [CompletionItem(n) for n in names]
+        return found or super().shell_complete(ctx, param, incomplete)
+
 
 #: Type of the option that names a model.
 MODEL = _Model()

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from episome.io._json import decode, encode
     from episome.io._results import (
+        CELL_KINDS,
         EVALUATION_KINDS,
         SCHEMA_COLUMNS,
         TABLES,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
+    "CELL_KINDS": "_results",
     "CARD": "_folder",
     "EMBEDDING_KINDS": "_blocks",
     "EVALUATION": "_folder",

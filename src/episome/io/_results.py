@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 TABLES = (".csv", ".tsv", ".parquet")
+#: What cells are written as.
+CELL_KINDS = (".h5ad", ".zarr")
 #: What scores are written as: the table of classes, or everything.
 EVALUATION_KINDS = (".csv", ".tsv", ".json")
 PREFIX = "episome_"

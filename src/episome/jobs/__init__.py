@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         corpus_split,
         corpus_verify,
     )
+    from episome.jobs._data import ConvertRequest, DataDigest, data_convert, data_hash
     from episome.jobs._demo import DemoResult, DemoScore, demo
     from episome.jobs._embed import EmbedRequest, EmbedResult, embed
     from episome.jobs._evaluate import EvaluateRequest, EvaluateResult, evaluate
@@ -80,6 +81,10 @@ _HOME = {
     "AutoResult": "_auto",
     "CheckRequest": "_check",
     "CheckResult": "_check",
+    "ConvertRequest": "_data",
+    "DataDigest": "_data",
+    "data_convert": "_data",
+    "data_hash": "_data",
     "CardStatements": "_model_card",
     "Checked": "_check_plugin",
     "BenchmarkRequest": "_benchmark",
