@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from episome.cli._command import (
 )
 
 if TYPE_CHECKING:
-    from episome.jobs import Run
+    from episome.jobs import AnnotateRequest, Run
 
 __all__ = ["command"]
 
@@ -117,6 +118,11 @@ __all__ = ["command"]
 )
 @cell_options
 @machine_options
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check everything, estimate time and size from a few cells, and write nothing.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option(
     "--overwrite-columns",
@@ -140,12 +146,12 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     from episome.data import check_inputs
     from episome.io import check_output, prefixed, read_manifest
 
-    use_raw = raw_choice(options)
+    use_raw, dry = raw_choice(options), options.pop("dry_run")
     to_stdout = options["output"] == Path("-")
     output = None if to_stdout else options["output"] or Path("calls.csv")
     check_inputs(options["input"])
     read_manifest(options["model"])
-    run = None if output is None else _run(output, options)
+    run = None if output is None or dry else _run(output, options)
     if run is not None and (before := made_before(run, overwrite=options["overwrite"])):
         return before
     if output is not None:
@@ -163,6 +169,8 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     state.inputs.append(
         describe_input(request.input) if state.json else {"path": str(request.input)}
     )
+    if dry:
+        return _planned(request)
     visible = state.progress and state.verbosity >= 0
     with progress(None, "annotating", unit="cells", enabled=visible) as bar:
         result = annotate(request, progress=lambda done, total: bar.update(done, f"of {total:,}"))
@@ -188,6 +196,19 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         },
     )
     return remembered(run, outcome)
+
+
+def _planned(request: AnnotateRequest) -> Outcome:
+    from episome.jobs import annotate_plan
+
+    plan = annotate_plan(request)
+    lines = [
+        "nothing is written (--dry-run)",
+        f"  {plan.n_obs:,} cells of {plan.n_vars:,} genes would be called in about "
+        f"{plan.seconds:,.0f} s, and take about {plan.n_bytes / 1e6:,.1f} MB",
+        *(f"  {note}" for note in plan.notes),
+    ]
+    return Outcome(text="\n".join(lines), data={"dry_run": True, **asdict(plan)})
 
 
 def _run(output: Path, options: dict[str, Any]) -> Run:

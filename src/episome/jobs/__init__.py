@@ -8,6 +8,7 @@ from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
     from episome.jobs._annotate import AnnotateRequest, AnnotateResult, annotate, describe_input
+    from episome.jobs._annotate_plan import AnnotatePlan, annotate_plan
     from episome.jobs._asked import QueryRequest
     from episome.jobs._audit import AuditRequest, AuditResult, audit
     from episome.jobs._auto import AutoResult, train_auto
@@ -70,12 +71,24 @@ if TYPE_CHECKING:
         predict_modality,
     )
     from episome.jobs._runs import Run
-    from episome.jobs._train import TrainRequest, TrainResult, device_arguments, run_folder, train
+    from episome.jobs._train import (
+        TrainPlan,
+        TrainRequest,
+        TrainResult,
+        device_arguments,
+        run_folder,
+        train,
+        train_plan,
+    )
     from episome.jobs._tune import TuneRequest, TuneResult, tune
 
 _HOME = {
     "AnnotateRequest": "_annotate",
     "AnnotateResult": "_annotate",
+    "AnnotatePlan": "_annotate_plan",
+    "annotate_plan": "_annotate_plan",
+    "TrainPlan": "_train",
+    "train_plan": "_train",
     "AuditRequest": "_audit",
     "AuditResult": "_audit",
     "AutoResult": "_auto",
