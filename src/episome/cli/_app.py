@@ -59,6 +59,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Write another modality of every cell, predicted from its RNA.",
     ),
     "pretrain": ("episome.cli.pretrain:command", "Train an encoder on cells without labels."),
+    "rerun": ("episome.cli.rerun:command", "Repeat a run from its record, and compare."),
     "train": ("episome.cli.train:command", "Train a model on labelled cells."),
     "tune": ("episome.cli.tune:command", "Search for the settings of a model on held-out cells."),
 }

@@ -687,6 +687,8 @@ CODES: dict[str, str] = {
     ),
     "E-F32": "The corpus was written by a newer episome, in a format that this one cannot read.",
     "E-F33": "A split is the JSON file that corpus split writes.",
+    "E-F34": "The record of a run is manifest.json of a folder that --run-folder made.",
+    "E-F35": "A run is repeated with the very inputs that it had, by their digests.",
     "E-L35": (
         "A column that was asked for is not in every input, so some cells would have no value. "
         "Without --columns those of the CELLxGENE schema are taken that all inputs have."
@@ -806,6 +808,7 @@ CODES: dict[str, str] = {
         "A file of settings names an option or a command that there is not, or a value that the "
         "option cannot have. --print-config shows a file that can be read."
     ),
+    "E-U122": "Runs that ended well and wrote one file or folder can be repeated and compared.",
     "E-U107": "Files of gene sets name the same set with different genes.",
     "E-U103": "No cell fulfils the conditions that were given.",
     "E-U86": (

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -81,6 +82,8 @@ class State:
         Whether a connection is refused.
     print_config
         Whether the values of all options are answered instead of doing anything.
+    run_folder
+        Folder that keeps the record and the log of the run.
     """
 
     command: str = ""
@@ -96,6 +99,7 @@ class State:
     resumable: bool = False
     offline: bool = False
     print_config: bool = False
+    run_folder: Path | None = None
 
 
 @dataclass(slots=True)
@@ -261,6 +265,15 @@ def command_options(function: F) -> F:
             expose_value=False,
             callback=_store("print_config"),
             help="Print the value of every option and where it comes from, and do nothing.",
+        ),
+        click.option(
+            "--run-folder",
+            type=click.Path(file_okay=False, path_type=Path),
+            expose_value=False,
+            callback=_store("run_folder"),
+            metavar="FOLDER",
+            help="Keep the record of the run (manifest.json, config.toml, log.jsonl) in this new "
+            "folder; `episome rerun` repeats it.",
         ),
         click.option(
             "--config",
@@ -474,6 +487,7 @@ def run_command(
     running.append(state)
     state.stdout = sys.stdout
     start = time.perf_counter()
+    recorded = _recorder(ctx, state)
     try:
         configure(state.verbosity, log_file=state.log_file)
     except OSError as error:
@@ -481,14 +495,53 @@ def run_command(
             "E-F27", "the log file cannot be written", where=str(state.log_file), why=str(error)
         ) from error
     with contextlib.redirect_stdout(sys.stderr), _listed_warnings(state), _connected(state):
-        outcome = _configuration(ctx) if state.print_config else Outcome.of(function())
+        try:
+            outcome = _configuration(ctx) if state.print_config else Outcome.of(function())
+        except EpisomeError as error:
+            recorded(Outcome(error=error))
+            raise
     outcome.timings.setdefault("total", round(time.perf_counter() - start, 3))
+    recorded(outcome)
     if state.json:
         click.echo(dumps(answer(state, outcome)))
     elif outcome.text:
         click.echo(outcome.text)
     if outcome.exit_code:
         ctx.exit(outcome.exit_code)
+
+
+def _recorder(ctx: click.Context, state: State) -> Callable[[Outcome], None]:
+    """Return what keeps the record of a run; inputs are digested before it begins."""
+    folder = state.run_folder
+    if folder is None or state.print_config:
+        return lambda outcome: None
+
+    from episome.cli._manifest import LOG, described_files, described_output, write_run
+    from episome.io import ensure_free
+
+    ensure_free(folder, overwrite=False)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    inputs = described_files(ctx)
+    folder.mkdir()
+    state.log_file = state.log_file or folder / LOG
+
+    def record(outcome: Outcome) -> None:
+        found = answer(state, outcome)
+        made = [Path(o["path"]) for o in found["outputs"] if isinstance(o, Mapping)]
+        write_run(
+            folder,
+            ctx,
+            {
+                "command": state.command,
+                "started": started,
+                "inputs": inputs,
+                "outputs": [described_output(p) for p in made if p.exists()],
+                "exit_code": outcome.exit_code,
+                **{k: found[k] for k in ("warnings", "metrics", "timings", "error")},
+            },
+        )
+
+    return record
 
 
 def _configuration(ctx: click.Context) -> Outcome:

@@ -40,7 +40,14 @@ if TYPE_CHECKING:
         corpus_split,
         corpus_verify,
     )
-    from episome.jobs._data import ConvertRequest, DataDigest, data_convert, data_hash
+    from episome.jobs._data import (
+        ConvertRequest,
+        DataDigest,
+        data_convert,
+        data_hash,
+        file_digest,
+        output_digest,
+    )
     from episome.jobs._demo import DemoResult, DemoScore, demo
     from episome.jobs._embed import EmbedRequest, EmbedResult, embed
     from episome.jobs._evaluate import EvaluateRequest, EvaluateResult, evaluate
@@ -98,6 +105,8 @@ _HOME = {
     "DataDigest": "_data",
     "data_convert": "_data",
     "data_hash": "_data",
+    "file_digest": "_data",
+    "output_digest": "_data",
     "CardStatements": "_model_card",
     "Checked": "_check_plugin",
     "BenchmarkRequest": "_benchmark",

@@ -11,9 +11,10 @@ from scipy import sparse
 
 from episome.data import AnnDataSource, cells_digest, check_inputs, read_cells
 from episome.errors import InputDataError
-from episome.io import CELL_KINDS, check_output, ending, write_file
+from episome.io import CELL_KINDS, check_output, ending, read_manifest, write_file
 from episome.io._atomic import adopt_folder, sync
 from episome.jobs._annotate import file_sha256
+from episome.jobs._asked import weights_digest
 from episome.jobs._inputs import is_streamed, shown_name, streamed_cells
 
 if TYPE_CHECKING:
@@ -115,6 +116,29 @@ def data_hash(
             if adata.isbacked:
                 adata.file.close()
     return DataDigest(content, file_sha256(path) if path.exists() else "", *facts)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and digests of the files of a folder."""
+    return file_sha256(path)
+
+
+def output_digest(path: Path) -> tuple[str, str]:
+    """Return what kind of output a path is, and a digest that the same run gives again.
+
+    Parameters
+    ----------
+    path
+        A file, or a folder.
+
+    Returns
+    -------
+    ``"model"`` and the digest of its weights (its manifest tells the time of the training);
+    else ``"file"`` or ``"folder"``, and the digest of its bytes.
+    """
+    if path.is_dir() and (path / "manifest.sha256").is_file():
+        return "model", weights_digest(read_manifest(path))
+    return "folder" if path.is_dir() else "file", file_sha256(path)
 
 
 def data_convert(request: ConvertRequest) -> DataDigest:
