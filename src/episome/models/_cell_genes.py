@@ -37,12 +37,12 @@ def cell_table(
         Genes of every cell at most.
     """
     cells, genes = [], []
-    for cell in range(scores.shape[0]):
-        here = slice(scores.indptr[cell], scores.indptr[cell + 1])
+    for row in range(scores.shape[0]):
+        here = slice(scores.indptr[row], scores.indptr[row + 1])
         found, at = scores.data[here], scores.indices[here]
         best = np.lexsort((at, -found))[:k]
         best = best[found[best] > 0]
-        cells.append(np.full(len(best), cell))
+        cells.append(np.full(len(best), row))
         genes.append(at[best].astype(np.int64))
     if not cells:
         return no_cells()
