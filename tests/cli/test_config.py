@@ -149,6 +149,20 @@ def test_a_wrong_value_of_the_environment_is_refused(files, monkeypatch):
     refused(2, "E-U02", *ask(files), match="--batch-size")
 
 
+# -- flags of other annotators -------------------------------------------------------------------
+
+
+def test_flags_that_users_of_celltypist_know_are_taken(files):
+    words = ("annotate", "-i", files / "cells.h5ad", "-m", files / "model", "-o", "c.csv")
+    result = program(*words, "-p", "mine_")
+
+    assert result.exit_code == 0, result.output
+    assert Path("c.csv").read_text().startswith("cell,mine_label,")
+    assert config_of("embed", "-m", "x", "-i", "y.h5ad")["input"]["value"] == "y.h5ad"
+    refused(2, "E-U01", *words, "another.h5ad")
+    refused(2, "E-U01", "annotate", "-m", "x", "-i")
+
+
 # -- offline -------------------------------------------------------------------------------------
 
 

@@ -186,6 +186,41 @@ def test_mistakes_are_refused(cells):
     refused(3, "E-F26", "data", "convert", "cells.h5ad", "-o", "out.h5ad")
 
 
+# -- census --------------------------------------------------------------------------------------
+
+
+class Remote(AnnDataSource):
+    """Cells that stand in for those of the Census."""
+
+    obs_columns = ("cell_type", "donor_id")
+
+
+@pytest.mark.parametrize("output", ["out.h5ad", "out.zarr"])
+def test_cells_of_the_census_become_a_file(cells, output, monkeypatch):
+    from episome.jobs import _data
+
+    asked = []
+    monkeypatch.setattr(_data, "READ", 32)
+    monkeypatch.setattr(_data, "streamed_cells", lambda path: asked.append(path) or Remote(cells))
+    query = "census:homo_sapiens@2025-01-30?tissue == 'lung'"
+
+    found = answer(program("data", "census", query, "-o", output, "--json"))
+
+    assert asked == [Path(query)]
+    assert found["content"] == hashed("cells.h5ad") == hashed(output)
+    read = anndata.read_zarr(output) if output.endswith("zarr") else anndata.read_h5ad(output)
+    assert list(read.obs) == ["cell_type", "donor_id"]
+    assert list(read.obs["cell_type"]) == list(cells.obs["cell_type"])
+    refused(3, "E-F26", "data", "census", query, "-o", output)
+
+
+def test_the_census_is_not_asked_in_vain(cells):
+    refused(2, "E-U94", "data", "census", "lung", "-o", "out.h5ad", match="census:ORGANISM")
+    refused(2, "E-U08", "data", "census", "census:homo_sapiens", "-o", "out.csv")
+    words = ("data", "census", "census:homo_sapiens@2025-01-30", "-o", "out.h5ad")
+    refused(7, "E-N04", *words, "--offline", match="the Census needs a connection")
+
+
 # -- completion ----------------------------------------------------------------------------------
 
 BASH = """
@@ -243,7 +278,9 @@ def test_other_shells_have_a_script(shell):
     refused(2, "E-U02", "completion", "tcsh", match="bash")
 
 
-@pytest.mark.parametrize("words", [("data", "hash"), ("data", "convert"), ("completion",)])
+@pytest.mark.parametrize(
+    "words", [("data", "hash"), ("data", "convert"), ("data", "census"), ("completion",)]
+)
 def test_help_imports_nothing_heavy(words):
     asked = in_own_process(*words, "--help")
 

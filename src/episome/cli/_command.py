@@ -29,6 +29,7 @@ __all__ = [
     "NO_DIFFERENCE",
     "Outcome",
     "State",
+    "WithInput",
     "answer",
     "cell_options",
     "command_options",
@@ -578,6 +579,18 @@ def _listed_warnings(state: State) -> Iterator[None]:
         warnings.simplefilter("default", EpisomeWarning)
         warnings.showwarning = show  # type: ignore[assignment]
         yield
+
+
+class WithInput(click.Command):
+    """A command that also takes its INPUT as ``-i``, as other annotators do."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the word behind ``-i`` first."""
+        own = args[: args.index("--")] if "--" in args else args
+        at = own.index("-i") if "-i" in own else len(own)
+        if at + 1 < len(own) and not own[at + 1].startswith("-"):
+            args = [args[at + 1], *args[:at], *args[at + 2 :]]
+        return super().parse_args(ctx, args)
 
 
 class _Model(click.Path):

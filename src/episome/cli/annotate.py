@@ -12,6 +12,7 @@ from episome.cli._command import (
     MODEL,
     NO_DIFFERENCE,
     Outcome,
+    WithInput,
     cell_options,
     command_options,
     examples,
@@ -34,6 +35,7 @@ __all__ = ["command"]
 
 @click.command(
     "annotate",
+    cls=WithInput,
     epilog=examples(
         "episome annotate query.h5ad -m my-model -o calls.csv",
         "episome annotate query.h5ad -m my-model -o annotated.h5ad",
@@ -104,6 +106,7 @@ __all__ = ["command"]
     help="Add cell_type and cell_type_ontology_term_id as the CELLxGENE schema wants them.",
 )
 @click.option(
+    "-p",
     "--prefix",
     metavar="TEXT",
     help="Before the names of the columns; default episome_ in an h5ad, else nothing.",

@@ -140,3 +140,50 @@ def _convert(options: dict[str, Any]) -> Outcome:
         data=asdict(found),
     )
     return remembered(run, outcome)
+
+
+# -- census --------------------------------------------------------------------------------------
+
+
+@command.command(
+    "census",
+    epilog=examples(
+        "episome data census \"census:homo_sapiens@2025-01-30?tissue == 'lung'\" -o lung.h5ad",
+        "episome data census \"census:mus_musculus?cell_type == 'neuron'\" -o neurons.zarr",
+    ),
+)
+@click.argument("query")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="File .h5ad, or .zarr."
+)
+@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+@command_options
+@click.pass_context
+def census_command(ctx: click.Context, /, **options: Any) -> None:
+    """Write the cells of QUERY, census:ORGANISM@RELEASE?FILTER, from the CELLxGENE Census.
+
+    They are in memory together; `episome corpus build` takes a query of more cells than fit. The
+    Census is read over the network, by the extra episome[census].
+    """
+    run_command(ctx, "data census", lambda: _census(ctx, options))
+
+
+def _census(ctx: click.Context, options: dict[str, Any]) -> Outcome:
+    from episome.cli._ui import progress
+    from episome.io import CELL_KINDS, check_output
+
+    output = options["output"]
+    check_output(output, overwrite=options["overwrite"], kinds=CELL_KINDS)
+
+    from episome.jobs import data_census
+
+    state = state_of(ctx)
+    visible = state.progress and state.verbosity >= 0
+    with progress(None, "reading", unit="cells", enabled=visible) as bar:
+        found = data_census(progress=lambda done, n: bar.update(done, f"of {n:,}"), **options)
+    return Outcome(
+        text="\n".join([str(output), *_digests(found)]),
+        inputs=[{"path": options["query"], "n_obs": found.n_obs, "n_vars": found.n_vars}],
+        outputs=[{"path": str(output), "sha256": found.sha256}],
+        data=asdict(found),
+    )

@@ -11,6 +11,7 @@ from episome.cli._cells import asked, described, keep_answer, output_of
 from episome.cli._command import (
     MODEL,
     Outcome,
+    WithInput,
     cell_options,
     command_options,
     examples,
@@ -26,6 +27,7 @@ __all__ = ["command"]
 
 @click.command(
     "embed",
+    cls=WithInput,
     epilog=examples(
         "episome embed query.h5ad -m my-model -o embedding.csv",
         "episome embed query.h5ad -m my-model -o embedded.h5ad",

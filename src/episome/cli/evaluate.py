@@ -11,6 +11,7 @@ from episome.cli._cells import asked, described
 from episome.cli._command import (
     MODEL,
     Outcome,
+    WithInput,
     cell_options,
     command_options,
     examples,
@@ -37,6 +38,7 @@ SHOWN = 10
 
 @click.command(
     "evaluate",
+    cls=WithInput,
     epilog=examples(
         "episome evaluate labelled.h5ad -m my-model --labels-key cell_type",
         "episome evaluate labelled.h5ad -m my-model --labels-key cell_type --donor-key donor_id "

@@ -11,6 +11,7 @@ from episome.cli._cells import asked, described, output_of
 from episome.cli._command import (
     MODEL,
     Outcome,
+    WithInput,
     cell_options,
     command_options,
     examples,
@@ -33,6 +34,7 @@ GROUPS = 20
 
 @click.command(
     "explain",
+    cls=WithInput,
     epilog=examples(
         "episome explain query.h5ad -m my-model -o genes.csv",
         "episome explain query.h5ad -m my-model --by cells --top 10 -o genes.parquet",

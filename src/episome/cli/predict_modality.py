@@ -11,6 +11,7 @@ from episome.cli._cells import asked, described, keep_answer, output_of
 from episome.cli._command import (
     MODEL,
     Outcome,
+    WithInput,
     cell_options,
     command_options,
     examples,
@@ -29,6 +30,7 @@ __all__ = ["command"]
 
 @click.command(
     "predict-modality",
+    cls=WithInput,
     epilog=examples(
         "episome predict-modality query.h5ad -m my-model -o predicted.h5ad --interval 0.9",
         "episome predict-modality query.h5ad -m my-model -o few.csv --features CD4 --features CD8",

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from episome.jobs._data import (
         ConvertRequest,
         DataDigest,
+        data_census,
         data_convert,
         data_hash,
         file_digest,
@@ -103,6 +104,7 @@ _HOME = {
     "CheckResult": "_check",
     "ConvertRequest": "_data",
     "DataDigest": "_data",
+    "data_census": "_data",
     "data_convert": "_data",
     "data_hash": "_data",
     "file_digest": "_data",

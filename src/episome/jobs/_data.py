@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import anndata
+import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from episome.data import AnnDataSource, cells_digest, check_inputs, read_cells
-from episome.errors import InputDataError
+from episome.errors import InputDataError, UsageError
 from episome.io import CELL_KINDS, check_output, ending, read_manifest, write_file
 from episome.io._atomic import adopt_folder, sync
 from episome.jobs._annotate import file_sha256
@@ -20,6 +23,12 @@ from episome.jobs._inputs import is_streamed, shown_name, streamed_cells
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from episome.data import CellSource
+
+#: How queries of the Census begin.
+_CENSUS = "census:"
+#: Cells that are read at once.
+READ = 16_384
 Progress = Callable[[int, int], None]
 Form = Literal["as is", "csr", "csc", "dense"]
 
@@ -164,30 +173,96 @@ def data_convert(request: ConvertRequest) -> DataDigest:
         request.output, overwrite=request.overwrite, kinds=CELL_KINDS, source=request.input
     )
     adata = read_cells(request.input, max_memory=request.max_memory, trust=request.trust)
-    before = cells_digest(AnnDataSource(adata, name=shown_name(request.input)))
+    name = shown_name(request.input)
+    before = cells_digest(AnnDataSource(adata, name=name))
     changed = _in_form(adata, request.form)
+    return _written(changed, request.output, before, name, overwrite=request.overwrite)
+
+
+def _written(
+    adata: AnnData, output: Path, before: str, name: str, *, overwrite: bool
+) -> DataDigest:
+    """Write an object, and keep it if what is read back has the digest of before."""
     found: list[DataDigest] = []
 
     def write(path: Path) -> None:
         if ending(path, CELL_KINDS) == ".zarr":
-            changed.write_zarr(path)
+            adata.write_zarr(path)
         else:
-            changed.write_h5ad(path, compression="gzip")
+            adata.write_h5ad(path, compression="gzip")
         found.append(data_hash(path, trust=True))
         if found[0].content != before:
             raise InputDataError(
                 "E-D67",
                 "the cells that were written are not those that were read",
-                where=shown_name(request.input),
+                where=name,
                 why="their digests differ",
                 fix="please report this, with the file if you can",
             )
 
-    if ending(request.output, CELL_KINDS) == ".h5ad":
-        write_file(request.output, write, overwrite=request.overwrite)
+    if ending(output, CELL_KINDS) == ".h5ad":
+        write_file(output, write, overwrite=overwrite)
     else:
-        _write_folder(request.output, write, overwrite=request.overwrite)
+        _write_folder(output, write, overwrite=overwrite)
     return found[0]
+
+
+def data_census(
+    query: str, output: Path, *, overwrite: bool = False, progress: Progress | None = None
+) -> DataDigest:
+    """Write the cells of a query of the CELLxGENE Census into a file.
+
+    All of them are in memory together; `episome corpus build` takes more.
+
+    Parameters
+    ----------
+    query
+        ``census:ORGANISM@RELEASE?FILTER``.
+    output
+        ``.h5ad`` or ``.zarr``.
+    overwrite
+        Replace what is there.
+    progress
+        Called with ``(cells done, cells)`` after every block.
+
+    Raises
+    ------
+    UsageError
+        It is no query of the Census (E-U94).
+    RemoteError
+        The Census cannot be reached (E-N01), or may not be asked (E-N04).
+    EpisomeError
+        Of the family in ``episome.errors``; nothing is written then.
+    """
+    if not query.startswith(_CENSUS):
+        raise UsageError(
+            "E-U94",
+            f"{query!r:.80} is no query of the Census",
+            fix="census:ORGANISM@RELEASE?FILTER, for example "
+            "\"census:homo_sapiens@2025-01-30?tissue_general == 'lung'\"",
+        )
+    check_output(output, overwrite=overwrite, kinds=CELL_KINDS)
+    source = streamed_cells(Path(query))
+    assert source is not None
+    adata = _in_memory(source, progress)
+    return _written(adata, output, cells_digest(AnnDataSource(adata)), query, overwrite=overwrite)
+
+
+def _in_memory(source: CellSource, progress: Progress | None) -> AnnData:
+    """Read all cells of a source, with the columns that it lists."""
+    blocks = []
+    for start in range(0, source.n_obs, READ):
+        stop = min(start + READ, source.n_obs)
+        blocks.append(source.read(slice(start, stop)).copy())
+        if progress is not None:
+            progress(stop, source.n_obs)
+    columns = {c: source.obs_column(c).array for c in getattr(source, "obs_columns", ())}
+    values = sparse.vstack(blocks, format="csr") if blocks else None
+    return anndata.AnnData(
+        sparse.csr_matrix((0, source.n_vars), dtype=np.float32) if values is None else values,
+        obs=pd.DataFrame(columns, index=source.obs_names.astype(str)),
+        var=source.var.set_axis(source.var.index.astype(str)),
+    )
 
 
 def _write_folder(output: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:
