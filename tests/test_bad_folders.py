@@ -34,15 +34,18 @@ from _bad_cells import (
     trained,
 )
 from _catalogue import Catalogue, marked
+from _hub import serving
 
 from episome.errors import (
     InputFileError,
     ModelFileError,
     ModelMismatchError,
     PluginError,
+    RemoteError,
     UntrustedModelError,
     UsageError,
 )
+from episome.jobs import models_pull
 from episome.models import NearestCentroid, load
 
 CATALOGUE = Catalogue("test_bad_folders")
@@ -52,7 +55,6 @@ row = CATALOGUE.row
 LATER: dict[str, str] = {
     "M02": "converting a file of another program",
     "M17": "a model in an archive or on a hub",
-    "M18": "a download whose checksum is wrong",
 }
 
 #: Rows, or parts of rows, that do not hold yet, and why. Their number may only go down.
@@ -332,6 +334,28 @@ def other_device(folder):
     assert "cuda" not in text
     fit = manifest_of(place)["fit"] | {"device": "cuda:7"}
     same(load(resealed(place, fit=fit), accelerator="cpu"), query())
+
+
+@row(
+    "M18",
+    "a download that differs from its checksum, or comes over an open line",
+    "refused, and nothing stays",
+)
+def damaged_on_the_way(folder):
+    home = folder / "home"
+    model().save(folder / "good")
+    files = {p.name: p.read_bytes() for p in (folder / "good").iterdir()}
+    files["genes.tsv"] = files["genes.tsv"].replace(b"G", b"g", 1)
+    with serving() as hub, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EPISOME_HOME", str(home))
+        patch.setenv("HF_ENDPOINT", hub.url)
+        hub.commit("lab/model", files)
+        with pytest.raises(ModelFileError, match=r"genes\.tsv.*E-M03"):
+            models_pull("lab/model")
+        patch.setenv("HF_ENDPOINT", "http://example.com")
+        with pytest.raises(RemoteError, match="HF_ENDPOINT.*E-N02"):
+            models_pull("lab/model")
+    assert list((home / "models").iterdir()) == []
 
 
 @row("M19", "the same weights on another machine", "the calls of the formula, in float64")

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from episome.data import simulate_cells
+from episome.jobs import missing_of_card
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.M | re.S)
@@ -108,6 +109,18 @@ def test_page_on_wrong_labels_as_written_runs(
 
     assert len(pd.read_csv("audit.csv")) == 240
     assert "cell_type_new" in anndata.read_h5ad("audited.h5ad").obs
+
+
+@pytest.mark.slow
+def test_page_on_the_command_line_as_written_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    run_page("user_guide/command_line.md", tmp_path)
+
+    assert (tmp_path / "scores.json").is_file()
+    assert missing_of_card(tmp_path / "model") == []
 
 
 @pytest.mark.slow

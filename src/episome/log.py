@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import warnings
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -75,7 +77,8 @@ def configure(
     stream
         Where to write, standard error when not given.
     log_file
-        A file that receives everything, with times.
+        A file that receives everything, with times; one that ends in ``.jsonl`` has an object
+        of JSON in every line.
     """
     logger = get_logger()
     for handler in _handlers:
@@ -88,7 +91,8 @@ def configure(
     _handlers.append(console)
     if log_file is not None:
         file = logging.FileHandler(log_file, encoding="utf-8")
-        file.setFormatter(logging.Formatter(_FILE_FORMAT))
+        lines = str(log_file).endswith(".jsonl")
+        file.setFormatter(_JsonLines() if lines else logging.Formatter(_FILE_FORMAT))
         _handlers.append(file)
     for handler in _handlers:
         logger.addHandler(handler)
@@ -103,6 +107,15 @@ class _Console(logging.Formatter):
         if record.levelno >= logging.WARNING:
             return f"{record.levelname.lower()}: {text}"
         return text
+
+
+class _JsonLines(logging.Formatter):
+    """One object of JSON: time, level, logger and message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        fields = {"time": time, "level": record.levelname.lower(), "logger": record.name}
+        return json.dumps({**fields, "message": super().format(record)})
 
 
 _first = _Default(logging.INFO)

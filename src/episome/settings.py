@@ -16,7 +16,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from episome.errors import UsageError
+from episome.errors import RemoteError, UsageError
 from episome.log import get_logger
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "home",
     "home_folder",
     "member_seed",
+    "offline",
+    "require_online",
     "seed",
     "stream_seed",
     "using_seed",
@@ -39,6 +41,9 @@ seed: int = 0
 
 #: ``stacklevel`` of the warnings that episome issues.
 warnings_stacklevel: int = 2
+
+#: Whether every connection is refused, see :func:`require_online`.
+offline: bool = False
 
 #: Folder for caches and reports; ``None`` means ``EPISOME_HOME`` or the platform's cache folder.
 home: str | Path | None = None
@@ -98,6 +103,30 @@ def using_seed(value: int | None) -> Iterator[None]:
         yield
     finally:
         globals()["seed"] = before
+
+
+def require_online(what: str, fix: str) -> None:
+    """Refuse a connection where :data:`offline` says that there is to be none.
+
+    Parameters
+    ----------
+    what
+        What wants one.
+    fix
+        What works without.
+
+    Raises
+    ------
+    RemoteError
+        E-N04.
+    """
+    if globals()["offline"]:
+        raise RemoteError(
+            "E-N04",
+            f"{what} needs a connection, and none is to be opened",
+            why="offline (--offline) is set",
+            fix=fix,
+        )
 
 
 def home_folder() -> Path:

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from episome import models, plugins
 from episome.data import Labels
-from episome.errors import ModelFileError, PluginError, UsageError
+from episome.errors import EpisomeWarning, ModelFileError, PluginError, UsageError
 from episome.inference import CALL_COLUMNS, Predictor, calls_frame, core_from_folder, pick_device
 from episome.io import read_model_folder
 
@@ -203,6 +203,21 @@ def test_unknown_configuration_of_a_network_is_refused(saved):
 
     with pytest.raises(ModelFileError, match=r"configuration does not fit.*n_wings.*E-M06"):
         core_from_folder(folder)
+
+
+def test_cells_whose_zeros_are_stored_have_no_call(one, saved):
+    query = saved.query.copy()
+    query.X = sparse.csr_matrix(query.X)
+    for row in (0, 3):
+        query.X.data[query.X.indptr[row] : query.X.indptr[row + 1]] = 0
+    predictor = Predictor.from_folder(one.folder, device="cpu")
+
+    with pytest.warns(EpisomeWarning, match="E-D12"):
+        calls = predictor.annotate(predictor.prepare(query))
+
+    assert np.diff(query.X.indptr)[[0, 3]].min() > 0
+    assert list(np.flatnonzero(calls["status"] == "low_quality")) == [0, 3]
+    assert calls["confidence"].isna().sum() == 2
 
 
 def test_a_model_without_labels_does_not_annotate(saved):

@@ -15,6 +15,8 @@ from episome.metrics import (
     balanced_accuracy,
     bootstrap,
     bootstrap_mean,
+    class_intervals,
+    class_table,
     classification_scores,
     macro_f1,
     median_f1,
@@ -270,3 +272,37 @@ def test_interval_of_a_mean_refuses_what_it_cannot_draw():
         bootstrap_mean([1.0, 2.0], n_draws=0)
     with pytest.raises(UsageError, match="E-U44"):
         bootstrap_mean([1.0, 2.0], level=1.0)
+
+
+def test_intervals_of_classes_are_those_of_drawn_cells():
+    rng = np.random.default_rng(3)
+    truth = rng.choice(["a", "b", "c"], 300, p=[0.6, 0.37, 0.03])
+    called = np.where(rng.random(300) < 0.7, truth, "a")
+
+    found = class_intervals(truth, called, n_draws=2000, seed=1)
+
+    drawn = []
+    for _ in range(2000):
+        rows = rng.integers(0, 300, 300)
+        table = class_table(truth[rows], called[rows])["f1"]
+        drawn.append(table.reindex(["a", "b", "c"]))
+    known = np.nanpercentile(np.array(drawn), [2.5, 97.5], axis=0).T
+    assert list(found.index) == ["a", "b", "c"]
+    np.testing.assert_allclose(found.loc[["a", "b"]], known[:2], atol=0.02)
+    np.testing.assert_allclose(found.loc["c"], known[2], atol=0.15)
+
+
+def test_intervals_of_classes_over_donors_are_wider_where_donors_differ():
+    donors = np.repeat(np.arange(6), 50)
+    truth = np.tile(["a", "b"], 150)
+    called = np.where(donors < 3, truth, "a")
+
+    cells = class_intervals(truth, called, n_draws=300)
+    whole = class_intervals(truth, called, groups=donors, n_draws=300)
+
+    width = [t["f1_high"] - t["f1_low"] for t in (cells, whole)]
+    assert (width[1] > 2 * width[0]).all()
+    with pytest.raises(UsageError, match="E-U22"):
+        class_intervals(truth, called, n_draws=0)
+    with pytest.raises(UsageError, match="E-U43"):
+        class_intervals(truth, called, groups=np.zeros(300))

@@ -27,20 +27,39 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Compare models on the same held-out cells.",
     ),
     "check": ("episome.cli.check:command", "Say what a file of cells holds, and what to mend."),
+    "completion": (
+        "episome.cli.completion:command",
+        "Print the script that completes commands in a shell.",
+    ),
     "corpus": ("episome.cli.corpus:command", "Make one shuffled store on disk of many cells."),
+    "data": (
+        "episome.cli.data:command",
+        "Say which cells a file holds, or write them in another form.",
+    ),
     "demo": ("episome.cli.demo:command", "Train and annotate real data that needs no download."),
     "doctor": ("episome.cli.doctor:command", "Show versions, plugins, resources and folders."),
     "embed": ("episome.cli.embed:command", "Write the vector that a model gives every cell."),
+    "evaluate": (
+        "episome.cli.evaluate:command",
+        "Score the calls of a model on labelled cells.",
+    ),
+    "explain": ("episome.cli.explain:command", "Write the genes behind the calls of a model."),
     "help": ("episome.cli.help:command", "Explain exit codes, or a command."),
     "impute": (
         "episome.cli.impute:command",
         "Write the expression that a model expects of every cell.",
+    ),
+    "models": (
+        "episome.cli.models:command",
+        "List, check, describe and share the folders of models.",
     ),
     "plugins": ("episome.cli.plugins:command", "List plugins, and what failed to load and why."),
     "predict-modality": (
         "episome.cli.predict_modality:command",
         "Write another modality of every cell, predicted from its RNA.",
     ),
+    "pretrain": ("episome.cli.pretrain:command", "Train an encoder on cells without labels."),
+    "rerun": ("episome.cli.rerun:command", "Repeat a run from its record, and compare."),
     "serve": ("episome.cli.serve:command", "Serve a local page for files of cells."),
     "train": ("episome.cli.train:command", "Train a model on labelled cells."),
     "tune": ("episome.cli.tune:command", "Search for the settings of a model on held-out cells."),
@@ -120,7 +139,7 @@ class App(click.Group):
         """Find the command, or say which ones have a similar name."""
         name = args[0] if args else ""
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
-            near = difflib.get_close_matches(name, self.list_commands(ctx), n=3, cutoff=0.5)
+            near = difflib.get_close_matches(name, self.list_commands(ctx), n=3, cutoff=0.65)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             ctx.fail(f"There is no command {name!r}.{hint}")
         return super().resolve_command(ctx, args)
@@ -166,7 +185,10 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 @click.command(
     "episome",
     cls=App,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "EPISOME",
+    },
     epilog="Exit codes: `episome help exit-codes`.",
 )
 @click.option("-v", "--verbose", count=True, is_eager=True, help="Say more.")

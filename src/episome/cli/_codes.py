@@ -315,6 +315,15 @@ CODES: dict[str, str] = {
         "The members of an ensemble have other genes or classes than each other: the mean of "
         "their probabilities would mean nothing."
     ),
+    "E-M21": (
+        "A model that others get needs a card with its licence, what it was trained on, what it "
+        "is for and not for, and scores with the digest of the data that they are of: `episome "
+        "models card` writes it."
+    ),
+    "E-M22": (
+        "The scores of a card are of the very weights of the folder; a model that was trained "
+        "again is evaluated again."
+    ),
     "E-M20": "The model was not trained. Call train() first.",
     "E-M30": (
         "The file of weights names functions or classes that loading it would run. Nothing of it "
@@ -342,6 +351,15 @@ CODES: dict[str, str] = {
         "Files of CellTypist are pickles, and opening one runs whatever code is in it. It was not "
         "opened. trust=True opens a file whose maker you know; the folder saved from it holds no "
         "code."
+    ),
+    "E-N04": "A connection is needed, and --offline or EPISOME_OFFLINE says that there is none.",
+    "E-N02": (
+        "A hub is asked over an encrypted connection, or on this machine. HF_ENDPOINT names "
+        "another address."
+    ),
+    "E-N03": (
+        "The hub has no model, revision or file of this name, or does not let you see or change "
+        "it. Private models and pushing need a login: `hf auth login`, or HF_TOKEN."
     ),
     "E-N01": (
         "The network, or the server at its other end, did not answer. Nothing was read; the same "
@@ -670,6 +688,8 @@ CODES: dict[str, str] = {
     ),
     "E-F32": "The corpus was written by a newer episome, in a format that this one cannot read.",
     "E-F33": "A split is the JSON file that corpus split writes.",
+    "E-F34": "The record of a run is manifest.json of a folder that --run-folder made.",
+    "E-F35": "A run is repeated with the very inputs that it had, by their digests.",
     "E-L35": (
         "A column that was asked for is not in every input, so some cells would have no value. "
         "Without --columns those of the CELLxGENE schema are taken that all inputs have."
@@ -770,6 +790,26 @@ CODES: dict[str, str] = {
     "E-U110": "A decoder is asked for a batch, or given cells of one, that it does not know.",
     "E-T14": "An embedding gives all cells nearly the same numbers: it has collapsed.",
     "E-L46": "An encoder was pretrained on donors that are held out to score what came of it.",
+    "E-D67": (
+        "Cells that were written are read back, and others came out: something between the "
+        "reader and the writer is broken. What was there before is untouched."
+    ),
+    "E-L47": (
+        "Cells that are scored have labels that the model was not trained on. Their calls can "
+        "only be wrong, or right as a kind of the label by the Cell Ontology."
+    ),
+    "E-U116": "Only models in the cache, which were pulled from a hub, are removed by their name.",
+    "E-U117": "Scores of a card are what `episome evaluate -o scores.json` wrote.",
+    "E-U118": (
+        "The card of a model begins with a block of YAML between two lines of three dashes."
+    ),
+    "E-U119": "Models on the hub are named owner/name, in letters, digits, dots and hyphens.",
+    "E-U120": "A file of settings is TOML of at most 1 MB, with options as keys.",
+    "E-U121": (
+        "A file of settings names an option or a command that there is not, or a value that the "
+        "option cannot have. --print-config shows a file that can be read."
+    ),
+    "E-U122": "Runs that ended well and wrote one file or folder can be repeated and compared.",
     "E-U107": "Files of gene sets name the same set with different genes.",
     "E-U103": "No cell fulfils the conditions that were given.",
     "E-U86": (

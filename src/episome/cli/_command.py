@@ -10,11 +10,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from episome import settings
+from episome.cli._config import config_text, merged_config, read_config
 from episome.errors import EpisomeError, EpisomeWarning, InputFileError, UsageError
 from episome.log import configure, get_logger
 
@@ -22,9 +25,11 @@ if TYPE_CHECKING:
     from episome.jobs import Run
 
 __all__ = [
+    "MODEL",
     "NO_DIFFERENCE",
     "Outcome",
     "State",
+    "WithInput",
     "answer",
     "cell_options",
     "command_options",
@@ -74,6 +79,12 @@ class State:
         The real standard output while a command runs; see :func:`run_command`.
     resumable
         Whether the command goes on where it was interrupted when it is given again.
+    offline
+        Whether a connection is refused.
+    print_config
+        Whether the values of all options are answered instead of doing anything.
+    run_folder
+        Folder that keeps the record and the log of the run.
     """
 
     command: str = ""
@@ -87,6 +98,9 @@ class State:
     warnings: list[Any] = field(default_factory=list)
     stdout: IO[str] | None = None
     resumable: bool = False
+    offline: bool = False
+    print_config: bool = False
+    run_folder: Path | None = None
 
 
 @dataclass(slots=True)
@@ -209,7 +223,7 @@ def global_options(function: F) -> F:
             type=click.Path(dir_okay=False, path_type=Path),
             expose_value=False,
             callback=_store("log_file"),
-            help="Write the log, with times, to this file too.",
+            help="Write the log, with times, to this file too; .jsonl: an object in every line.",
         ),
         click.option(
             "--debug",
@@ -232,8 +246,49 @@ def global_options(function: F) -> F:
 
 
 def command_options(function: F) -> F:
-    """Add the options of every command: ``--json -q -v --debug --log-file --no-progress``."""
+    """Add the options of every command.
+
+    ``--json -q -v --debug --log-file --no-progress --config --print-config --offline``.
+    """
     function = global_options(function)
+    for option in (
+        click.option(
+            "--offline",
+            is_flag=True,
+            expose_value=False,
+            callback=_store("offline"),
+            envvar="EPISOME_OFFLINE",
+            help="Open no connection.",
+        ),
+        click.option(
+            "--print-config",
+            is_flag=True,
+            expose_value=False,
+            callback=_store("print_config"),
+            help="Print the value of every option and where it comes from, and do nothing.",
+        ),
+        click.option(
+            "--run-folder",
+            type=click.Path(file_okay=False, path_type=Path),
+            expose_value=False,
+            callback=_store("run_folder"),
+            metavar="FOLDER",
+            help="Keep the record of the run (manifest.json, config.toml, log.jsonl) in this new "
+            "folder; `episome rerun` repeats it.",
+        ),
+        click.option(
+            "--config",
+            type=click.Path(dir_okay=False, path_type=Path),
+            is_eager=True,
+            expose_value=False,
+            callback=read_config,
+            envvar="EPISOME_CONFIG",
+            metavar="FILE.toml",
+            help="File of options; those that are given, and EPISOME_COMMAND_OPTION in the "
+            "environment, go before it.",
+        ),
+    ):
+        function = option(function)
     function = click.option(
         "-v", "--verbose", count=True, expose_value=False, callback=_louder, help="Say more."
     )(function)
@@ -433,21 +488,77 @@ def run_command(
     running.append(state)
     state.stdout = sys.stdout
     start = time.perf_counter()
+    recorded = _recorder(ctx, state)
     try:
         configure(state.verbosity, log_file=state.log_file)
     except OSError as error:
         raise InputFileError(
             "E-F27", "the log file cannot be written", where=str(state.log_file), why=str(error)
         ) from error
-    with contextlib.redirect_stdout(sys.stderr), _listed_warnings(state):
-        outcome = Outcome.of(function())
+    with contextlib.redirect_stdout(sys.stderr), _listed_warnings(state), _connected(state):
+        try:
+            outcome = _configuration(ctx) if state.print_config else Outcome.of(function())
+        except EpisomeError as error:
+            recorded(Outcome(error=error))
+            raise
     outcome.timings.setdefault("total", round(time.perf_counter() - start, 3))
+    recorded(outcome)
     if state.json:
         click.echo(dumps(answer(state, outcome)))
     elif outcome.text:
         click.echo(outcome.text)
     if outcome.exit_code:
         ctx.exit(outcome.exit_code)
+
+
+def _recorder(ctx: click.Context, state: State) -> Callable[[Outcome], None]:
+    """Return what keeps the record of a run; inputs are digested before it begins."""
+    folder = state.run_folder
+    if folder is None or state.print_config:
+        return lambda outcome: None
+
+    from episome.cli._manifest import LOG, described_files, described_output, write_run
+    from episome.io import ensure_free
+
+    ensure_free(folder, overwrite=False)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    inputs = described_files(ctx)
+    folder.mkdir()
+    state.log_file = state.log_file or folder / LOG
+
+    def record(outcome: Outcome) -> None:
+        found = answer(state, outcome)
+        made = [Path(o["path"]) for o in found["outputs"] if isinstance(o, Mapping)]
+        write_run(
+            folder,
+            ctx,
+            {
+                "command": state.command,
+                "started": started,
+                "inputs": inputs,
+                "outputs": [described_output(p) for p in made if p.exists()],
+                "exit_code": outcome.exit_code,
+                **{k: found[k] for k in ("warnings", "metrics", "timings", "error")},
+            },
+        )
+
+    return record
+
+
+def _configuration(ctx: click.Context) -> Outcome:
+    found = merged_config(ctx)
+    return Outcome(text=config_text(found), data={"config": found})
+
+
+@contextlib.contextmanager
+def _connected(state: State) -> Iterator[None]:
+    """Refuse connections while a command runs, where that is asked for."""
+    before = settings.offline
+    settings.offline = before or state.offline
+    try:
+        yield
+    finally:
+        settings.offline = before
 
 
 @contextlib.contextmanager
@@ -468,6 +579,48 @@ def _listed_warnings(state: State) -> Iterator[None]:
         warnings.simplefilter("default", EpisomeWarning)
         warnings.showwarning = show  # type: ignore[assignment]
         yield
+
+
+class WithInput(click.Command):
+    """A command that also takes its INPUT as ``-i``, as other annotators do."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the word behind ``-i`` first."""
+        own = args[: args.index("--")] if "--" in args else args
+        at = own.index("-i") if "-i" in own else len(own)
+        if at + 1 < len(own) and not own[at + 1].startswith("-"):
+            args = [args[at + 1], *args[:at], *args[at + 2 :]]
+        return super().parse_args(ctx, args)
+
+
+class _Model(click.Path):
+    """Folder of a model: a path, or the name of one that was pulled."""
+
+    name = "model"
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from episome.io import find_model
+
+        return find_model(Path(str(super().convert(value, param, ctx))))
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[Any]:
+        """Complete names in the cache, and paths where none begins so."""
+        from click.shell_completion import CompletionItem
+
+        from episome.io import cached_models
+
+        names = [n for n in cached_models() if n.startswith(incomplete)]
+        found = [CompletionItem(n) for n in names]
+        return found or super().shell_complete(ctx, param, incomplete)
+
+
+#: Type of the option that names a model.
+MODEL = _Model()
 
 
 def answer(

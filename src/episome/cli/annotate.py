@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from episome.cli._command import (
+    MODEL,
     NO_DIFFERENCE,
     Outcome,
+    WithInput,
     cell_options,
     command_options,
     examples,
@@ -25,13 +28,14 @@ from episome.cli._command import (
 )
 
 if TYPE_CHECKING:
-    from episome.jobs import Run
+    from episome.jobs import AnnotateRequest, Run
 
 __all__ = ["command"]
 
 
 @click.command(
     "annotate",
+    cls=WithInput,
     epilog=examples(
         "episome annotate query.h5ad -m my-model -o calls.csv",
         "episome annotate query.h5ad -m my-model -o annotated.h5ad",
@@ -42,7 +46,11 @@ __all__ = ["command"]
 )
 @click.argument("input", type=click.Path(path_type=Path))
 @click.option(
-    "-m", "--model", required=True, type=click.Path(path_type=Path), help="Folder of the model."
+    "-m",
+    "--model",
+    required=True,
+    type=MODEL,
+    help="Folder of the model, or its name on the hub.",
 )
 @click.option(
     "-o",
@@ -98,6 +106,7 @@ __all__ = ["command"]
     help="Add cell_type and cell_type_ontology_term_id as the CELLxGENE schema wants them.",
 )
 @click.option(
+    "-p",
     "--prefix",
     metavar="TEXT",
     help="Before the names of the columns; default episome_ in an h5ad, else nothing.",
@@ -112,6 +121,11 @@ __all__ = ["command"]
 )
 @cell_options
 @machine_options
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check everything, estimate time and size from a few cells, and write nothing.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option(
     "--overwrite-columns",
@@ -135,12 +149,12 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     from episome.data import check_inputs
     from episome.io import check_output, prefixed, read_manifest
 
-    use_raw = raw_choice(options)
+    use_raw, dry = raw_choice(options), options.pop("dry_run")
     to_stdout = options["output"] == Path("-")
     output = None if to_stdout else options["output"] or Path("calls.csv")
     check_inputs(options["input"])
     read_manifest(options["model"])
-    run = None if output is None else _run(output, options)
+    run = None if output is None or dry else _run(output, options)
     if run is not None and (before := made_before(run, overwrite=options["overwrite"])):
         return before
     if output is not None:
@@ -158,6 +172,8 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     state.inputs.append(
         describe_input(request.input) if state.json else {"path": str(request.input)}
     )
+    if dry:
+        return _planned(request)
     visible = state.progress and state.verbosity >= 0
     with progress(None, "annotating", unit="cells", enabled=visible) as bar:
         result = annotate(request, progress=lambda done, total: bar.update(done, total=total))
@@ -183,6 +199,19 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         },
     )
     return remembered(run, outcome)
+
+
+def _planned(request: AnnotateRequest) -> Outcome:
+    from episome.jobs import annotate_plan
+
+    plan = annotate_plan(request)
+    lines = [
+        "nothing is written (--dry-run)",
+        f"  {plan.n_obs:,} cells of {plan.n_vars:,} genes would be called in about "
+        f"{plan.seconds:,.0f} s, and take about {plan.n_bytes / 1e6:,.1f} MB",
+        *(f"  {note}" for note in plan.notes),
+    ]
+    return Outcome(text="\n".join(lines), data={"dry_run": True, **asdict(plan)})
 
 
 def _run(output: Path, options: dict[str, Any]) -> Run:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from episome.cli._command import (
+    MODEL,
     Outcome,
     command_options,
     examples,
@@ -29,9 +30,7 @@ __all__ = ["command"]
     ),
 )
 @click.argument("input", type=click.Path(path_type=Path))
-@click.option(
-    "-m", "--model", type=click.Path(path_type=Path), help="Model that the cells are meant for."
-)
+@click.option("-m", "--model", type=MODEL, help="Model that the cells are meant for.")
 @click.option(
     "--shift",
     is_flag=True,

@@ -9,7 +9,9 @@ import click
 
 from episome.cli._cells import asked, described, keep_answer, output_of
 from episome.cli._command import (
+    MODEL,
     Outcome,
+    WithInput,
     cell_options,
     command_options,
     examples,
@@ -25,6 +27,7 @@ __all__ = ["command"]
 
 @click.command(
     "impute",
+    cls=WithInput,
     epilog=examples(
         "episome impute query.h5ad -m my-model -o imputed.h5ad",
         "episome impute query.h5ad -m my-model -o genes.csv --genes CD3E --genes MS4A1",
@@ -33,7 +36,11 @@ __all__ = ["command"]
 )
 @click.argument("input", type=click.Path(path_type=Path))
 @click.option(
-    "-m", "--model", required=True, type=click.Path(path_type=Path), help="Folder of the model."
+    "-m",
+    "--model",
+    required=True,
+    type=MODEL,
+    help="Folder of the model, or its name on the hub.",
 )
 @click.option(
     "-o",

@@ -9,7 +9,9 @@ import click
 
 from episome.cli._cells import asked, described, keep_answer, output_of
 from episome.cli._command import (
+    MODEL,
     Outcome,
+    WithInput,
     cell_options,
     command_options,
     examples,
@@ -28,6 +30,7 @@ __all__ = ["command"]
 
 @click.command(
     "predict-modality",
+    cls=WithInput,
     epilog=examples(
         "episome predict-modality query.h5ad -m my-model -o predicted.h5ad --interval 0.9",
         "episome predict-modality query.h5ad -m my-model -o few.csv --features CD4 --features CD8",
@@ -36,7 +39,11 @@ __all__ = ["command"]
 )
 @click.argument("input", type=click.Path(path_type=Path))
 @click.option(
-    "-m", "--model", required=True, type=click.Path(path_type=Path), help="Folder of the model."
+    "-m",
+    "--model",
+    required=True,
+    type=MODEL,
+    help="Folder of the model, or its name on the hub.",
 )
 @click.option(
     "-o",

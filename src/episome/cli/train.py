@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +177,7 @@ __all__ = ["command"]
     help="Leave the cells in the file (h5ad, h5mu, zarr) and read them while training; done by "
     "itself where they would not fit into memory.",
 )
+@click.option("--dry-run", is_flag=True, help="Check everything, set up the model, and stop.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing folder.")
 @file_options
 @command_options
@@ -188,10 +190,11 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     METHOD is a name that `episome plugins` lists, or auto: the installed annotators are compared
     on held-out cells, and the best is trained.
     """
-    run_command(ctx, "train", lambda: _train(ctx, options))
+    run_command(ctx, "train", lambda: train_command(ctx, options))
 
 
-def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
+def train_command(ctx: click.Context, options: dict[str, Any], *, verb: str = "train") -> Outcome:
+    """Train as the options say, and return the answer of the command of that name."""
     from episome import plugins
     from episome.data import check_inputs
     from episome.io import check_model_output
@@ -209,8 +212,9 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         raise click.MissingParameter(ctx=ctx, param_hint="'--labels-key'", param_type="option")
     raw_choice(options)
     check_inputs(options["input"])
-    run = _run(options)
-    if before := made_before(run, overwrite=options["overwrite"]):
+    dry = options.pop("dry_run")
+    run = None if dry else _run(verb, options)
+    if run is not None and (before := made_before(run, overwrite=options["overwrite"])):
         return before
     check_model_output(options["output"], overwrite=options["overwrite"])
     model = model_arguments(options)
@@ -262,6 +266,8 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     state.inputs.append(
         describe_input(request.input) if state.json else {"path": str(request.input)}
     )
+    if dry:
+        return _planned(request)
     with (
         progress(None, "training", unit="epochs", enabled=_visible(ctx)) as bar,
         _resumable(state, request),
@@ -288,6 +294,21 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     return remembered(run, outcome)
 
 
+def _planned(request: TrainRequest) -> Outcome:
+    from episome.jobs import train_plan
+
+    plan = train_plan(request)
+    classes = f", {len(plan.labels)} classes" if plan.labels else ""
+    size = f"; {plan.n_parameters:,} parameters" if plan.n_parameters else ""
+    lines = [
+        "nothing is trained or written (--dry-run)",
+        f"  {plan.model} would be trained on {plan.n_cells:,} cells, {plan.n_genes:,} genes "
+        f"({plan.input_kind}){classes}{size}",
+        *(f"  {note}" for note in plan.notes),
+    ]
+    return Outcome(text="\n".join(lines), data={"dry_run": True, **asdict(plan)})
+
+
 @contextlib.contextmanager
 def _resumable(state: State, request: TrainRequest) -> Iterator[None]:
     """Remember of a command that is interrupted whether it would go on."""
@@ -312,13 +333,13 @@ def _listed(names: str) -> tuple[str, ...]:
     return tuple(filter(None, names.replace(" ", "").split(",")))
 
 
-def _run(options: dict[str, Any]) -> Run:
+def _run(verb: str, options: dict[str, Any]) -> Run:
     from episome.jobs import Run
 
     read = ("input", "labels_file", "own_terms", "markers", "split")
     no_difference = {"output", "resume", *NO_DIFFERENCE}
     other = {k: v for k, v in options.items() if k not in {*read, *no_difference}}
-    return Run("train", options["output"], other, [options[k] for k in read])
+    return Run(verb, options["output"], other, [options[k] for k in read])
 
 
 def setup_arguments(options: dict[str, Any]) -> dict[str, object]:

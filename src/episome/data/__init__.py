@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         split_columns,
     )
     from episome.data._corpus_verify import verify_corpus
+    from episome.data._digest import cells_digest
     from episome.data._features import FeatureSpace
     from episome.data._folds import folds
     from episome.data._gene_names import transposed
@@ -126,6 +127,7 @@ _HOME = {
     "BlockOrder": "_order",
     "CellLoader": "_loader",
     "CensusSource": "_census",
+    "cells_digest": "_digest",
     "CellSource": "_source",
     "ChosenCells": "_source",
     "Condition": "_corpus_inputs",

@@ -7,6 +7,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from episome import settings
 from episome.data._read_names import first_line
 from episome.data._soma import SomaSource
 from episome.data._soma_open import require_tiledbsoma
@@ -138,6 +139,8 @@ def of_address(address: str) -> CensusSource:
 
 def _open(version: str, uri: str | None, context: SOMATileDBContext | None) -> tuple[Any, str]:
     """Open a release, and say which it is."""
+    if uri is None:
+        settings.require_online("the Census", "pass uri= with the folder of a copy")
     require_tiledbsoma()
     if find_spec("cellxgene_census") is None:
         raise MissingDependencyError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,7 @@ from episome.data._keys import (
 from episome.data._source import obs_column
 from episome.errors import LabelError, Problem, UsageError, warn
 from episome.log import get_logger
-from episome.ontology import cell_ontology
+from episome.ontology import ClassHierarchy, cell_ontology, nearest_ontology
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -62,6 +62,33 @@ class Labels:
         index = pd.Index(self.names)
         found = index.get_indexer(pd.Index(values))
         return np.where(found < 0, len(self), found).astype(np.int64)
+
+    def hierarchy(
+        self, also: Iterable[str] = (), *, term_ids: Mapping[str, str] | None = None
+    ) -> ClassHierarchy | None:
+        """Return which classes are kinds of which others; ``None`` where none has a term.
+
+        The release is the one that the classes were looked up in, or the newest installed one
+        where that is no longer there.
+
+        Parameters
+        ----------
+        also
+            Further labels, such as those of a query that is scored. The classes keep their terms.
+        term_ids
+            Terms of further labels, by label; others are looked up by name.
+        """
+        ontology = nearest_ontology(self.ontology_release, self.own_terms)
+        known, given = set(self.names), term_ids or {}
+        more = [t for t in dict.fromkeys(map(str, also)) if t not in known]
+        # Where another release is used, a term that it lacks is a class like one without a term.
+        mine = [t if t in ontology or not t.startswith("CL:") else "" for t in self.term_ids]
+        theirs = [t if t in ontology else "" for t in (given.get(name, "") for name in more)]
+        if not any(self.term_ids):
+            return None
+        terms = [*mine, *ontology.resolve(more, term_ids=theirs).term_ids]
+        children = ontology.child_matrix(terms)
+        return ClassHierarchy((*self.names, *more), children, ontology.release)
 
 
 def clean_labels(

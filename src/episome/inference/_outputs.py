@@ -62,6 +62,15 @@ def without(block: sparse.csr_matrix, hidden: sparse.csr_matrix) -> sparse.csr_m
     return sparse.csr_matrix(kept)
 
 
+def without_values(block: sparse.csr_matrix) -> NDArray[np.bool_]:
+    """Return which rows hold nothing but zeros, also where zeros are stored."""
+    stored = np.diff(block.indptr)
+    if block.data.all():
+        return np.asarray(stored == 0)
+    before = np.concatenate([[0], np.cumsum(block.data != 0)])
+    return np.asarray(before[block.indptr[1:]] == before[block.indptr[:-1]])
+
+
 def require_outputs(
     outputs: Mapping[str, NDArray[Any]], n_cells: int, labels: Labels | None, core: object
 ) -> None:

@@ -38,6 +38,7 @@ from episome.inference._outputs import (
     require_outputs,
     to_numpy,
     without,
+    without_values,
 )
 from episome.io import (
     ModelFolder,
@@ -248,7 +249,7 @@ class Predictor:
                     input_format=self.core.inference_format,
                     buffers=self._dense,
                 )
-                yield {**ready, "empty": np.diff(batch["X"].indptr) == 0}
+                yield {**ready, "empty": without_values(batch["X"])}
 
     def collect(
         self,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         write_embedding,
         write_expression,
     )
+    from episome.io._cache import cached_model, cached_models, find_model
     from episome.io._corpus import is_corpus, read_corpus_manifest
     from episome.io._ensemble import (
         EnsembleFolder,
@@ -26,8 +27,13 @@ if TYPE_CHECKING:
         write_ensemble_folder,
     )
     from episome.io._folder import (
+        CARD,
+        EVALUATION,
+        SEALED,
         ModelFolder,
+        card_file,
         check_model_output,
+        folder_files,
         is_ensemble,
         read_manifest,
         read_model_folder,
@@ -35,7 +41,10 @@ if TYPE_CHECKING:
     )
     from episome.io._json import decode, encode
     from episome.io._results import (
+        CELL_KINDS,
+        EVALUATION_KINDS,
         SCHEMA_COLUMNS,
+        TABLES,
         check_columns,
         check_output,
         ending,
@@ -45,12 +54,21 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
+    "CELL_KINDS": "_results",
+    "CARD": "_folder",
     "EMBEDDING_KINDS": "_blocks",
+    "EVALUATION": "_folder",
+    "EVALUATION_KINDS": "_results",
     "EXPRESSION_KINDS": "_blocks",
     "EnsembleFolder": "_ensemble",
     "ModelFolder": "_folder",
     "SCHEMA_COLUMNS": "_results",
+    "TABLES": "_results",
+    "SEALED": "_folder",
+    "cached_model": "_cache",
+    "cached_models": "_cache",
     "check_columns": "_results",
+    "card_file": "_folder",
     "check_obsm": "_blocks",
     "check_model_output": "_folder",
     "check_output": "_results",
@@ -58,6 +76,8 @@ _HOME = {
     "encode": "_json",
     "ending": "_results",
     "ensure_free": "_atomic",
+    "folder_files": "_folder",
+    "find_model": "_cache",
     "frames_of": "_blocks",
     "is_corpus": "_corpus",
     "is_ensemble": "_folder",

@@ -30,6 +30,10 @@ logger = get_logger(__name__)
 FORMAT_VERSION = (1, 0)
 MANIFEST, SEAL, WEIGHTS = "manifest.json", "manifest.sha256", "weights.safetensors"
 GENES, LABELS, HISTORY, CARD = "genes.tsv", "labels.tsv", "history.csv", "README.md"
+#: Scores that a card tells of; outside the seal as the card is.
+EVALUATION = "evaluation.json"
+#: What every folder begins with: the manifest and its checksum.
+SEALED = (MANIFEST, SEAL)
 _SAFE_NAME = re.compile(r"(files/)?[A-Za-z0-9][A-Za-z0-9_.-]{0,120}")
 _MAX_MANIFEST_BYTES = 256 << 20
 _PICKLES = {"model.pt", "model.pkl", "model.ckpt"}
@@ -188,7 +192,7 @@ def read_model_folder(path: str | Path) -> ModelFolder:
             fix="copy the folder again",
         )
     extra = {p.name for p in path.iterdir()} - {n.split("/")[0] for n in data}
-    if extra := extra - {MANIFEST, SEAL, CARD}:
+    if extra := extra - {MANIFEST, SEAL, CARD, EVALUATION}:
         logger.info("files in %s that no model reads: %s", path, ", ".join(sorted(extra)[:5]))
     card = path / CARD
     return ModelFolder(
@@ -229,6 +233,23 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
             fix="pip install -U episome",
         )
     return manifest
+
+
+def folder_files(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """Return the files that a manifest seals, and their sizes; of an ensemble its own.
+
+    Raises
+    ------
+    ModelFileError
+        It lists no files (E-M05), or one outside the folder (E-M12).
+    """
+    sizes = {name: entry.get("size") for name, entry in _entries(manifest)}
+    return {name: size if isinstance(size, int) else 0 for name, size in sizes.items()}
+
+
+def card_file(path: str | Path) -> Path:
+    """Return where the card of a model folder is."""
+    return Path(path) / CARD
 
 
 def is_ensemble(manifest: Mapping[str, Any]) -> bool:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 TABLES = (".csv", ".tsv", ".parquet")
+#: What cells are written as.
+CELL_KINDS = (".h5ad", ".zarr")
+#: What scores are written as: the table of classes, or everything.
+EVALUATION_KINDS = (".csv", ".tsv", ".json")
 PREFIX = "episome_"
 #: Columns of the CELLxGENE schema: their names are those of the schema, whatever the prefix.
 SCHEMA_COLUMNS = ("cell_type", "cell_type_ontology_term_id")

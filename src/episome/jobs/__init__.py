@@ -8,6 +8,7 @@ from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
     from episome.jobs._annotate import AnnotateRequest, AnnotateResult, annotate, describe_input
+    from episome.jobs._annotate_plan import AnnotatePlan, annotate_plan
     from episome.jobs._asked import QueryRequest
     from episome.jobs._audit import AuditRequest, AuditResult, audit
     from episome.jobs._auto import AutoResult, train_auto
@@ -39,10 +40,38 @@ if TYPE_CHECKING:
         corpus_split,
         corpus_verify,
     )
+    from episome.jobs._data import (
+        ConvertRequest,
+        DataDigest,
+        data_census,
+        data_convert,
+        data_hash,
+        file_digest,
+        output_digest,
+    )
     from episome.jobs._demo import DemoResult, DemoScore, demo, demo_cells
     from episome.jobs._embed import EmbedRequest, EmbedResult, embed
+    from episome.jobs._evaluate import EvaluateRequest, EvaluateResult, evaluate
+    from episome.jobs._explain import ExplainRequest, ExplainResult, explain
+    from episome.jobs._hub import PulledModel, PushedModel, models_pull, models_push
     from episome.jobs._impute import ImputeRequest, ImputeResult, impute
     from episome.jobs._labels_file import LabelJoin, join_labels
+    from episome.jobs._model_card import (
+        CardStatements,
+        card_statements,
+        dataset_digest,
+        missing_of_card,
+        require_complete_card,
+        write_model_card,
+    )
+    from episome.jobs._models import (
+        ModelDetails,
+        ModelFacts,
+        model_details,
+        models_list,
+        models_remove,
+        models_verify,
+    )
     from episome.jobs._new_plugin import NewPluginRequest, NewPluginResult, new_plugin
     from episome.jobs._predict_modality import (
         PredictModalityRequest,
@@ -50,17 +79,37 @@ if TYPE_CHECKING:
         predict_modality,
     )
     from episome.jobs._runs import Run
-    from episome.jobs._train import TrainRequest, TrainResult, device_arguments, run_folder, train
+    from episome.jobs._train import (
+        TrainPlan,
+        TrainRequest,
+        TrainResult,
+        device_arguments,
+        run_folder,
+        train,
+        train_plan,
+    )
     from episome.jobs._tune import TuneRequest, TuneResult, tune
 
 _HOME = {
     "AnnotateRequest": "_annotate",
     "AnnotateResult": "_annotate",
+    "AnnotatePlan": "_annotate_plan",
+    "annotate_plan": "_annotate_plan",
+    "TrainPlan": "_train",
+    "train_plan": "_train",
     "AuditRequest": "_audit",
     "AuditResult": "_audit",
     "AutoResult": "_auto",
     "CheckRequest": "_check",
     "CheckResult": "_check",
+    "ConvertRequest": "_data",
+    "DataDigest": "_data",
+    "data_census": "_data",
+    "data_convert": "_data",
+    "data_hash": "_data",
+    "file_digest": "_data",
+    "output_digest": "_data",
+    "CardStatements": "_model_card",
     "Checked": "_check_plugin",
     "BenchmarkRequest": "_benchmark",
     "BenchmarkResult": "_benchmark",
@@ -83,8 +132,28 @@ _HOME = {
     "DemoScore": "_demo",
     "EmbedRequest": "_embed",
     "EmbedResult": "_embed",
+    "EvaluateRequest": "_evaluate",
+    "EvaluateResult": "_evaluate",
+    "ExplainRequest": "_explain",
+    "ExplainResult": "_explain",
+    "explain": "_explain",
     "ImputeRequest": "_impute",
     "ImputeResult": "_impute",
+    "ModelDetails": "_models",
+    "ModelFacts": "_models",
+    "PulledModel": "_hub",
+    "PushedModel": "_hub",
+    "card_statements": "_model_card",
+    "dataset_digest": "_model_card",
+    "missing_of_card": "_model_card",
+    "model_details": "_models",
+    "models_list": "_models",
+    "models_pull": "_hub",
+    "models_push": "_hub",
+    "models_remove": "_models",
+    "models_verify": "_models",
+    "require_complete_card": "_model_card",
+    "write_model_card": "_model_card",
     "LabelJoin": "_labels_file",
     "NewPluginRequest": "_new_plugin",
     "NewPluginResult": "_new_plugin",
@@ -105,6 +174,7 @@ _HOME = {
     "describe_input": "_annotate",
     "device_arguments": "_train",
     "embed": "_embed",
+    "evaluate": "_evaluate",
     "impute": "_impute",
     "join_labels": "_labels_file",
     "new_plugin": "_new_plugin",

@@ -193,13 +193,7 @@ def annotate(
         request, whole=whole, in_blocks=in_blocks, copies=lambda cells: _is_large(request, cells)
     ) as (found, adata):
         source = chosen_cells(found, chosen_rows(request, found), predictor.rule.obsm_key)
-        limits = CallLimits(
-            request.error_rate,
-            request.false_alarms,
-            request.min_confidence,
-            request.roll_up,
-            request.restrict_to,
-        )
+        limits = limits_of(request)
         complete = _completion(request, predictor, source)
         nothing = complete(predictor.no_calls(limits=limits), slice(0))
         if whole and adata is not None:
@@ -244,6 +238,17 @@ def annotate(
         len(calls),
         query.source.n_vars,
         request.output,
+    )
+
+
+def limits_of(request: AnnotateRequest) -> CallLimits:
+    """Return which calls a request keeps."""
+    return CallLimits(
+        request.error_rate,
+        request.false_alarms,
+        request.min_confidence,
+        request.roll_up,
+        request.restrict_to,
     )
 
 

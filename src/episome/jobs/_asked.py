@@ -306,13 +306,13 @@ def provenance_of(manifest: dict[str, Any], query: Query) -> dict[str, object]:
     return {
         "model": str(model["class"]),
         "plugin": str(model["plugin"]),
-        "model_sha256": _weights_digest(manifest),
+        "model_sha256": weights_digest(manifest),
         "episome": str(manifest["provenance"]["versions"]["episome"]),
         "input_kind": query.values.form,
     }
 
 
-def _weights_digest(manifest: dict[str, Any]) -> str:
+def weights_digest(manifest: dict[str, Any]) -> str:
     """SHA-256 of the weights; of an ensemble, of its members' manifests, which hold theirs."""
     if not is_ensemble(manifest):
         return str(manifest["files"]["weights.safetensors"]["sha256"])

@@ -8,7 +8,9 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import nn
 
 from episome import plugins, settings
 from episome.data import (
@@ -143,8 +145,82 @@ def train(request: TrainRequest, *, progress: ProgressReport | None = None) -> T
         return _auto(request) if request.method == AUTO else _one(request, progress)
 
 
+@dataclass(frozen=True, slots=True)
+class TrainPlan:
+    """What ``train`` would do: the model, the cells, and how large the network is.
+
+    ``n_parameters`` is 0 where that is known only when it is trained.
+    """
+
+    model: str
+    n_cells: int
+    n_genes: int
+    labels: tuple[str, ...]
+    input_kind: str
+    n_parameters: int
+    notes: tuple[str, ...]
+
+
+def train_plan(request: TrainRequest) -> TrainPlan:
+    """Check everything that ``train`` would, and say what it would do; nothing is written.
+
+    Parameters
+    ----------
+    request
+        Of ``train``, for a model that is named.
+
+    Raises
+    ------
+    EpisomeError
+        As ``train``; E-U76 for the method ``"auto"``, whose candidates are known when they are
+        trained.
+    """
+    if request.method == AUTO:
+        raise UsageError(
+            "E-U76",
+            "the comparison of many models has no dry run",
+            where=AUTO,
+            why="what each of them needs is found by training it",
+            fix="name the model that is to be trained",
+        )
+    with settings.using_seed(request.seed):
+        ready = _ready(request)
+    one = ready.model.members[0] if request.n_models != 1 else ready.model
+    weights = one.module.parameters() if isinstance(one.module, nn.Module) else ()
+    return TrainPlan(
+        ready.name,
+        int(one.summary_stats.n_cells),
+        len(one.features),
+        tuple(map(str, one.labels.names)) if one.labels else (),
+        one.input_rule.input_kind,
+        request.n_models * sum(p.numel() for p in weights),
+        ready.notes,
+    )
+
+
+class _Ready(NamedTuple):
+    """A model that is set up and checked, and the arguments that it is trained with."""
+
+    name: str
+    cls: type[EpisomeModel]
+    model: Any
+    train: dict[str, Any]
+    notes: tuple[str, ...]
+
+
 def _one(request: TrainRequest, progress: ProgressReport | None) -> TrainResult:
     """Train the model that is named."""
+    ready = _ready(request)
+    if progress is not None:
+        ready.train["progress"] = progress
+    with _kept_run(ready.cls, request) as kept:
+        ready.model.train(**ready.train, **kept)
+        ready.model.save(request.output, overwrite=request.overwrite)
+    return _result(ready.model, request.output, ready.name, ready.notes)
+
+
+def _ready(request: TrainRequest) -> _Ready:
+    """Set up the model that is named; whatever can be wrong without training is refused."""
     spec = plugins.get_spec(request.method)
     check_inputs(request.input)
     check_model_output(request.output, overwrite=request.overwrite)
@@ -176,12 +252,7 @@ def _one(request: TrainRequest, progress: ProgressReport | None) -> TrainResult:
         model = cls(data, **model_args)
     else:
         model = cls.ensemble(data, n_models=request.n_models, **model_args)
-    if progress is not None:
-        train_args["progress"] = progress
-    with _kept_run(cls, request) as kept:
-        model.train(**train_args, **kept)
-        model.save(request.output, overwrite=request.overwrite)
-    return _result(model, request.output, spec.name, tuple(notes))
+    return _Ready(spec.name, cls, model, train_args, tuple(notes))
 
 
 def run_folder(output: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from episome.metrics._bootstrap import Interval, bootstrap
+    from episome.metrics._bootstrap import Interval, bootstrap, class_intervals
     from episome.metrics._bootstrap_mean import bootstrap_mean
     from episome.metrics._calibration import (
         brier_score,
@@ -46,6 +46,7 @@ _HOME = {
     "brier_score": "_calibration",
     "by_group": "_classification",
     "cell_scores": "_modality",
+    "class_intervals": "_bootstrap",
     "class_table": "_classification",
     "classification_scores": "_classification",
     "difficult_features": "_modality",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from episome import settings
 from episome.errors import UsageError
@@ -121,6 +122,51 @@ def bootstrap(
     )
 
 
+def class_intervals(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    hierarchy: ClassHierarchy | None = None,
+    n_draws: int = 1000,
+    level: float = 0.95,
+    seed: int | None = None,
+) -> pd.DataFrame:
+    """Percentile bootstrap intervals of the F1 of every class.
+
+    Parameters
+    ----------
+    y_true, y_pred, groups, hierarchy, n_draws, level, seed
+        As for :func:`bootstrap`.
+
+    Returns
+    -------
+    One row per class, as in :func:`class_table`, with ``f1_low`` and ``f1_high``. NaN for a class
+    that is neither true nor called among the cells that take part. Draws in which a class does
+    not occur say nothing about it and are left out.
+
+    Raises
+    ------
+    LabelError, UsageError
+        As for :func:`bootstrap`.
+    """
+    require_draws(n_draws, level)
+    rng = np.random.default_rng(settings.stream_seed("bootstrap", seed))
+    if groups is not None:
+        y_true, y_pred, groups = same_cells(y_true=y_true, y_pred=y_pred, groups=groups)
+    pairs = paired(y_true, y_pred, hierarchy)
+    units = None if groups is None else donor_units(groups, len(pairs.cell))
+    _, parts = _drawn(pairs, units, n_draws, rng)
+    draws = np.concatenate([part.f1 for part in parts])
+    tail = 100 * (1 - level) / 2
+    ends = np.full((2, draws.shape[1]), np.nan)
+    occurs = ~np.isnan(draws).all(axis=0)
+    ends[:, occurs] = np.nanpercentile(draws[:, occurs], [tail, 100 - tail], axis=0)
+    return pd.DataFrame(
+        {"f1_low": ends[0], "f1_high": ends[1]}, index=pd.Index(pairs.classes, name="class")
+    )
+
+
 def require_draws(n_draws: int, level: float) -> None:
     """Refuse no draws (E-U22) and a level outside 0 and 1 (E-U44)."""
     if n_draws < 1:
@@ -153,19 +199,22 @@ def _draw_counts(
     rng: np.random.Generator,
 ) -> tuple[float, NDArray[np.float64]]:
     """Draw how often a donor, or a cell of each kind, comes: all that the score depends on."""
+    total, parts = _drawn(pairs, units, n_draws, rng)
+    return float(score(total)), np.concatenate([score(part) for part in parts])
+
+
+def _drawn(
+    pairs: Pairs, units: NDArray[np.int64] | None, n_draws: int, rng: np.random.Generator
+) -> tuple[Counts, Iterator[Counts]]:
+    """Return the counts of all cells that take part, and those of the draws, part by part."""
     if units is None:
         cells = pairs.n_cells
-        total = pairs.counts(cells)
-        parts = [
-            score(pairs.counts(w))
-            for w in weights(int(cells.sum()), cells / cells.sum(), n_draws, rng)
-        ]
-    else:
-        n = int(units.max()) + 1
-        each = pairs.counts(pairs.by_unit(units, n))
-        total = _weighed(np.ones(n), each)
-        parts = [score(_weighed(w, each)) for w in weights(n, np.full(n, 1 / n), n_draws, rng)]
-    return float(score(total)), np.concatenate(parts)
+        drawn = weights(int(cells.sum()), cells / cells.sum(), n_draws, rng)
+        return pairs.counts(cells), (pairs.counts(w) for w in drawn)
+    n = int(units.max()) + 1
+    each = pairs.counts(pairs.by_unit(units, n))
+    drawn = weights(n, np.full(n, 1 / n), n_draws, rng)
+    return _weighed(np.ones(n), each), (_weighed(w, each) for w in drawn)
 
 
 def weights(

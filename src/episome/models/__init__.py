@@ -157,7 +157,7 @@ def load(path: str | Path, **kwargs: Any) -> EpisomeModel | Ensemble:
     Parameters
     ----------
     path
-        A folder that ``save`` wrote.
+        A folder that ``save`` wrote, or the name of a model in the cache.
     **kwargs
         Of ``EpisomeModel.load``.
 
@@ -170,8 +170,9 @@ def load(path: str | Path, **kwargs: Any) -> EpisomeModel | Ensemble:
     """
     from episome import plugins
     from episome.inference import folder_spec
-    from episome.io import is_ensemble, read_manifest
+    from episome.io import find_model, is_ensemble, read_manifest
 
+    path = find_model(path)
     manifest = read_manifest(path)
     if is_ensemble(manifest):
         from episome.models._ensemble import Ensemble

@@ -44,7 +44,6 @@ from episome.models._setup import (
 )
 from episome.models._shift import N_CELLS, N_DRAWS, ShiftedCells, shifted_cells
 from episome.models._training import normalized_rows
-from episome.ontology import ClassHierarchy, nearest_ontology
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
     from episome.models._audit import Audit
     from episome.models._base import EpisomeModel as _Base
     from episome.models._ensemble import Ensemble
+    from episome.ontology import ClassHierarchy
     from episome.train import CellDataModule
 else:
     _Base = object
@@ -242,16 +242,7 @@ class AnnotationMixin(CallsMixin, _Base):
             Further labels, such as those of a query that is scored: coarser or finer ones are
             looked up by name. The model's own classes keep their terms.
         """
-        labels = self.labels
-        ontology = nearest_ontology(labels.ontology_release, labels.own_terms)
-        more = [t for t in dict.fromkeys(map(str, also)) if t not in set(labels.names)]
-        # Where another release is used, a term that it lacks is a class like one without a term.
-        mine = [t if t in ontology or not t.startswith("CL:") else "" for t in labels.term_ids]
-        terms = [*mine, *ontology.resolve(more).term_ids]
-        if not any(labels.term_ids):
-            return None
-        children = ontology.child_matrix(terms)
-        return ClassHierarchy((*labels.names, *more), children, ontology.release)
+        return self.labels.hierarchy(also)
 
     @classmethod
     def ensemble(cls, adata: AnnData, *, n_models: int = 5, **model_kwargs: Any) -> Ensemble:

@@ -22,6 +22,7 @@ from episome.errors import Problem, UsageError, near_names, warn
 from episome.inference import Attribution, as_csr, attribution
 from episome.models._arguments import as_rows
 from episome.models._calls import Answering
+from episome.models._cell_genes import cell_table, no_cells
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -196,6 +197,63 @@ class ExplanationMixin(Answering):
                 )
             )
         return table
+
+    def cell_genes(
+        self,
+        adata: Cells = None,
+        k: int = 10,
+        *,
+        of: str | None = None,
+        against: str | None = None,
+        method: Literal["auto", "native", "gradient"] = "auto",
+        weight: Literal["auto", "expression", "none"] = "auto",
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **query: Any,
+    ) -> pd.DataFrame:
+        """Return the genes that count most for the call of every cell, batch by batch.
+
+        Parameters
+        ----------
+        adata, of, against, method, indices, batch_size, **query
+            As for :meth:`explain`.
+        k
+            Genes of every cell at most.
+        weight
+            As for :meth:`top_genes`.
+        progress
+            Called with ``(cells done, cells)`` after every batch.
+
+        Returns
+        -------
+        One row per cell and gene, cells in the given order, the best gene first: ``cell``,
+        ``rank`` (from 1), ``gene``, ``gene_name``, ``score``, ``expression`` (normalised log1p).
+        Genes that score zero or less are not listed.
+
+        Raises
+        ------
+        UsageError
+            As for :meth:`top_genes`.
+        """
+        require_choice("weight", weight, ("auto", "expression", "none"))
+        _require_genes(k)
+        how, prepared = self._attribution(method, of, against), self.prepare(adata, **query)
+        if weight == "auto":
+            weight = "none" if how.holds_values else "expression"
+        rows = as_rows(indices)
+        names = prepared.source.obs_names
+        names = names if rows is None else names[rows]
+        parts, start = [], 0
+        for batch, block in self._attributed(how.run, prepared, indices, batch_size):
+            x = as_csr(batch["X"], len(self.features))
+            scores = sparse.csr_matrix(block.multiply(x)) if weight == "expression" else block
+            here = names[start : start + scores.shape[0]]
+            parts.append(cell_table(here, scores, x, self.features, k))
+            start += scores.shape[0]
+            if progress is not None:
+                progress(start, len(names))
+        return pd.concat(parts or [no_cells()], ignore_index=True)
 
     def explain_errors(
         self,

@@ -1,0 +1,138 @@
+"""Records of runs, and their repetition."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import pytest
+from _program import program, refused
+
+from episome.data import simulate_cells
+
+SCHEMA = json.loads(Path(__file__).with_name("answer.schema.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    simulate_cells(120, 30, n_types=3, n_donors=4).write_h5ad("cells.h5ad")
+
+
+TRAIN = ("train", "centroid", "cells.h5ad", "--labels-key", "cell_type", "-o", "model")
+
+
+def done(*words):
+    result = program(*words)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def annotated(*more):
+    done(*TRAIN)
+    return done("annotate", "cells.h5ad", "-m", "model", *more, "--run-folder", "run")
+
+
+def record(folder="run"):
+    return json.loads(Path(folder, "manifest.json").read_text())
+
+
+def test_the_record_says_what_was_asked_of_what_and_what_came(monkeypatch):
+    monkeypatch.setenv("EPISOME_ANNOTATE_BATCH_SIZE", "50")
+    annotated("--max-memory", "2", "--where", "donor_id!=donor 1")
+
+    found = record()
+
+    assert found["command"] == "annotate"
+    assert found["config"]["batch-size"] == {"value": 50, "origin": "environment"}
+    digest = hashlib.sha256(Path("cells.h5ad").read_bytes()).hexdigest()
+    assert {"path": "cells.h5ad", "sha256": digest} in found["inputs"]
+    assert {i["path"] for i in found["inputs"]} == {"cells.h5ad", "model"}
+    (output,) = found["outputs"]
+    assert output["digest"] == hashlib.sha256(Path("calls.csv").read_bytes()).hexdigest()
+    assert found["versions"]["episome-baselines"]
+    assert (found["exit_code"], found["error"]) == (0, None)
+    assert found["peak_memory"] > 1 << 20
+    assert found["started"] <= found["finished"]
+    assert str(Path.home()) not in json.dumps(found).replace(str(Path.cwd()), "")
+    config = tomllib.loads(Path("run/config.toml").read_text())
+    assert config["max-memory"] == 2
+    messages = [json.loads(li)["message"] for li in Path("run/log.jsonl").read_text().splitlines()]
+    assert any("of the model's 30 genes" in m for m in messages)
+
+
+def test_a_run_is_repeated_and_comes_out_the_same():
+    annotated("--max-memory", "2", "--cellxgene", "--where", "donor_id!=donor 1", "--prefix", "p_")
+    before = Path("calls.csv").stat().st_mtime_ns
+
+    result = program("rerun", "run/manifest.json", "--json")
+
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout.splitlines()[-1])
+    jsonschema.validate(found, SCHEMA)
+    assert found["same"]
+    assert Path("calls.csv").stat().st_mtime_ns == before
+    assert done("rerun", "run").stdout == "calls.csv: the same\n"
+
+
+def test_a_training_is_repeated_by_its_weights():
+    train = ("train", "mlp", "cells.h5ad", "--labels-key", "cell_type", "--max-epochs", 2)
+    done(*train, "-o", "net", "--set", "n_hidden=8", "--run-folder", "run")
+
+    assert done("rerun", "run", "--keep", "again").stdout == "net: the same\n"
+    assert Path("again/net/manifest.json").is_file()
+    assert record()["outputs"][0]["kind"] == "model"
+
+
+def test_what_comes_out_different_is_9():
+    annotated()
+    found = record()
+    found["outputs"][0]["digest"] = "0" * 64
+    found["versions"]["numpy"] = "0.1"
+    Path("run/manifest.json").write_text(json.dumps(found))
+
+    result = program("rerun", "run")
+
+    assert result.exit_code == 9
+    assert result.stdout.startswith("calls.csv: different (exit code 9)\n  numpy 0.1 then")
+
+
+def test_inputs_that_changed_are_refused():
+    annotated()
+    simulate_cells(120, 30, n_types=3, n_donors=4, seed=2).write_h5ad("cells.h5ad")
+
+    refused(3, "E-F35", "rerun", "run", match="not what it was in cells.h5ad")
+    Path("cells.h5ad").unlink()
+    refused(3, "E-F35", "rerun", "run", match="not there")
+
+
+def test_what_is_no_record_is_refused():
+    for text in ("{", "{}", '{"format": 9, "arguments": [], "inputs": [], "outputs": []}'):
+        Path("wrong.json").write_text(text)
+        refused(3, "E-F34", "rerun", "wrong.json")
+    refused(3, "E-F34", "rerun", "nowhere.json")
+    done("check", "cells.h5ad", "--run-folder", "checked")
+    refused(2, "E-U122", "rerun", "checked", match="nothing that could be compared")
+
+
+def test_a_run_that_fails_is_recorded_too():
+    words = ("--labels-key", "nothing", "-o", "model", "--run-folder", "run")
+    assert program("train", "centroid", "cells.h5ad", *words).exit_code == 2
+
+    assert (record()["exit_code"], record()["error"]["code"]) == (2, "E-U04")
+    refused(2, "E-U122", "rerun", "run", match="nothing that could be compared")
+
+
+def test_a_folder_that_is_there_is_no_run_folder():
+    Path("run").mkdir()
+
+    refused(3, "E-F26", *TRAIN, "--run-folder", "run")
+
+
+def test_a_run_that_was_not_asked_to_be_kept_leaves_nothing():
+    done(*TRAIN)
+
+    assert {p.name for p in Path.cwd().iterdir()} == {"cells.h5ad", "model"}
