@@ -140,7 +140,14 @@ def gene_space(plan: Plan, base: Path) -> FeatureSpace:
     InputDataError
         The corpora share no gene (E-B06).
     """
-    sources = tuple(pool_of(plan, name, base).source for name in plan.corpora)
+    return _gene_space(json.dumps(plan.to_dict(), sort_keys=True), str(base))
+
+
+@lru_cache(maxsize=16)
+def _gene_space(key: str, base: str) -> FeatureSpace:
+    """Return the genes of a plan, once a process: every mix and evaluation set asks for them."""
+    plan = Plan.from_dict(json.loads(key))
+    sources = tuple(pool_of(plan, name, Path(base)).source for name in plan.corpora)
     if plan.gene_space not in ("intersection", "union"):
         path = Path(base) / plan.gene_space
         if not path.exists():
