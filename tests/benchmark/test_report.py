@@ -132,3 +132,19 @@ def test_data_cannot_end_the_script():
     page = Page("t", data={"x": "</script><script>alert(1)</script>"})
 
     assert "</script><script>alert" not in page.html()
+
+
+def test_a_task_adds_sections_of_its_own(store, monkeypatch):
+    cls = type(task_named("annotation"))
+    asked = []
+
+    def sections(self, given, study):
+        asked.append((given, study))
+        return {"Own words": [Text("what the task says")]}
+
+    monkeypatch.setattr(cls, "sections", sections)
+
+    page = report(store)
+
+    assert page.sections["Own words"][0].text == "what the task says"
+    assert [(s is store, name) for s, name in asked] == [(True, store.table()["study"].iloc[0])]

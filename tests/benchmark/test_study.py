@@ -251,3 +251,26 @@ def test_parts_and_sets_that_a_study_lacks_are_named(name, tmp_path):
         benchmark_plan(dataclasses.replace(ask, data_sets=("simulated", "typo")))
     found, _, _ = benchmark_plan(dataclasses.replace(ask, data_sets=("simulated",)))
     assert all([d.name for d in s.data] == ["simulated"] for s in found)
+
+
+def test_a_data_set_whose_cells_the_seed_draws_is_one_for_every_seed(folder, monkeypatch):
+    from episome.benchmark import _runs
+    from episome.benchmark._load import load_data
+
+    opened = []
+
+    def drawn(entry, base, *, labels):
+        opened.append(entry.source)
+        file = dataclasses.replace(entry, source="cells.h5ad")
+        return dataclasses.replace(load_data(file, base, labels=labels), entry=entry)
+
+    monkeypatch.setattr(_runs, "load_data", drawn)
+    asked = study(models=("centroid",), seeds=(3, 5))
+    of_seed = dataclasses.replace(asked.data[0], source="draw:{seed}")
+    asked = dataclasses.replace(asked, data=(of_seed,))
+
+    runs = plan(asked, task_named("annotation"), folder).runs
+
+    assert opened == ["draw:3", "draw:5"]
+    assert [(r.seed, r.entry.source) for r in runs] == [(3, "draw:3"), (5, "draw:5")]
+    assert len({r.entry.name for r in runs}) == 1
