@@ -77,12 +77,28 @@ def test_reports_comparisons_and_tables(done, tmp_path):
     rows = mix("compare", place, "near+far", "near", "--over", "donors")["rows"]
     assert rows[0]["n_units"] == 4
     assert mix("compare", place, "near+near", "near", code=2)["error"]["code"] == "E-B13"
+    wrong = mix("compare", place, "near+far", "near", "--metric", "f2", code=2)["error"]
+    assert "there are those of constant, coverage_cells" in wrong["message"]
     assert mix("report", place, "-o", tmp_path / "mixes.pdf", code=2)["error"]["code"] == "E-U30"
     found = mix("compare-plans", place, place, "--baselines", "near,near", code=2)
     assert "have 1 mixes and evaluation sets in common" in found["error"]["message"]
     assert mix("compare-plans", place, place, "--baselines", "near", code=2)["error"]["code"] == (
         "E-U30"
     )
+
+
+@pytest.mark.slow
+def test_runs_that_fail_say_why(done, pools, tmp_path, monkeypatch):
+    monkeypatch.setenv("EPISOME_HOME", str(tmp_path / "home"))
+    file = tmp_path / "plan.toml"
+    file.write_text(done[0].read_text().replace("n_hidden", "n_hiden"))
+
+    answer = mix("run", file, "--data", pools, "-o", tmp_path / "r", "--jobs", 1, code=1)
+
+    assert answer["counts"] == {"failed": 4}
+    assert len(answer["reasons"]) == 1
+    assert "n_hiden" in answer["reasons"][0]
+    assert "n_hiden" in (tmp_path / "r" / "pools.md").read_text()
 
 
 def test_what_corpora_hold(pools, tmp_path):

@@ -179,7 +179,8 @@ _HTML = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline';
+ script-src 'unsafe-inline'">
 <title>{{ page.title }}</title>
 <style>
 :root { color-scheme: light dark; --line: #8884; --good: #00734d; --bad: #b03000; }

@@ -20,7 +20,7 @@ from episome_datamix.mixing import MixedCells, gene_space, smallest
 from episome_datamix.mixture import MixtureRegression, designed, drawn
 from episome_datamix.plan import Mix, Plan
 from episome_datamix.pools import BLOCK, pool_of
-from episome_datamix.runner import main_metric, run
+from episome_datamix.runner import main_metric, reasons_of, run
 from episome_datamix.scale import log_counts, mean_molecules
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ _CANDIDATES = 2000
 _GENES = 1000
 _LEVEL = 0.9
 EQUAL = "equal shares"
+#: Mixes below which a correlation has no interval.
+_FEWEST_MIXES = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,11 +145,12 @@ class AdviceCheck:
         """What came out, in one paragraph."""
         mean, low, high = self.difference
         better = "ranks better" if low > 0 else "ranks worse" if high < 0 else "is not told from"
+        sure = "" if np.isnan(low) else f", 95 % {low:+.2f} to {high:+.2f}"
         of = self.ranks["spearman"]
         return (
             f"Over {int(self.ranks['n_mixes'].iloc[0])} mixes fixed beforehand the advisor's "
             f"Spearman correlation is {of['advisor']:.2f} and that of similarity "
-            f"{of['similarity']:.2f} ({mean:+.2f}, 95 % {low:+.2f} to {high:+.2f}): it {better} "
+            f"{of['similarity']:.2f} ({mean:+.2f}{sure}): it {better} "
             f"{'than ' if 'ranks' in better else ''}similarity. The advised mix gains "
             f"{self.gain[0]:+.3f} over equal shares, and {self.gain[1]:+.3f} was said."
         )
@@ -425,8 +428,8 @@ def _scored(
             "E-B13",
             f"{len(missing)} of {len(names)} mixes have no score",
             where=str(out),
-            why=f"their runs failed: {', '.join(missing[:3])}",
-            fix="see the reasons: episome benchmark report FOLDER; then the same command again",
+            why="; ".join(reasons_of(done.store, asked.name)[:2]) or ", ".join(missing[:3]),
+            fix="put that right, then the same command again",
         )
     return found
 
@@ -522,7 +525,7 @@ class _Profiles:
 
 
 def _ranked(said: pd.Series, value: pd.Series) -> dict[str, float]:
-    low, high = np.percentile(_drawn_anew(said, value), [2.5, 97.5])
+    low, high = _interval(_drawn_anew(said, value), len(value))
     chosen = float(value.iloc[int(np.argmax(said.to_numpy()))])
     return {
         "spearman": _spearman(said.to_numpy(), value.to_numpy()),
@@ -538,9 +541,17 @@ def _difference(
     """Spearman's of the first less that of the second, with 95 %."""
     # The same draws for both: their difference is of the same mixes.
     draws = _drawn_anew(first, value) - _drawn_anew(second, value)
-    low, high = np.percentile(draws, [2.5, 97.5])
+    low, high = _interval(draws, len(value))
     at = _spearman(first.to_numpy(), value.to_numpy())
     return float(at - _spearman(second.to_numpy(), value.to_numpy())), float(low), float(high)
+
+
+def _interval(draws: NDArray[np.floating], n_mixes: int) -> tuple[float, float]:
+    """Return the ends of 95 %; a few mixes drawn anew are the same few, and give none."""
+    if n_mixes < _FEWEST_MIXES:
+        return float("nan"), float("nan")
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _drawn_anew(said: pd.Series, value: pd.Series, n_draws: int = 2000) -> NDArray[np.floating]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from episome.benchmark import ResultStore, sign_flip_test
+from episome.benchmark import ResultStore, sign_flip_test, task_named
 from episome.errors import UsageError
 from episome_datamix.runner import AT
 from episome_datamix.tasks import FLOOR, PART
@@ -47,26 +47,9 @@ def results(
         There are no such results (E-B13), or those of several plans (E-B07).
     """
     store = store if isinstance(store, ResultStore) else ResultStore(store)
+    name = plan_in(store, study)
     table = store.current()
-    table = table[table["task"].astype(str).str.startswith("mix-")]
-    names = sorted(set(table["study"]))
-    if study is None and len(names) > 1:
-        raise UsageError(
-            "E-B07",
-            "the folder holds results of several plans",
-            where=str(store.path),
-            why=f"they are {', '.join(names)}",
-            fix="name one: study =",
-        )
-    if not names or (study is not None and study not in names):
-        raise UsageError(
-            "E-B13",
-            "there are no results of " + (f"the plan {study!r}" if study else "any plan"),
-            where=str(store.path),
-            why=f"there are those of {', '.join(names)}" if names else "none was run into it",
-            fix="episome mix run PLAN.toml -o FOLDER",
-        )
-    table = table[(table["study"] == (study or names[0])) & (table["status"] == "ok")]
+    table = table[(table["study"] == name) & (table["status"] == "ok")]
     table = table[table["metric"] != ""]
     split = table["data"].astype(str).str.rsplit(AT, n=1)
     condition = table["condition"].astype(str).str.split(PART, n=1, regex=False)
@@ -95,6 +78,54 @@ def results(
             )
         found = found[found["model"] == model]
     return found.reset_index(drop=True)
+
+
+def plan_in(store: ResultStore, study: str | None = None) -> str:
+    """Return the name of the plan whose results a store holds.
+
+    Parameters
+    ----------
+    store
+        The results.
+    study
+        Its name; ``None``: the only one.
+
+    Raises
+    ------
+    UsageError
+        There are no results of it (E-B13), or those of several plans (E-B07).
+    """
+    table = store.current()
+    names = sorted(set(table[table["task"].astype(str).str.startswith("mix-")]["study"]))
+    if study is None and len(names) > 1:
+        raise UsageError(
+            "E-B07",
+            "the folder holds results of several plans",
+            where=str(store.path),
+            why=f"they are {', '.join(names)}",
+            fix="name one: study = (--plan)",
+        )
+    if not names or (study is not None and study not in names):
+        raise UsageError(
+            "E-B13",
+            "there are no results of " + (f"the plan {study!r}" if study else "any plan"),
+            where=str(store.path),
+            why=f"there are those of {', '.join(names)}" if names else "none was run into it",
+            fix="episome mix run PLAN.toml -o FOLDER",
+        )
+    return study or str(names[0])
+
+
+def metric_of(store: ResultStore, study: str) -> str:
+    """Return the metric that a plan is about.
+
+    Parameters
+    ----------
+    store, study
+        The results, and the name of the plan.
+    """
+    table = store.current()
+    return task_named(str(table[table["study"] == study]["task"].iloc[0])).main
 
 
 def matrix(
@@ -192,6 +223,13 @@ def compare_mixes(
     """
     if over not in ("seeds", "donors"):
         raise UsageError("E-U22", f"over={over!r}", fix='use "seeds" or "donors"')
+    if metric not in (known := sorted(set(table["metric"]))):
+        raise UsageError(
+            "E-B13",
+            f"there are no results of the metric {metric!r}",
+            why=f"there are those of {', '.join(known) or 'none: see why runs failed'}",
+            fix="name one of these: metric = (--metric)",
+        )
     kept = largest(table[table["metric"] == metric])
     donors = kept["part"].str.startswith("donor: ")
     kept = kept[donors] if over == "donors" else kept[kept["part"] == ""]

@@ -29,10 +29,14 @@ _DATA = click.option(
     help="Folder that the plan's paths are relative to; default that of the plan.",
 )
 _STUDY = click.option("--plan", "study", help="Name of the plan, where RESULTS has several.")
-_METRIC = click.option("--metric", default="r2", show_default=True, help="What is compared.")
+_METRIC = click.option(
+    "--metric", help="What is compared; default r2, or f1_macro of plans on annotation."
+)
 #: Runs that are listed, and mixes that are shown of an advice.
 _SHOWN = 40
 _BEST = 5
+#: Reasons of failures that are printed; all are in the report.
+_REASONS = 5
 
 
 @click.group(
@@ -109,15 +113,23 @@ def _run(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     ended = ", ".join(f"{n:,} {status}" for status, n in sorted(found.counts.items()))
     lines = [f"  {sum(found.counts.values()):,} runs: {ended}"]
     lines += [f"  {name} took no part: {why}" for name, why in found.missing.items()]
+    lines += [f"  {why}" for why in found.reasons[:_REASONS]]
+    if (more := len(found.reasons) - _REASONS) > 0:
+        lines.append(f"  and {more:,} more reasons: see the report")
     written: list[Path] = []
-    if found.counts.get("ok"):
+    if found.counts:
         page = mix_report(found.store, plan.name, main_metric(plan), plan.baseline)
         ends = (".html", ".md")
         written = [page.write(options["output"] / f"{plan.name}{e}", overwrite=True) for e in ends]
     return Outcome(
         text="\n".join([*map(str, written), *lines]),
         outputs=[str(p) for p in written],
-        data={"plan": plan.digest, "counts": found.counts, "missing": found.missing},
+        data={
+            "plan": plan.digest,
+            "counts": found.counts,
+            "missing": found.missing,
+            "reasons": list(found.reasons),
+        },
         exit_code=0 if found.counts.get("ok") else 1,
     )
 
@@ -178,7 +190,7 @@ def _report(options: dict[str, Any]) -> Outcome:
     from episome.benchmark import ResultStore
     from episome.errors import UsageError
     from episome.io import write_file
-    from episome_datamix.analysis import results
+    from episome_datamix.analysis import metric_of, plan_in, results
     from episome_datamix.sections import mix_report
 
     place = options["output"]
@@ -186,14 +198,14 @@ def _report(options: dict[str, Any]) -> Outcome:
         raise UsageError(
             "E-U30", f"{place} is no file of a report", fix="end its name in .html, .md or .csv"
         )
-    table = results(options["results"], options["study"])
     if place.suffix == ".csv":
-        text = table.to_csv(index=False)
+        text = results(options["results"], options["study"]).to_csv(index=False)
         write_file(place, text.encode(), overwrite=options["overwrite"])
     else:
         store = ResultStore(options["results"])
-        name = options["study"] or _only_plan(store)
-        page = mix_report(store, name, options["metric"], options["baseline"])
+        name = plan_in(store, options["study"])
+        metric = options["metric"] or metric_of(store, name)
+        page = mix_report(store, name, metric, options["baseline"])
         page.write(place, overwrite=options["overwrite"])
     return Outcome(text=str(place), outputs=[str(place)])
 
@@ -225,14 +237,17 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _compare(options: dict[str, Any]) -> Outcome:
-    from episome_datamix.analysis import compare_mixes, results
+    from episome.benchmark import ResultStore
+    from episome_datamix.analysis import compare_mixes, metric_of, plan_in, results
 
-    table = results(options["results"], options["study"])
+    store = ResultStore(options["results"])
+    name = plan_in(store, options["study"])
+    table = results(store, name)
     found = compare_mixes(
         table,
         options["first"],
         options["second"],
-        metric=options["metric"],
+        metric=options["metric"] or metric_of(store, name),
         over=options["over"],
     )
     text = found.round(4).to_string(index=False, na_rep="")
@@ -375,11 +390,6 @@ def _plan_of(options: dict[str, Any]) -> tuple[Plan, Path]:
     file = options["plan"]
     plan = Plan.from_toml(file)
     return plan, (options["data"] or file.resolve().parent).resolve()
-
-
-def _only_plan(store: Any) -> str:
-    table = store.current()
-    return str(table[table["task"].astype(str).str.startswith("mix-")]["study"].iloc[0])
 
 
 def _executor(options: dict[str, Any]) -> Executor:

@@ -94,6 +94,9 @@ class MixtureRegression:
         upper = np.sort(of + self._errors[:, None], axis=0)[at]
         lower = np.sort(of - self._errors[:, None], axis=0)[n - 1 - at]
         whole = self._whole.predict(both)
+        # A mix gains nothing over itself, whatever runs would scatter by.
+        same = np.abs(np.atleast_2d(shares) - reference).max(axis=1) < 1e-6
+        lower[same] = upper[same] = 0.0
         return whole[:-1] - whole[-1], lower, upper
 
 

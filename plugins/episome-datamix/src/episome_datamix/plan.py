@@ -16,6 +16,7 @@ from episome.errors import InputFileError, UsageError, did_you_mean
 
 SAMPLING = ("random", "balanced", "sketch")
 TARGETS = ("reconstruction", "annotation")
+OVERLAPS = ("donor", "barcode", "cell")
 HALVES = ("", "first", "second")
 #: Between the corpora of a mix that is written as one text.
 PLUS = "+"
@@ -125,6 +126,15 @@ class QC:
     min_genes: int = 0
     max_mito: float | None = None
 
+    def __post_init__(self) -> None:
+        for what, most in (("min_counts", None), ("max_counts", None), ("min_genes", None),
+                           ("max_mito", 1)):  # fmt: skip
+            value = getattr(self, what)
+            if value is not None and not (value >= 0 and (most is None or value <= most)):
+                _refuse(
+                    f"{what}={value!r}", "qc", f"pass 0 to {most}" if most else "pass 0 or more"
+                )
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -214,7 +224,10 @@ class Plan:
                 _refuse(f"{name!r} is no name", self.name, f"leave out {_RESERVED}{PLUS}")
         mixes = list(self.mixes) or list(self.corpora)
         if self.leave_one_out:
-            mixes += [_all_but(self.corpora, name) for name in self.corpora]
+            # A plan that comes back from plain data has them already.
+            there = {m.name if isinstance(m, Mix) else m.get("name") for m in mixes if _is_mix(m)}
+            added = [_all_but(self.corpora, name) for name in self.corpora]
+            mixes += [m for m in added if m.name not in there]
         found = tuple(self._mix(given) for given in mixes)
         names = [m.name for m in found]
         if twice := sorted({n for n in names if names.count(n) > 1}):
@@ -232,10 +245,15 @@ class Plan:
         ):
             if value not in known:
                 _refuse_unknown(what, value, known, self.name)
-        for what in ("n_cells", *(() if not self.sizes else ("sizes",))):
+        for what, least in (("n_cells", 2), ("sizes", 2), ("seeds", 0), ("n_samples", 0)):
             for value in _listed(getattr(self, what)):
-                if value is not None and (isinstance(value, bool) or int(value) < 2):
-                    _refuse(f"{what}={value!r}", self.name, "pass 2 cells or more")
+                if value is not None and (type(value) is not int or value < least):
+                    _refuse(f"{what}={value!r}", self.name, f"pass whole numbers from {least} on")
+        if type(self.n_top_genes) is not int or self.n_top_genes == 1 or self.n_top_genes < 0:
+            _refuse(f"n_top_genes={self.n_top_genes!r}", self.name, "pass 2 or more, or 0: all")
+        for one in self.allow:
+            if one not in OVERLAPS:
+                _refuse_unknown("overlap", one, OVERLAPS, self.name)
         if self.sampling == "balanced" and (
             without := [n for n, c in self.corpora.items() if c.labels_key is None]
         ):
@@ -372,6 +390,10 @@ def _all_but(corpora: Mapping[str, Corpus], name: str) -> Mix:
     if not others:
         _refuse("leave_one_out of one corpus", name, "name two corpora or more")
     return Mix(f"all but {name}", others)
+
+
+def _is_mix(given: Any) -> bool:
+    return isinstance(given, Mix | Mapping)
 
 
 def _named(given: Any) -> Any:

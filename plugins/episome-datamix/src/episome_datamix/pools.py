@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Column of the terms of the Cell Ontology, where a corpus names none.
 TERM = "cell_type_ontology_term_id"
+#: Beginning of an address such as ``census:...`` or ``s3://...``.
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:")
 #: Type of a cell without one.
 NO_TYPE = "unknown"
 BLOCK = 8192
@@ -176,7 +179,7 @@ def _pool(name: str, corpus: Corpus, qc: str, hold_out: tuple[str, ...], base: s
         lost["half"] = int((~mine).sum())
         found = Pool(name, corpus, source, found.rows[mine], lost)
     if hold_out:
-        held = _held_out(found, hold_out)
+        held = held_out(found, hold_out)
         lost["hold_out"] = int(held.sum())
         found = Pool(name, corpus, source, found.rows[~held], lost)
     if not len(found.rows):
@@ -210,7 +213,9 @@ def _opened(corpus: Corpus, base: str) -> CellSource:
         spec = known[corpus.source]
         cells = plugins.load_object(spec.target, plugin=spec.plugin)()
         return AnnDataSource(cells, layer=corpus.layer, name=corpus.source)
-    return open_source(str(path) if path.exists() else corpus.source, layer=corpus.layer)
+    # An address is opened as it is; whatever else is missing is missing where the plan is.
+    address = not path.exists() and _ADDRESS.match(corpus.source)
+    return open_source(corpus.source if address else str(path), layer=corpus.layer)
 
 
 def _good_cells(source: CellSource, qc: Mapping[str, Any]) -> NDArray[np.bool_]:
@@ -262,8 +267,16 @@ def _is_text(column: pd.Series) -> bool:
     return not pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
-def _held_out(pool: Pool, hold_out: tuple[str, ...]) -> NDArray[np.bool_]:
-    """Return which cells that may be drawn are of held-out types or kinds of them."""
+def held_out(pool: Pool, hold_out: tuple[str, ...]) -> NDArray[np.bool_]:
+    """Return which cells that may be drawn are of held-out types or kinds of them, bool.
+
+    Parameters
+    ----------
+    pool
+        The cells.
+    hold_out
+        Labels, or terms of the Cell Ontology.
+    """
     types = pool.types(pool.rows)
     terms = pool.terms(pool.rows)
     table = pd.DataFrame({"type": types, "term": terms}).drop_duplicates()

@@ -18,11 +18,11 @@ from episome.benchmark import (
 from episome.benchmark import (
     plan as planned_runs,
 )
+from episome_datamix.checks import require_ready
 from episome_datamix.mixing import (
     CORPUS,
     MIX_DONOR,
     address,
-    require_no_overlap,
     smallest,
     write_plan,
 )
@@ -49,12 +49,15 @@ class MixResult:
         Runs by how they ended.
     missing
         What took no part, with its reason.
+    reasons
+        Why runs did not end well, each once.
     """
 
     plan: Plan
     store: ResultStore
     counts: dict[str, int]
     missing: dict[str, str]
+    reasons: tuple[str, ...] = ()
 
 
 def study_of(plan: Plan, *, keep: str | Path = "") -> Study:
@@ -132,7 +135,7 @@ def runs_of(plan: Plan, base: str | Path = ".") -> tuple[Run, ...]:
         Corpora and evaluation sets overlap (E-L20), or a corpus is too small (E-B06).
     """
     base = Path(base)
-    require_no_overlap(plan, base)
+    require_ready(plan, base)
     return planned_runs(study_of(plan), task_named(f"mix-{plan.target}"), base).runs
 
 
@@ -186,7 +189,7 @@ def run(
         base = Path(plan).resolve().parent if base is None else base
         plan = Plan.from_toml(plan)
     base = Path("." if base is None else base).resolve()
-    require_no_overlap(plan, base)
+    require_ready(plan, base)
     if plan.n_cells is None and not plan.sizes:
         # Refused here, before anything runs, where a corpus has no cells.
         smallest(plan, base)
@@ -200,4 +203,18 @@ def run(
         progress=progress,
         command=command,
     )
-    return MixResult(plan, found.store, dict(found.counts), dict(found.planned.missing))
+    reasons = reasons_of(found.store, plan.name)
+    return MixResult(plan, found.store, dict(found.counts), dict(found.planned.missing), reasons)
+
+
+def reasons_of(store: ResultStore, study: str) -> tuple[str, ...]:
+    """Return why runs of a plan did not end well, each reason once.
+
+    Parameters
+    ----------
+    store, study
+        The results, and the name of the plan.
+    """
+    table = store.current()
+    bad = table[(table["study"] == study) & (table["status"] != "ok")]
+    return tuple(dict.fromkeys(bad["reason"].astype(str)))

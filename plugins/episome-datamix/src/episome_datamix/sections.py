@@ -18,7 +18,7 @@ from episome_datamix.analysis import (
     matrix,
     results,
 )
-from episome_datamix.runner import AT
+from episome_datamix.runner import AT, reasons_of
 from episome_datamix.sizes import size_curves
 from episome_datamix.tasks import FLOOR
 
@@ -80,6 +80,8 @@ def mix_report(store: ResultStore, study: str, metric: str, baseline: str = "") 
         As in :func:`mix_sections`.
     """
     page = Page(f"Mixes: {study}", data=dict(store.studies().get(study, {})))
+    if reasons := reasons_of(store, study):
+        page.add("What did not work", *(Text(why, badge="bad") for why in reasons))
     for heading, parts in mix_sections(store, study, metric, baseline).items():
         page.add(heading, *parts)
     return page
@@ -195,20 +197,27 @@ def _sizes(table: pd.DataFrame, metric: str) -> list[Part]:
         )
         words = f"{metric} of {model} on {evaluation} against training cells, a line per mix."
         parts.append(Figure(figure, words))
+    largest_run = float(kept["n_cells"].max())
     rows = [
         {
             "model": c.model,
             "mix": c.mix,
             "evaluation": c.evaluation,
             "tends to": c.top,
-            "cells for 95 % of the way": c.saturation,
-            "low": c.low,
-            "high": c.high,
-            "beyond the sizes run": c.beyond,
+            "cells for 95 % of the way": _told(c.saturation, largest_run),
+            "low": _told(c.low, largest_run),
+            "high": _told(c.high, largest_run),
         }
         for c in curves
     ]
     return [*parts, Table(pd.DataFrame(rows))]
+
+
+def _told(n_cells: float, largest_run: float) -> str:
+    """Return a number of cells; beyond the sizes that were run it is a guess, and not told."""
+    if np.isnan(n_cells):
+        return ""
+    return f"{n_cells:,.0f}" if n_cells <= largest_run else f"beyond {largest_run:,.0f}"
 
 
 # --- advice -----------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ class SizeCurve:
     saturation
         Cells of each corpus at which 95 % of the way from the smallest size to ``top`` is gone.
     low, high
-        95 % of ``saturation``, over seeds drawn anew.
+        95 % of ``saturation``, over seeds drawn anew; NaN of fewer than three.
     beyond
         Whether that lies beyond the sizes that were run, where the curve is a guess.
     """
@@ -88,7 +88,7 @@ def size_curves(
         sizes = wide.columns.to_numpy(float)
         top, drop, rate = _fitted(sizes, wide.mean().to_numpy())
         points = []
-        for _ in range(n_draws if len(wide) > 1 else 0):
+        for _ in range(n_draws if len(wide) > 2 else 0):
             drawn = wide.to_numpy()[rng.integers(0, len(wide), len(wide))].mean(axis=0)
             points.append(_saturation(sizes, *_fitted(sizes, drawn)))
         at = _saturation(sizes, top, drop, rate)
