@@ -143,6 +143,8 @@ def test_advice_is_written_and_checked(done, pools, tmp_path):
     page = (place / "advice target.html").read_text()
     assert re.search(r"Of the next 240 cells take", page)
     assert "Full runs" in page
+    # What an advice ran is not in the way of the plan's own results.
+    assert mix("compare", place, "near+far", "near")["rows"]
     assert mix(*given[:7], "elsewhere", *given[8:], code=2)["error"]["code"] == "E-B07"
 
 

@@ -20,7 +20,7 @@ from episome_datamix.mixing import MixedCells, gene_space, smallest
 from episome_datamix.mixture import MixtureRegression, designed, drawn
 from episome_datamix.plan import Mix, Plan
 from episome_datamix.pools import BLOCK, pool_of
-from episome_datamix.runner import main_metric, reasons_of, run
+from episome_datamix.runner import CHECK, PROXIES, main_metric, reasons_of, run
 from episome_datamix.scale import log_counts, mean_molecules
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def advise(
         np.random.default_rng(settings.stream_seed("advice-design", 0)),
     )
     values = _scored(
-        first, "proxies", shares, small, proxy_cells, target, out, base, executor, progress
+        first, PROXIES, shares, small, proxy_cells, target, out, base, executor, progress
     )
     profiles = _Profiles(first, target, base)
     regression = MixtureRegression(shares, values["value"].to_numpy())
@@ -295,7 +295,7 @@ def check_advice(
     rows = np.concatenate([shares, best[None], equal[None]])
     values = _scored(
         second,
-        "check",
+        CHECK,
         rows,
         have,
         advice.n_cells,

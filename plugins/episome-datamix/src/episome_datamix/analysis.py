@@ -10,7 +10,7 @@ from scipy import stats
 
 from episome.benchmark import ResultStore, sign_flip_test, task_named
 from episome.errors import UsageError
-from episome_datamix.runner import AT
+from episome_datamix.runner import AT, OF_ADVICE
 from episome_datamix.tasks import FLOOR, PART
 
 if TYPE_CHECKING:
@@ -97,6 +97,9 @@ def plan_in(store: ResultStore, study: str | None = None) -> str:
     """
     table = store.current()
     names = sorted(set(table[table["task"].astype(str).str.startswith("mix-")]["study"]))
+    if study is None:
+        # Those of an advice are asked for by name.
+        names = [n for n in names if not any(f" {w} of " in n for w in OF_ADVICE)] or names
     if study is None and len(names) > 1:
         raise UsageError(
             "E-B07",

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Between a mix and its number of cells, of plans with a series of sizes.
 AT = " @ "
+#: Words in the names of the plans that an advice is made of, before "of" and its target.
+OF_ADVICE = PROXIES, CHECK = "proxies", "check"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
