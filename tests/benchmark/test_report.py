@@ -146,5 +146,7 @@ def test_a_task_adds_sections_of_its_own(store, monkeypatch):
 
     page = report(store)
 
+    # Heat maps hold pictures; nothing else is loaded, from nowhere.
+    assert "default-src 'none'; img-src data:;" in page.html()
     assert page.sections["Own words"][0].text == "what the task says"
     assert [(s is store, name) for s, name in asked] == [(True, store.table()["study"].iloc[0])]
