@@ -61,8 +61,8 @@ def test_log_values_may_be_annotated(logged):
 
 def test_a_misspelt_type_is_not_held_out_in_silence(pools):
     require_ready(plan(hold_out=["type a"]), pools)
-    with pytest.raises(UsageError, match=r"no cell is of the type 'tpye a'.*type a.*E-B07"):
-        require_ready(plan(hold_out=["tpye a"]), pools)
+    with pytest.raises(UsageError, match=r"no cell is of the type 'type aa'.*type a.*E-B07"):
+        require_ready(plan(hold_out=["type aa"]), pools)
 
 
 def test_another_spelling_in_a_corpus_is_warned_of(pools, tmp_path):
