@@ -183,7 +183,7 @@ def test_cells_without_a_label_take_no_part(folder, tmp_path, calls):
     truth, called = calls
 
     def missing(cells):
-        kinds = cells.obs["kind"].astype(object).to_numpy()
+        kinds = np.array(cells.obs["kind"].astype(object))
         kinds[::5], kinds[1::5] = None, "unknown"
         cells.obs["kind"] = pd.Categorical(kinds)
 

@@ -511,7 +511,7 @@ def _confused(truth: NDArray[np.object_], calls: NDArray[np.object_]) -> pd.Data
     table = table.sort_values(["n_cells", "label", "called"], ascending=[False, True, True])
     table = table.head(N_CONFUSED).reset_index(drop=True)
     n_label = pairs["label"].value_counts()
-    return table.assign(share=table["n_cells"] / table["label"].map(n_label))
+    return table.assign(share=table["n_cells"] / table["label"].map(n_label).astype(float))
 
 
 def _write(result: EvaluateResult, output: Path, *, overwrite: bool) -> None:
