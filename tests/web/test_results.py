@@ -125,3 +125,15 @@ def test_durations_are_said_as_people_do(seconds, said):
 @pytest.mark.parametrize(("n", "said"), [(12, "12 bytes"), (2048, "2.0 KiB"), (1 << 30, "1 GiB")])
 def test_sizes_are_said_as_people_do(n, said):
     assert present.size(n) == said
+
+
+def test_a_model_tells_its_species_where_its_manifest_has_them(tmp_path):
+    from episome.web._models import _facts
+
+    (tmp_path / "labels.tsv").write_text("label\nB cell\n")
+    (tmp_path / "genes.tsv").write_text("id\nENSG00000000003\n")
+
+    facts = _facts({"organisms": ["NCBITaxon:9606"], "input": {}}, tmp_path)
+
+    assert facts["organisms"] == ["NCBITaxon:9606"]
+    assert (facts["classes"], facts["n_genes"]) == (["B cell"], 1)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         command_options,
         examples,
         run_command,
+        runs_text,
         state_of,
     )
     from episome.cli._ui import progress
@@ -23,6 +24,7 @@ _HOME = {
     "examples": "_command",
     "progress": "_ui",
     "run_command": "_command",
+    "runs_text": "_command",
     "state_of": "_command",
 }
 __all__ = sorted([*_HOME, "main"])

@@ -8,7 +8,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,12 +42,16 @@ __all__ = [
     "remembered",
     "run_command",
     "running",
+    "runs_text",
     "state_of",
     "value_options",
 ]
 
 #: Options that change nothing in a result.
 NO_DIFFERENCE = frozenset({"overwrite", "threads", "max_memory", "trust"})
+
+#: Reasons of failures that are printed; all are in the report.
+_REASONS = 5
 
 #: State of the command that runs, for the message about whatever ends it.
 running: list[State] = []
@@ -179,6 +183,29 @@ def remembered(run: Run | None, outcome: Outcome) -> Outcome:
         fields = ("text", "outputs", "metrics", "data")
         run.remember(json.loads(dumps({k: getattr(outcome, k) for k in fields})))
     return outcome
+
+
+def runs_text(
+    counts: Mapping[str, int], missing: Mapping[str, str], reasons: Sequence[str]
+) -> list[str]:
+    """Return the lines on how the runs of a study ended.
+
+    Parameters
+    ----------
+    counts
+        Runs by how they ended.
+    missing
+        What took no part, with its reason.
+    reasons
+        Why runs did not end well, each once; the first five are told.
+    """
+    ended = ", ".join(f"{n:,} {status}" for status, n in sorted(counts.items()))
+    lines = [f"  {sum(counts.values()):,} runs: {ended}"]
+    lines += [f"  {name} took no part: {why}" for name, why in missing.items()]
+    lines += [f"  {why}" for why in reasons[:_REASONS]]
+    if (more := len(reasons) - _REASONS) > 0:
+        lines.append(f"  and {more:,} more reasons: see the report")
+    return lines
 
 
 def state_of(ctx: click.Context) -> State:

@@ -24,8 +24,6 @@ from episome.cli.train import model_arguments, setup_arguments
 from episome.errors import UsageError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from episome.jobs import AuditRequest, AuditResult, Run
     from episome.models import Audit, AuditPlan
 
@@ -149,6 +147,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 def _audit(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     from episome.cli._ui import progress
     from episome.data import check_inputs
+    from episome.io import records
     from episome.jobs import audit, describe_input
     from episome.resources import set_threads
 
@@ -174,6 +173,9 @@ def _audit(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         result = audit(request, progress=lambda done, total: bar.update(done, total=total))
     if result.audit is None:
         return Outcome(text=_planned(result.plan), data={"dry_run": True, **_plan(result.plan)})
+    clusters, genes = (
+        None if t is None else records(t) for t in (result.audit.clusters, result.audit.genes)
+    )
     outcome = Outcome(
         text=_text(result, result.audit, options),
         outputs=[{"path": str(result.output)}],
@@ -186,9 +188,9 @@ def _audit(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         data={
             **_plan(result.plan),
             "n_corrected": result.n_corrected,
-            "clusters": _records(result.audit.clusters),
-            "pairs": _records(result.audit.pairs),
-            "genes": _records(result.audit.genes),
+            "clusters": clusters,
+            "pairs": records(result.audit.pairs),
+            "genes": genes,
         },
     )
     return remembered(run, outcome)
@@ -242,14 +244,6 @@ def _planned(plan: AuditPlan) -> str:
         f"{plan.n_rounds} round{'s' if plan.n_rounds > 1 else ''}",
     ]
     return "\n".join([*lines, *(f"  {note}" for note in plan.notes)])
-
-
-def _records(table: pd.DataFrame | None) -> list[dict[str, Any]] | None:
-    if table is None:
-        return None
-    named = table.reset_index() if table.index.name else table
-    records: list[dict[str, Any]] = named.to_dict("records")
-    return records
 
 
 def _text(result: AuditResult, found: Audit, options: dict[str, Any]) -> str:

@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from episome.cli._command import Outcome, command_options, examples, run_command, state_of
+from episome.cli._command import (
+    Outcome,
+    command_options,
+    examples,
+    run_command,
+    runs_text,
+    state_of,
+)
 
 if TYPE_CHECKING:
     from episome.benchmark import Run, RunResult
 
 __all__ = ["command"]
-
-#: Reasons of failures that are printed; all are in the report.
-_REASONS = 5
 
 
 @click.group(
@@ -117,13 +121,8 @@ def _run(ctx: click.Context, options: dict[str, Any]) -> Outcome:
             bar.update(done, f"of {total:,}: {run.text}: {result.status}")
 
         found = benchmark_run(request, progress=said)
-    ended = ", ".join(f"{n:,} {status}" for status, n in sorted(found.counts.items()))
     lines = [str(p) for p in found.reports]
-    lines.append(f"  {sum(found.counts.values()):,} runs: {ended}")
-    lines += [f"  {name} took no part: {why}" for name, why in found.missing.items()]
-    lines += [f"  {why}" for why in found.reasons[:_REASONS]]
-    if (more := len(found.reasons) - _REASONS) > 0:
-        lines.append(f"  and {more:,} more reasons: see the report")
+    lines += runs_text(found.counts, found.missing, found.reasons)
     facts = {"counts": found.counts, "missing": found.missing, "reasons": list(found.reasons)}
     return Outcome(
         text="\n".join(lines),
@@ -210,6 +209,7 @@ def compared(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _compared(options: dict[str, Any]) -> Outcome:
+    from episome.io import records
     from episome.jobs import benchmark_compare
 
     frame = benchmark_compare(
@@ -219,8 +219,8 @@ def _compared(options: dict[str, Any]) -> Outcome:
         metric=options["metric"],
         by_class=options["by_class"],
     )
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return Outcome(text=frame.round(4).to_string(index=False, na_rep=""), data={"rows": rows})
+    text = frame.round(4).to_string(index=False, na_rep="")
+    return Outcome(text=text, data={"rows": records(frame)})
 
 
 @command.command("merge", epilog=examples("episome benchmark merge here there -o all"))

@@ -219,7 +219,7 @@ def card_command(ctx: click.Context, /, **options: Any) -> None:
 def _card(options: dict[str, Any]) -> Outcome:
     from episome.jobs import (
         CardStatements,
-        dataset_digest,
+        file_digest,
         require_complete_card,
         write_model_card,
     )
@@ -230,7 +230,7 @@ def _card(options: dict[str, Any]) -> Outcome:
         require_complete_card(model)
         return Outcome(text=f"the card of {model} is complete", data={"card_lacks": []})
     if tested is not None:
-        options["data_digest"] = dataset_digest(tested)
+        options["data_digest"] = file_digest(tested)
     said = CardStatements(**{k: v for k, v in options.items() if v})
     card, missing = write_model_card(model, said, **how)
     verdict = f"it lacks {', '.join(missing)}" if missing else "it is complete"

@@ -11,6 +11,7 @@ import pandas as pd
 from episome.data import SIZE_FACTOR_KEY
 from episome.errors import UsageError
 from episome.inference._calls import FALSE_ALARMS
+from episome.io import records
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,10 +74,7 @@ class ShiftReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain data; what is not known is ``None``."""
-        parts, classes = (
-            t.astype(object).where(t.notna(), None).to_dict("records")
-            for t in (self.parts, self.classes)
-        )
+        parts, classes = records(self.parts), records(self.classes)
         numbers = {"accuracy": self.accuracy, "expected": self.expected}
         return {"n_cells": self.n_cells, **numbers, "parts": parts, "classes": classes}
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         check_output,
         ending,
         prefixed,
+        records,
         write_calls,
         write_calls_in_parts,
     )
@@ -84,6 +85,7 @@ _HOME = {
     "latent_columns": "_blocks",
     "read_corpus_manifest": "_corpus",
     "prefixed": "_results",
+    "records": "_results",
     "read_ensemble_folder": "_ensemble",
     "require_space": "_blocks",
     "read_manifest": "_folder",

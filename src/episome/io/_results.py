@@ -206,6 +206,21 @@ def write_calls(
     return write_file(path, text.encode(), overwrite=overwrite)
 
 
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as plain data for JSON; what is not known is ``None``.
+
+    Parameters
+    ----------
+    table
+        The table; an index without a name is left out.
+    """
+    named = table.reset_index() if table.index.name else table
+    found: list[dict[str, Any]] = (
+        named.astype(object).where(named.notna(), None).to_dict("records")
+    )
+    return found
+
+
 def write_calls_in_parts(
     path: str | Path,
     parts: Callable[[], Iterable[pd.DataFrame]],

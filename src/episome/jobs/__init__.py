@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from episome.jobs._annotate import AnnotateRequest, AnnotateResult, annotate, describe_input
+    from episome.jobs._annotate import (
+        AnnotateRequest,
+        AnnotateResult,
+        annotate,
+        describe_input,
+        file_digest,
+    )
     from episome.jobs._annotate_plan import AnnotatePlan, annotate_plan
     from episome.jobs._asked import QueryRequest
     from episome.jobs._audit import AuditRequest, AuditResult, audit
@@ -46,7 +52,6 @@ if TYPE_CHECKING:
         data_census,
         data_convert,
         data_hash,
-        file_digest,
         output_digest,
     )
     from episome.jobs._demo import DemoResult, DemoScore, demo, demo_cells
@@ -59,7 +64,6 @@ if TYPE_CHECKING:
     from episome.jobs._model_card import (
         CardStatements,
         card_statements,
-        dataset_digest,
         missing_of_card,
         require_complete_card,
         write_model_card,
@@ -107,7 +111,7 @@ _HOME = {
     "data_census": "_data",
     "data_convert": "_data",
     "data_hash": "_data",
-    "file_digest": "_data",
+    "file_digest": "_annotate",
     "output_digest": "_data",
     "CardStatements": "_model_card",
     "Checked": "_check_plugin",
@@ -144,7 +148,6 @@ _HOME = {
     "PulledModel": "_hub",
     "PushedModel": "_hub",
     "card_statements": "_model_card",
-    "dataset_digest": "_model_card",
     "missing_of_card": "_model_card",
     "model_details": "_models",
     "models_list": "_models",

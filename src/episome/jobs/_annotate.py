@@ -361,11 +361,11 @@ def _calls(
     return pd.concat(parts) if parts else predictor.no_calls(limits=limits)
 
 
-def file_sha256(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """SHA-256 of a file, in blocks; of a folder, of the names and digests of its files."""
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file())
-        lines = [f"{p.relative_to(path).as_posix()} {file_sha256(p)}\n" for p in files]
+        lines = [f"{p.relative_to(path).as_posix()} {file_digest(p)}\n" for p in files]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -375,7 +375,7 @@ def describe_input(path: Path, adata: AnnData | None = None) -> dict[str, object
     """Path, digest and size of an input, for the JSON answer."""
     facts: dict[str, object] = {"path": str(path)}
     if path.exists():  # else an address
-        facts["sha256"] = file_sha256(path)
+        facts["sha256"] = file_digest(path)
     if adata is not None:
         facts |= {"n_obs": int(adata.n_obs), "n_vars": int(adata.n_vars)}
     return facts

@@ -16,7 +16,7 @@ from episome.data import AnnDataSource, cells_digest, check_inputs, read_cells
 from episome.errors import InputDataError, UsageError
 from episome.io import CELL_KINDS, check_output, ending, read_manifest, write_file
 from episome.io._atomic import adopt_folder, sync
-from episome.jobs._annotate import file_sha256
+from episome.jobs._annotate import file_digest
 from episome.jobs._asked import weights_digest
 from episome.jobs._inputs import is_streamed, shown_name, streamed_cells
 
@@ -124,12 +124,7 @@ def data_hash(
         finally:
             if adata.isbacked:
                 adata.file.close()
-    return DataDigest(content, file_sha256(path) if path.exists() else "", *facts)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and digests of the files of a folder."""
-    return file_sha256(path)
+    return DataDigest(content, file_digest(path) if path.exists() else "", *facts)
 
 
 def output_digest(path: Path) -> tuple[str, str]:
@@ -147,7 +142,7 @@ def output_digest(path: Path) -> tuple[str, str]:
     """
     if path.is_dir() and (path / "manifest.sha256").is_file():
         return "model", weights_digest(read_manifest(path))
-    return "folder" if path.is_dir() else "file", file_sha256(path)
+    return "folder" if path.is_dir() else "file", file_digest(path)
 
 
 def data_convert(request: ConvertRequest) -> DataDigest:

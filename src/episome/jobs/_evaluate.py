@@ -23,7 +23,7 @@ from episome.data import (
 )
 from episome.errors import Problem, UsageError, warn
 from episome.inference import Predictor
-from episome.io import EVALUATION_KINDS, check_output, read_manifest, write_file
+from episome.io import EVALUATION_KINDS, check_output, read_manifest, records, write_file
 from episome.jobs._annotate import describe_input
 from episome.jobs._asked import (
     QueryRequest,
@@ -150,12 +150,12 @@ class EvaluateResult:
             "intervals": {
                 k: _finite({"low": a, "high": b}) for k, (a, b) in self.intervals.items()
             },
-            "classes": _records(self.classes.reset_index()),
+            "classes": records(self.classes),
             "calibration": _finite(self.calibration),
             "coverage": self.coverage,
             "novelty": _finite(self.novelty),
-            "donors": None if self.donors is None else _records(self.donors),
-            "confused": _records(self.confused),
+            "donors": None if self.donors is None else records(self.donors),
+            "confused": records(self.confused),
             "shared_donors": self.shared_donors,
             "data": dict(self.data),
             "n_obs": self.n_obs,
@@ -520,10 +520,6 @@ def _write(result: EvaluateResult, output: Path, *, overwrite: bool) -> None:
     else:
         text = result.classes.to_csv(sep="," if output.suffix == ".csv" else "\t")
     write_file(output, text.encode(), overwrite=overwrite)
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [_finite(row) for row in table.to_dict("records")]
 
 
 def _finite(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -87,7 +87,8 @@ def models_pull(
     """Fetch a model from the hub, verify it, and put it into the cache or a folder.
 
     Only files that the manifest names are fetched, from the one commit that the revision stands
-    for; every byte is compared with its checksum before the folder has its name.
+    for; every byte is compared with its checksum before the folder has its name. Where
+    ``settings.offline`` is set, what is in the cache is answered.
 
     Parameters
     ----------
@@ -99,8 +100,6 @@ def models_pull(
         Folder; default the cache, where the model is found by its name.
     overwrite
         Replace another commit of it, or a folder that is there.
-
-    Where ``settings.offline`` is set, what is in the cache is answered.
 
     Raises
     ------

@@ -15,7 +15,6 @@ import yaml
 from episome.data import shown_organism
 from episome.errors import InputFileError, ModelFileError, PluginError, Problem, UsageError
 from episome.io import EVALUATION, card_file, find_model, read_manifest, write_file
-from episome.jobs._annotate import file_sha256
 from episome.jobs._asked import weights_digest
 from episome.jobs._models import whole_folder
 
@@ -190,11 +189,6 @@ def require_complete_card(model: str | Path) -> None:
             fix=f"episome models card {model} with {'; '.join(REQUIRED[m] for m in missing)}",
         )
     raise ModelFileError(problem)
-
-
-def dataset_digest(path: Path) -> str:
-    """SHA-256 of the data that scores are of."""
-    return file_sha256(path)
 
 
 # --- the parts of a card --------------------------------------------------------------------

@@ -16,7 +16,7 @@ from episome import plugins, resources, settings
 from episome.benchmark import ray_cluster, require_ray
 from episome.data import check_inputs, name_cells, read_cells
 from episome.errors import UsageError
-from episome.io import check_model_output
+from episome.io import check_model_output, records
 from episome.jobs._arguments import known_arguments, require_preset
 from episome.jobs._auto import MAX_CELLS, SAME, arena_of
 from episome.jobs._inputs import named_columns, require_columns_of_file, shown_name
@@ -172,7 +172,7 @@ def _tune(request: TuneRequest, progress: Callable[[int, int], None] | None) -> 
     table, best, reason = _verdict(found, candidates, arena.truth, arena.donors)
     logger.info("%s: %s", candidates[best], reason)
     facts = {"chosen": candidates[best], "reason": reason, "held_out": arena.by}
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    rows = records(table)
     model_args, train_args = _arguments(candidates[best], request)
     cls.setup_anndata(adata, **setup)
     model = cls(adata, **model_args)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from episome.pl._colours import COLOURS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -13,8 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-#: Colours that are told apart with any colour vision (Okabe and Ito), then line styles.
-_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000")
+#: Lines of one colour, one after the other.
 _STYLES = ("-", "--", ":", "-.")
 
 
@@ -52,8 +53,8 @@ def scaling_curves(
     if ax is None:
         ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")[1]
     for i, (name, part) in enumerate(table.groupby("name", sort=True)):
-        colour = _COLOURS[i % len(_COLOURS)]
-        style = _STYLES[(i // len(_COLOURS)) % len(_STYLES)]
+        colour = COLOURS[i % len(COLOURS)]
+        style = _STYLES[(i // len(COLOURS)) % len(_STYLES)]
         means = part.groupby("n_cells")["value"].mean()
         ax.plot(part["n_cells"], part["value"], ".", color=colour, alpha=0.5)
         ax.plot(means.index, means, style, color=colour, marker="o", label=str(name))

@@ -125,7 +125,9 @@ def _id(folder: Path) -> str:
 def _facts(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return what a user must know to choose a model."""
     fit = manifest.get("fit", {})
-    place = folder if (folder / "labels.tsv").is_file() else folder / "members" / "0"
+    one = (folder / "labels.tsv").is_file()
+    place = folder if one else folder / "members" / "0"
+    organisms = (manifest if one else read_manifest(place)).get("organisms")
     confidence = manifest.get("confidence") or {}
     return {
         "method": manifest.get("model", {}).get("spec", "ensemble"),
@@ -135,7 +137,7 @@ def _facts(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
         "macro_f1": fit.get("validation_f1_macro"),
         "calibrated": bool(confidence.get("calibrated")),
         "calibration": _calibration(confidence),
-        "organisms": list((manifest.get("input") or {}).get("organisms") or ()),
+        "organisms": list(organisms or ()),
         "input_kind": (manifest.get("input") or {}).get("input_kind"),
     }
 

@@ -17,6 +17,7 @@ import pandas as pd
 from episome.data import read_cells
 from episome.metrics import expected_calibration_error
 from episome.ontology import cell_ontology
+from episome.pl import COLOURS
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -32,11 +33,7 @@ VALUES, COLUMNS, TOP = 60, 12, 12
 BASES = ("X_umap", "X_tsne", "X_draw_graph_fa", "X_pca")
 #: Largest information content of the terms of a level, the finest first.
 LEVELS = (60.0, 40.0, 20.0, 8.0)
-#: Told apart by most readers, also in grey; after Okabe and Ito, then Tol.
-COLOURS = (
-    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#332288",
-    "#117733", "#882255", "#44aa99", "#999933", "#aa4499", "#661100", "#6699cc", "#888888",
-)  # fmt: skip
+#: Of cells without a call.
 GREY = "#bbbbbb"
 
 

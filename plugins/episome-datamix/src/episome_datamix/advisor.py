@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from episome import settings
-from episome.data import variable_genes
 from episome.errors import InputDataError, UsageError, did_you_mean
-from episome_datamix.analysis import results
-from episome_datamix.mixing import MixedCells, gene_space, smallest
+from episome_datamix.analysis import results, spearman
+from episome_datamix.mixing import smallest
 from episome_datamix.mixture import MixtureRegression, designed, drawn
 from episome_datamix.plan import Mix, Plan
-from episome_datamix.pools import BLOCK, pool_of
+from episome_datamix.pools import pool_of
+from episome_datamix.profiles import Profiles
+from episome_datamix.ranking import difference, ranked
 from episome_datamix.runner import CHECK, PROXIES, main_metric, reasons_of, run
-from episome_datamix.scale import log_counts, mean_molecules
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,12 +35,8 @@ FEWEST = 50
 _SHARE = 0.25
 #: Mixes among which the best is looked for.
 _CANDIDATES = 2000
-#: Genes on which profiles are compared.
-_GENES = 1000
 _LEVEL = 0.9
 EQUAL = "equal shares"
-#: Mixes below which a correlation has no interval.
-_FEWEST_MIXES = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,8 +92,7 @@ class Advice:
     @property
     def rank_r(self) -> float:
         """Spearman's correlation of what small runs gave with what was said without them."""
-        found = stats.spearmanr(self.proxies["value"], self.proxies["said"])
-        return float(found.statistic)
+        return spearman(self.proxies["value"], self.proxies["said"])
 
     @property
     def text(self) -> str:
@@ -228,7 +222,7 @@ def advise(
     values = _scored(
         first, PROXIES, shares, small, proxy_cells, target, out, base, executor, progress
     )
-    profiles = _Profiles(first, target, base)
+    profiles = Profiles(first, target, base)
     regression = MixtureRegression(shares, values["value"].to_numpy())
     proxies = pd.DataFrame(shares, columns=names, index=values.index)
     proxies["value"], proxies["coverage"] = values["value"], values["coverage"]
@@ -306,7 +300,7 @@ def check_advice(
         progress,
         last=("advised", EQUAL),
     )
-    profiles = _Profiles(_on(plan, advice.target, "first"), advice.target, base)
+    profiles = Profiles(_on(plan, advice.target, "first"), advice.target, base)
     table = pd.DataFrame(rows, columns=names, index=values.index)
     table["value"], table["coverage"] = values["value"], values["coverage"]
     table["gain"] = advice.regression(rows) - advice.regression(equal[None])[0]
@@ -314,13 +308,13 @@ def check_advice(
     fixed = table.iloc[:n_mixes]
     tested = {"advisor": "gain", "similarity": "similarity", "coverage": "coverage"}
     ranks = pd.DataFrame(
-        {name: _ranked(fixed[column], fixed["value"]) for name, column in tested.items()}
+        {name: ranked(fixed[column], fixed["value"]) for name, column in tested.items()}
     ).T
     ranks["n_mixes"] = n_mixes
     return AdviceCheck(
         table,
         ranks,
-        _difference(fixed["gain"], fixed["similarity"], fixed["value"]),
+        difference(fixed["gain"], fixed["similarity"], fixed["value"]),
         (
             float(table["value"].iloc[-2] - table["value"].iloc[-1]),
             float(table["gain"].iloc[-2]),
@@ -485,84 +479,3 @@ def _too_few(plan: Plan, n_cells: int, base: Path) -> InputDataError:
         why=", ".join(f"{n} has {k:,}" for n, k in sizes.items()),
         fix="lower n_cells",
     )
-
-
-# --- what mixes are like beforehand -----------------------------------------------------------
-
-
-class _Profiles:
-    """Correlation of the mean profile of mixes with that of a target."""
-
-    def __init__(self, plan: Plan, target: str, base: Path) -> None:
-        genes = gene_space(plan, base)
-        pool = pool_of(plan, target, base, evaluation=True)
-        cells = MixedCells([(pool, pool.rows)], genes, column="of", where=target)
-        counts = cells.read(slice(None))
-        chosen = variable_genes(log_counts(counts), min(_GENES, cells.n_vars))
-        self._target = np.log1p(mean_molecules(counts)[chosen])
-        means = []
-        for name in plan.corpora:
-            of = pool_of(plan, name, base)
-            one = MixedCells([(of, of.rows)], genes, column="of", where=name)
-            sums = np.zeros(one.n_vars)
-            for at in range(0, one.n_obs, BLOCK):
-                block = one.read(slice(at, min(at + BLOCK, one.n_obs)))
-                sums += mean_molecules(block) * block.shape[0]
-            means.append(sums[chosen] / one.n_obs)
-        self._means = np.stack(means)
-        self._names = list(plan.corpora)
-
-    def __call__(
-        self, shares: NDArray[np.floating], have: Mapping[str, int], n_cells: int
-    ) -> NDArray[np.floating]:
-        """Return Pearson's correlation of log1p profiles, (n_mixes,)."""
-        weights = np.array([have[n] for n in self._names]) + n_cells * np.atleast_2d(shares)
-        profiles = np.log1p(weights / weights.sum(axis=1, keepdims=True) @ self._means)
-        return np.array([np.corrcoef(p, self._target)[0, 1] for p in profiles])
-
-
-# --- how well a ranking ranks -----------------------------------------------------------------
-
-
-def _ranked(said: pd.Series, value: pd.Series) -> dict[str, float]:
-    low, high = _interval(_drawn_anew(said, value), len(value))
-    chosen = float(value.iloc[int(np.argmax(said.to_numpy()))])
-    return {
-        "spearman": _spearman(said.to_numpy(), value.to_numpy()),
-        "low": float(low),
-        "high": float(high),
-        "regret": float(value.max() - chosen),
-    }
-
-
-def _difference(
-    first: pd.Series, second: pd.Series, value: pd.Series
-) -> tuple[float, float, float]:
-    """Spearman's of the first less that of the second, with 95 %."""
-    # The same draws for both: their difference is of the same mixes.
-    draws = _drawn_anew(first, value) - _drawn_anew(second, value)
-    low, high = _interval(draws, len(value))
-    at = _spearman(first.to_numpy(), value.to_numpy())
-    return float(at - _spearman(second.to_numpy(), value.to_numpy())), float(low), float(high)
-
-
-def _interval(draws: NDArray[np.floating], n_mixes: int) -> tuple[float, float]:
-    """Return the ends of 95 %; a few mixes drawn anew are the same few, and give none."""
-    if n_mixes < _FEWEST_MIXES:
-        return float("nan"), float("nan")
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _drawn_anew(said: pd.Series, value: pd.Series, n_draws: int = 2000) -> NDArray[np.floating]:
-    rng = np.random.default_rng(settings.stream_seed("bootstrap", 0))
-    rows = rng.integers(0, len(value), (n_draws, len(value)))
-    x, y = said.to_numpy(), value.to_numpy()
-    return np.array([_spearman(x[r], y[r]) for r in rows])
-
-
-def _spearman(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
-    """Spearman's correlation; 0 where one of both is the same everywhere and ranks nothing."""
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return 0.0
-    return float(stats.spearmanr(x, y).statistic)

@@ -312,13 +312,13 @@ def coverage_table(table: pd.DataFrame, *, metric: str = "r2") -> pd.DataFrame:
             pair = of[[name, metric]].dropna()
             if len(pair) < 3:
                 continue
-            inner = [_spearman(g[name], g[metric]) for _, g in pair.groupby(level="evaluation")]
+            inner = [spearman(g[name], g[metric]) for _, g in pair.groupby(level="evaluation")]
             known = [v for v in inner if np.isfinite(v)]
             rows.append(
                 {
                     "model": model,
                     "coverage": name,
-                    "spearman": _spearman(pair[name], pair[metric]),
+                    "spearman": spearman(pair[name], pair[metric]),
                     "within": float(np.mean(known)) if known else np.nan,
                     "n_points": len(pair),
                 }
@@ -326,7 +326,14 @@ def coverage_table(table: pd.DataFrame, *, metric: str = "r2") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["model", "coverage", "spearman", "within", "n_points"])
 
 
-def _spearman(x: pd.Series, y: pd.Series) -> float:
+def spearman(x: pd.Series, y: pd.Series) -> float:
+    """Return Spearman's correlation; NaN of fewer than three, or of what is the same everywhere.
+
+    Parameters
+    ----------
+    x, y
+        Of the same length.
+    """
     if len(x) < 3 or x.nunique() < 2 or y.nunique() < 2:
         return float("nan")
     return float(stats.spearmanr(x, y).statistic)

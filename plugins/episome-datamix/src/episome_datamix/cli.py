@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from episome.cli import Outcome, command_options, examples, progress, run_command, state_of
+from episome.cli import (
+    Outcome,
+    command_options,
+    examples,
+    progress,
+    run_command,
+    runs_text,
+    state_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
-
-    import pandas as pd
 
     from episome.benchmark import Executor, Run, RunResult
     from episome_datamix.plan import Plan
@@ -35,8 +41,6 @@ _METRIC = click.option(
 #: Runs that are listed, and mixes that are shown of an advice.
 _SHOWN = 40
 _BEST = 5
-#: Reasons of failures that are printed; all are in the report.
-_REASONS = 5
 
 
 @click.group(
@@ -110,12 +114,7 @@ def _run(ctx: click.Context, options: dict[str, Any]) -> Outcome:
             progress=said,
             command=_again("mix run", options),
         )
-    ended = ", ".join(f"{n:,} {status}" for status, n in sorted(found.counts.items()))
-    lines = [f"  {sum(found.counts.values()):,} runs: {ended}"]
-    lines += [f"  {name} took no part: {why}" for name, why in found.missing.items()]
-    lines += [f"  {why}" for why in found.reasons[:_REASONS]]
-    if (more := len(found.reasons) - _REASONS) > 0:
-        lines.append(f"  and {more:,} more reasons: see the report")
+    lines = runs_text(found.counts, found.missing, found.reasons)
     written: list[Path] = []
     if found.counts:
         page = mix_report(found.store, plan.name, main_metric(plan), plan.baseline)
@@ -153,6 +152,7 @@ def corpora(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _corpora(options: dict[str, Any]) -> Outcome:
+    from episome.io import records
     from episome_datamix.corpora import corpus_statistics
     from episome_datamix.mixing import gene_space
 
@@ -160,7 +160,7 @@ def _corpora(options: dict[str, Any]) -> Outcome:
     table = corpus_statistics(plan, base).reset_index()
     n_genes = len(gene_space(plan, base))
     text = f"{table.round(2).to_string(index=False, na_rep='')}\n{n_genes:,} genes in the plan"
-    return Outcome(text=text, data={"rows": _records(table), "n_genes": n_genes})
+    return Outcome(text=text, data={"rows": records(table), "n_genes": n_genes})
 
 
 # --- what results say -------------------------------------------------------------------------
@@ -238,6 +238,7 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
 
 def _compare(options: dict[str, Any]) -> Outcome:
     from episome.benchmark import ResultStore
+    from episome.io import records
     from episome_datamix.analysis import compare_mixes, metric_of, plan_in, results
 
     store = ResultStore(options["results"])
@@ -251,7 +252,7 @@ def _compare(options: dict[str, Any]) -> Outcome:
         over=options["over"],
     )
     text = found.round(4).to_string(index=False, na_rep="")
-    return Outcome(text=text, data={"rows": _records(found)})
+    return Outcome(text=text, data={"rows": records(found)})
 
 
 @command.command(
@@ -275,6 +276,7 @@ def compare_plans_(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _compare_plans(options: dict[str, Any]) -> Outcome:
+    from episome.io import records
     from episome_datamix.analysis import results
     from episome_datamix.comparison import compare_plans
 
@@ -301,7 +303,7 @@ def _compare_plans(options: dict[str, Any]) -> Outcome:
     return Outcome(
         text=text,
         metrics={n: getattr(found, n) for n in numbers},
-        data={"points": _records(found.points), "survives": _records(found.survives)},
+        data={"points": records(found.points), "survives": records(found.survives)},
     )
 
 
@@ -339,6 +341,7 @@ def advise_(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _advise(ctx: click.Context, options: dict[str, Any]) -> Outcome:
+    from episome.io import records
     from episome_datamix.advisor import advise, check_advice
     from episome_datamix.sections import write_advice
 
@@ -367,14 +370,14 @@ def _advise(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     data: dict[str, Any] = {
         "best": found.best,
         "sure": found.sure,
-        "candidates": _records(found.candidates.head(_SHOWN)),
-        "proxies": _records(found.proxies.reset_index()),
+        "candidates": records(found.candidates.head(_SHOWN)),
+        "proxies": records(found.proxies.reset_index()),
     }
     if check is not None:
         lines.append(check.text)
         data["check"] = {
-            "ranks": _records(check.ranks.rename_axis("ranking").reset_index()),
-            "mixes": _records(check.mixes.reset_index()),
+            "ranks": records(check.ranks.rename_axis("ranking").reset_index()),
+            "mixes": records(check.mixes.reset_index()),
             "difference": list(check.difference),
             "gain": list(check.gain),
         }
@@ -398,23 +401,15 @@ def _executor(options: dict[str, Any]) -> Executor:
     return RayExecutor() if options["ray"] else LocalExecutor(options["jobs"])
 
 
-def _shown(
-    ctx: click.Context, label: str
-) -> AbstractContextManager[Callable[[int, int, Run, RunResult], None]]:
+@contextlib.contextmanager
+def _shown(ctx: click.Context, label: str) -> Iterator[Callable[[int, int, Run, RunResult], None]]:
     """Show how far the runs are."""
-    import contextlib
-
     state = state_of(ctx)
-
-    @contextlib.contextmanager
-    def bar() -> Iterator[Callable[[int, int, Run, RunResult], None]]:
-        visible = state.progress and state.verbosity >= 0
-        with progress(None, label, unit="runs", enabled=visible) as shown:
-            yield lambda done, total, run, result: shown.update(
-                done, f"of {total:,}: {run.text}: {result.status}"
-            )
-
-    return bar()
+    visible = state.progress and state.verbosity >= 0
+    with progress(None, label, unit="runs", enabled=visible) as bar:
+        yield lambda done, total, run, result: bar.update(
+            done, f"of {total:,}: {run.text}: {result.status}"
+        )
 
 
 def _again(verb: str, options: dict[str, Any]) -> str:
@@ -431,10 +426,3 @@ def _two(text: str, flag: str) -> tuple[str, str]:
     if len(words) != 2 or not all(words):
         raise UsageError("E-U30", f"{flag} {text!r}", fix=f"give two, such as {flag} a,b")
     return words[0], words[1]
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = (
-        table.astype(object).where(table.notna(), None).to_dict("records")
-    )
-    return found

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from episome_datamix.mixing import gene_space
-from episome_datamix.pools import BLOCK, NO_TYPE, Pool, pool_of
-from episome_datamix.scale import mean_molecules
+from episome_datamix.pools import NO_TYPE, Pool, pool_of
+from episome_datamix.scale import mean_of_source
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from episome_datamix.plan import Plan
 
 
@@ -77,33 +76,23 @@ def _of_obs(pool: Pool) -> dict[str, Any]:
         "left_out": lost,
         "n_donors": donors.nunique() if len(donors) else np.nan,
         "n_types": len(sizes) if len(sizes) else np.nan,
-        "type_entropy": entropy(sizes.to_numpy()) if len(sizes) else np.nan,
+        "type_entropy": float(stats.entropy(sizes, base=2)) if len(sizes) else np.nan,
     }
 
 
 def _of_counts(pool: Pool) -> dict[str, Any]:
     totals, detected = [], []
-    sums = np.zeros(pool.source.n_vars)
-    for start in range(0, len(pool.rows), BLOCK):
-        block = pool.source.read(pool.rows[start : start + BLOCK])
+
+    def read(start: int, stop: int) -> object:
+        block = pool.source.read(pool.rows[start:stop])
         totals.append(np.asarray(block.sum(axis=1)).ravel())
         detected.append(np.diff(block.indptr))
-        sums += mean_molecules(block) * block.shape[0]
+        return block
+
+    mean = mean_of_source(read, len(pool.rows))
     return {
         "median_counts": float(np.median(np.concatenate(totals))),
         "median_genes": float(np.median(np.concatenate(detected))),
         "n_genes": pool.source.n_vars,
-        "n_expressed": int((sums / len(pool.rows) > 1).sum()),
+        "n_expressed": int((mean > 1).sum()),
     }
-
-
-def entropy(sizes: NDArray[np.integer]) -> float:
-    """Return the entropy of shares, in bits.
-
-    Parameters
-    ----------
-    sizes
-        Number of cells of every type.
-    """
-    shares = sizes[sizes > 0] / sizes.sum()
-    return float(-(shares * np.log2(shares)).sum() + 0.0)

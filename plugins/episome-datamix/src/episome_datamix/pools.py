@@ -26,6 +26,7 @@ from episome.data import (
 )
 from episome.errors import InputDataError, UsageError
 from episome.ontology import cell_ontology
+from episome_datamix.scale import BLOCK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +39,6 @@ TERM = "cell_type_ontology_term_id"
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:")
 #: Type of a cell without one.
 NO_TYPE = "unknown"
-BLOCK = 8192
 #: Mitochondrial genes of human and mouse that code for proteins, by Ensembl identifier.
 _MITO = frozenset(
     [

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.decomposition import TruncatedSVD
 
-from episome_datamix.scale import log_counts
+from episome_datamix.scale import BLOCK, log_counts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 #: Dimensions and cells of the space in which a sketch is drawn, and its boxes at most.
 _DIMENSIONS, _FITTED, _BOXES = 20, 20_000, 4096
-_BLOCK = 8192
 
 
 def order_of(
@@ -74,8 +73,8 @@ def _boxes(
     svd = TruncatedSVD(max(dimensions, 1), random_state=int(rng.integers(2**31)))
     svd.fit(log_counts(source.read(rows[few])))
     parts = [
-        svd.transform(log_counts(source.read(rows[i : i + _BLOCK])))
-        for i in range(0, len(rows), _BLOCK)
+        svd.transform(log_counts(source.read(rows[i : i + BLOCK])))
+        for i in range(0, len(rows), BLOCK)
     ]
     space = np.concatenate(parts)
     low, width = space.min(axis=0), float(np.ptp(space, axis=0).max()) or 1.0
