@@ -137,3 +137,22 @@ def test_a_model_tells_its_species_where_its_manifest_has_them(tmp_path):
 
     assert facts["organisms"] == ["NCBITaxon:9606"]
     assert (facts["classes"], facts["n_genes"]) == (["B cell"], 1)
+
+
+def test_the_map_of_log_values_is_that_of_their_counts():
+    import anndata
+    import numpy as np
+    from scipy import sparse
+
+    from episome.data import simulate_cells
+    from episome.web._view import _principal
+
+    cells = simulate_cells(120, 60, n_types=3, seed=0)
+    counts = sparse.csr_matrix(cells.X, dtype=np.float32)
+    scale = sparse.diags(1e4 / np.asarray(counts.sum(axis=1)).ravel())
+    logged = anndata.AnnData(scale.dot(counts).tocsr().log1p().astype(np.float32))
+
+    of_counts = _principal(cells, np.arange(120))
+    of_logs = _principal(logged, np.arange(120))
+
+    np.testing.assert_allclose(np.abs(of_counts), np.abs(of_logs), rtol=1e-3, atol=1e-3)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from episome.io._atomic import ensure_free, write_file, write_folder
+    from episome.io._atomic import ensure_free, folder_beside, write_file, write_folder
     from episome.io._blocks import (
         EMBEDDING_KINDS,
         EXPRESSION_KINDS,
@@ -77,6 +77,7 @@ _HOME = {
     "encode": "_json",
     "ending": "_results",
     "ensure_free": "_atomic",
+    "folder_beside": "_atomic",
     "folder_files": "_folder",
     "find_model": "_cache",
     "frames_of": "_blocks",

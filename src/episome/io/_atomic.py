@@ -9,6 +9,7 @@ import glob
 import os
 import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -114,6 +115,31 @@ def adopt_folder(folder: Path, path: Path, *, overwrite: bool = False) -> Path:
         _swap(folder, path)
         sync(path.parent)
     return path
+
+
+@contextlib.contextmanager
+def folder_beside(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a name beside a place to write a folder under; it takes the place when it is complete.
+
+    Parameters
+    ----------
+    path
+        Where it is to be.
+    overwrite
+        Replace what is there, as :func:`write_folder` does.
+
+    Raises
+    ------
+    InputFileError, ResourceError
+        As :func:`write_file`; after any error nothing is left, and what was there stays.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.tmp-") as place:
+        folder = Path(place) / path.name
+        yield folder
+        for file in folder.rglob("*"):
+            if file.is_file():
+                sync(file)
+        adopt_folder(folder, path, overwrite=overwrite)
 
 
 def ensure_free(path: Path, *, overwrite: bool) -> None:

@@ -14,8 +14,14 @@ from scipy import sparse
 
 from episome.data import AnnDataSource, cells_digest, check_inputs, read_cells
 from episome.errors import InputDataError, UsageError
-from episome.io import CELL_KINDS, check_output, ending, read_manifest, write_file
-from episome.io._atomic import adopt_folder, sync
+from episome.io import (
+    CELL_KINDS,
+    check_output,
+    ending,
+    folder_beside,
+    read_manifest,
+    write_file,
+)
 from episome.jobs._annotate import file_digest
 from episome.jobs._asked import weights_digest
 from episome.jobs._inputs import is_streamed, shown_name, streamed_cells
@@ -198,7 +204,8 @@ def _written(
     if ending(output, CELL_KINDS) == ".h5ad":
         write_file(output, write, overwrite=overwrite)
     else:
-        _write_folder(output, write, overwrite=overwrite)
+        with folder_beside(output, overwrite=overwrite) as folder:
+            write(folder)
     return found[0]
 
 
@@ -258,19 +265,6 @@ def _in_memory(source: CellSource, progress: Progress | None) -> AnnData:
         obs=pd.DataFrame(columns, index=source.obs_names.astype(str)),
         var=source.var.set_axis(source.var.index.astype(str)),
     )
-
-
-def _write_folder(output: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:
-    """Write a zarr folder beside its place, and put it there when it is complete."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.stem}.tmp-") as place:
-        made = Path(place) / output.name
-        write(made)
-        for file in made.rglob("*"):
-            if file.is_file():
-                sync(file)
-        adopt_folder(made, output, overwrite=overwrite)
 
 
 def _in_form(adata: AnnData, form: Form) -> AnnData:

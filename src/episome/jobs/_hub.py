@@ -7,14 +7,13 @@ import os
 import re
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 from episome import settings
@@ -31,14 +30,14 @@ from episome.io import (
     cached_model,
     check_model_output,
     find_model,
+    folder_beside,
     folder_files,
     read_manifest,
     require_space,
     write_file,
 )
-from episome.io._atomic import adopt_folder, sync
 from episome.jobs._model_card import require_complete_card
-from episome.jobs._models import folder_size, record_file, whole_folder
+from episome.jobs._models import folder_size, record_file, record_of, whole_folder
 from episome.log import get_logger
 
 if TYPE_CHECKING:
@@ -120,21 +119,16 @@ def models_pull(
     api = _api()
     with _remote(name):
         commit = str(api.model_info(name, revision=revision, timeout=TIMEOUT).sha)
-    known = _record(place) if output is None else {}
+    known = record_of(place) if output is None else {}
     if known.get("commit") == commit and known.get("repo") == name and place.is_dir():
         whole_folder(place)
         return PulledModel(name, place, commit, folder_size(place), known=True)
     check_model_output(place, overwrite=overwrite)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.pull-") as text:
-        folder = Path(text) / "model"
+    with folder_beside(place, overwrite=overwrite) as folder:
         with _remote(name):
             _fetch(api, name, commit, folder, PurePosixPath())
         shutil.rmtree(folder / ".cache", ignore_errors=True)
         whole_folder(folder)
-        for file in folder.rglob("*"):
-            if file.is_file():
-                sync(file)
-        adopt_folder(folder, place, overwrite=overwrite)
     if output is None:
         _remember(place, name, revision, commit, str(api.endpoint))
     return PulledModel(name, place, commit, folder_size(place))
@@ -230,7 +224,7 @@ def _require_name(name: str) -> None:
 
 
 def _offline(name: str, place: Path) -> PulledModel:
-    known = _record(place)
+    known = record_of(place)
     if not (place / SEALED[0]).is_file():
         settings.require_online(
             f"{name}, which is not in the cache,",
@@ -307,14 +301,6 @@ def _connection_errors() -> tuple[type[Exception], ...]:
             if isinstance(kind, type) and issubclass(kind, Exception):
                 found.append(kind)
     return tuple(found)
-
-
-def _record(place: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(record_file(place).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none, or not one of ours
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _remember(place: Path, name: str, revision: str, commit: str, endpoint: str) -> None:

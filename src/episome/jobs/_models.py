@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from episome import settings
 from episome.errors import EpisomeError, ModelFileError, UsageError
 from episome.io import (
     ModelFolder,
@@ -160,9 +161,9 @@ def models_verify(model: str | Path) -> list[dict[str, object]]:
     path = find_model(model)
     whole_folder(path)
     manifest = read_manifest(path)
-    pulled = _record_of(path)
+    pulled = record_of(path)
     seal = (path / "manifest.sha256").read_text().split()[0]
-    if pulled is not None and pulled.get("manifest_sha256") != seal:
+    if pulled and pulled.get("manifest_sha256") != seal:
         raise ModelFileError(
             "E-M03",
             "the model is not the one that was pulled",
@@ -220,14 +221,15 @@ def folder_size(path: Path) -> int:
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file() and not p.is_symlink())
 
 
-def _record_of(folder: Path) -> dict[str, Any] | None:
-    if folder not in cached_models().values():
-        return None
+def record_of(folder: Path) -> dict[str, Any]:
+    """Return what was written of a model when it was pulled; empty where nothing was."""
+    if folder.parent != settings.cache_folder("models"):
+        return {}
     try:
         found = json.loads(record_file(folder).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # none, or not one of ours
-        return None
-    return found if isinstance(found, dict) else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _facts(name: str, path: Path) -> ModelFacts:
@@ -246,5 +248,5 @@ def _facts(name: str, path: Path) -> ModelFacts:
         max(len(members), 1),
         str((manifest.get("provenance") or {}).get("created", "")),
         folder_size(path),
-        _record_of(path),
+        record_of(path) or None,
     )

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from episome.data import read_cells
+from episome.confidence import reliability
+from episome.data import read_cells, variable_genes
 from episome.metrics import expected_calibration_error
 from episome.ontology import cell_ontology
 from episome.pl import COLOURS
@@ -181,15 +182,10 @@ def _reliability(
     if np.isin(truth[use], list(shared)).mean() < 0.5:
         return None
     right, sure = truth[use] == called[use], confidence[use].clip(0, 1)
-    bins = np.minimum((sure * 10).astype(int), 9)
+    found = reliability(sure, right)
     rows = [
-        {
-            "confidence": float(sure[bins == b].mean()),
-            "accuracy": float(right[bins == b].mean()),
-            "n": int((bins == b).sum()),
-        }
-        for b in range(10)
-        if (bins == b).any()
+        {"confidence": c, "accuracy": a, "n": n}
+        for c, a, n in zip(found["confidence"], found["accuracy"], found["n_cells"], strict=True)
     ]
     error = expected_calibration_error(sure, right)
     n_right, n = int(right.sum()), len(right)
@@ -262,15 +258,13 @@ def _principal(cells: AnnData, rows: NDArray[np.int64]) -> NDArray[np.float64] |
     if block is None or min(block.shape) < 3:
         return None
     matrix = sparse.csr_matrix(block, dtype=np.float32)
-    if matrix.nnz and matrix.data.min() >= 0:
+    matrix.data = np.nan_to_num(matrix.data)
+    # Values that are no counts are on a scale of their own already.
+    if np.array_equal(matrix.data, np.abs(np.rint(matrix.data))):
         sums = np.asarray(matrix.sum(axis=1)).ravel()
         scale = np.divide(1e4, sums, out=np.zeros_like(sums), where=sums > 0)
-        matrix = sparse.diags(scale).dot(matrix).tocsr()
-        matrix.data = np.log1p(matrix.data)
-    mean = np.asarray(matrix.mean(axis=0)).ravel()
-    variance = np.asarray(matrix.multiply(matrix).mean(axis=0)).ravel() - mean**2
-    best = np.sort(np.argsort(-variance, kind="stable")[:GENES])
-    dense = np.nan_to_num(matrix[:, best].toarray())
+        matrix = sparse.diags(scale).dot(matrix).tocsr().log1p()
+    dense = matrix[:, variable_genes(matrix, GENES)].toarray()
     return PCA(2, random_state=0).fit_transform(dense).astype(float)
 
 
