@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -152,6 +154,29 @@ def test_a_mix_is_read_like_its_files_in_any_order(pools):
     with pytest.raises(UsageError, match=r"'size' is missing.*E-U04"):
         cells.obs_column("size")
     assert list(features.ids) == sorted(features.ids)
+
+
+def test_of_genes_that_a_target_lacks_a_plan_warns_once_or_leaves_them_out(pools, tmp_path):
+    import shutil
+
+    for name in ("near", "far"):
+        shutil.copy(pools / f"{name}.h5ad", tmp_path)
+    half = anndata.read_h5ad(pools / "target.h5ad")
+    half[:, : half.n_vars // 2].copy().write_h5ad(tmp_path / "target.h5ad")
+    corpora = {n: {"source": f"{n}.h5ad", **KEYS} for n in ("near", "far")}
+    asked = plan(corpora=corpora, mixes=["near", "far"], n_cells=40)
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        runs = runs_of(asked, tmp_path)
+
+    assert [str(w.message).count("E-G04") for w in said] == [1]
+    assert len(runs) == 4
+    measured = plan(corpora=corpora, mixes=["near", "far"], n_cells=40, gene_space="measured")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        runs_of(measured, tmp_path)
+    assert list(gene_space(measured, tmp_path).ids) == sorted(half.var_names[: half.n_vars // 2])
 
 
 def test_held_out_types_are_gone_with_all_their_kinds(tmp_path):

@@ -11,7 +11,7 @@ import pandas as pd
 from episome.data import AnnDataSource, check_values, inspect_values
 from episome.errors import InputDataError, Problem, UsageError, did_you_mean, warn
 from episome.ontology import cell_ontology
-from episome_datamix.mixing import gene_space
+from episome_datamix.mixing import aligned, gene_space
 from episome_datamix.pools import NO_TYPE, Pool, held_out, pool_of
 
 if TYPE_CHECKING:
@@ -52,7 +52,10 @@ def require_ready(plan: Plan, base: Path) -> None:
         pool.donors(pool.rows[:1])
         if plan.target == "reconstruction":
             _require_counts(pool)
-    gene_space(plan, base)
+    features = gene_space(plan, base)
+    for pool in targets:
+        # Warns of genes that the pool lacks.
+        aligned(features, pool)
     _require_known_types(plan, base, targets)
     _require_no_overlap(plan, base)
     _doubt_donors(pools, targets)

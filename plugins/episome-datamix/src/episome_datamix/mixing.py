@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,13 +16,15 @@ from scipy import sparse
 
 from episome import settings
 from episome.data import FeatureSpace, ManyCells, missing_column
-from episome.errors import InputDataError, InputFileError, Problem, UsageError
-from episome_datamix.plan import Mix, Plan
+from episome.errors import EpisomeWarning, InputDataError, InputFileError, Problem, UsageError
+from episome_datamix.plan import SPACES, Mix, Plan
 from episome_datamix.pools import TERM, Pool, pool_of
 from episome_datamix.sampling import order_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from episome.data import Alignment
 
 #: Columns that cells of mixes and of evaluation sets have.
 CORPUS, EVALUATION, TYPE, MIX_DONOR = "mix_corpus", "mix_evaluation", "mix_type", "mix_donor"
@@ -55,12 +58,10 @@ class MixedCells:
         where: str,
     ) -> None:
         self._parts = [(pool, np.asarray(rows, dtype=np.int64)) for pool, rows in parts]
-        self._alignments = [
-            features.align(
-                pool.source.var, min_gene_overlap=0.0, duplicates="sum", where=pool.source.where
-            )
-            for pool, _ in self._parts
-        ]
+        # Of genes that are missing a plan warns once, before its runs.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r".*\[E-G04\]", EpisomeWarning)
+            self._alignments = [aligned(features, pool) for pool, _ in self._parts]
         self._starts = np.cumsum([0, *(len(rows) for _, rows in self._parts)])
         self.var = pd.DataFrame(index=pd.Index(list(features.ids), dtype=object))
         self.where = where
@@ -125,6 +126,20 @@ class MixedCells:
 # --- genes ----------------------------------------------------------------------------------
 
 
+def aligned(features: FeatureSpace, pool: Pool) -> Alignment:
+    """Say which genes of a pool are which of the gene space; warns of many missing (E-G04).
+
+    Parameters
+    ----------
+    features
+        The gene space.
+    pool
+        Whose genes are looked up.
+    """
+    source = pool.source
+    return features.align(source.var, min_gene_overlap=0.0, duplicates="sum", where=source.where)
+
+
 def gene_space(plan: Plan, base: Path) -> FeatureSpace:
     """Return the genes that all models of a plan have, in an order that is the same everywhere.
 
@@ -138,7 +153,7 @@ def gene_space(plan: Plan, base: Path) -> FeatureSpace:
     Raises
     ------
     InputDataError
-        The corpora share no gene (E-B06).
+        The corpora, or they and the evaluation sets, share no gene (E-B06).
     """
     return _gene_space(json.dumps(plan.to_dict(), sort_keys=True), str(base))
 
@@ -147,28 +162,32 @@ def gene_space(plan: Plan, base: Path) -> FeatureSpace:
 def _gene_space(key: str, base: str) -> FeatureSpace:
     """Return the genes of a plan, once a process: every mix and evaluation set asks for them."""
     plan = Plan.from_dict(json.loads(key))
-    sources = tuple(pool_of(plan, name, Path(base)).source for name in plan.corpora)
-    if plan.gene_space not in ("intersection", "union"):
+    pools = [pool_of(plan, name, Path(base)) for name in plan.corpora]
+    if plan.gene_space == "measured":
+        pools += [pool_of(plan, name, Path(base), evaluation=True) for name in plan.evaluation]
+    sources = tuple(pool.source for pool in pools)
+    if plan.gene_space not in SPACES:
         path = Path(base) / plan.gene_space
         if not path.exists():
             raise InputFileError(
                 "E-B08",
                 f"there is no list of genes {plan.gene_space!r}",
                 where=plan.name,
-                fix='gene_space = "intersection", "union", or a file with a gene a line',
+                fix=f"gene_space is one of {', '.join(SPACES)}, or a file with a gene a line",
             )
         lines = path.read_text(encoding="utf-8").splitlines()
         names = [line.split()[0].strip(",") for line in lines if line.strip()]
         return FeatureSpace.from_var(pd.DataFrame(index=pd.Index(names)), where=str(path))
-    join: Any = "inner" if plan.gene_space == "intersection" else "outer"
+    join: Any = "outer" if plan.gene_space == "union" else "inner"
     if len(sources) == 1:
         var = sources[0].var
     else:
         var = ManyCells(list(sources), join=join, duplicates="sum", min_gene_overlap=0.0).var
     if not len(var):
+        and_sets = " and evaluation sets" if plan.gene_space == "measured" else ""
         raise InputDataError(
             "E-B06",
-            "the corpora share no gene",
+            f"the {len(sources)} corpora{and_sets} share no gene",
             where=plan.name,
             why="their names may be of different kinds",
             fix="bring the names of genes to one kind: episome corpus build does",

@@ -15,6 +15,7 @@ from episome.benchmark import ModelEntry, record_of
 from episome.errors import InputFileError, UsageError, did_you_mean
 
 SAMPLING = ("random", "balanced", "sketch")
+SPACES = ("intersection", "measured", "union")
 TARGETS = ("reconstruction", "annotation")
 OVERLAPS = ("donor", "barcode", "cell")
 HALVES = ("", "first", "second")
@@ -164,7 +165,9 @@ class Plan:
     qc
         Which cells are good enough.
     gene_space
-        ``"intersection"`` or ``"union"`` of the genes of all corpora; or a file with a list.
+        ``"intersection"`` or ``"union"`` of the genes of all corpora; ``"measured"``: those that
+        the evaluation sets have as well, where genes that a target lacks would be zeros that no
+        training cell has; or a file with a list.
     sampling
         ``"random"``; ``"balanced"``: cell types in turn; ``"sketch"``: evenly over the space of
         the cells, so that rare states are drawn as well.
