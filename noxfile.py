@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -71,6 +72,31 @@ def docs(session: nox.Session) -> None:
     session.env["PYTHONWARNINGS"] = "ignore:::sphinx_autodoc_typehints._parser"
     options = ["-b", "html", "-W", "--keep-going", "-q", *session.posargs]
     _python(session, "sphinx", *options, "docs", "docs/_build/html")
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build every distribution into dist, and install ``episome[all]`` from there.
+
+    With ``--resolve`` after ``--`` pip only says what it would install.
+    """
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.install("build", "hatchling>=1.21", "pip>=22.3", "twine>=6.1")
+    for place in (ROOT, *PLUGINS):
+        session.run(
+            "python", "-m", "build", "-q", "--no-isolation", "--outdir", str(dist), str(place)
+        )
+    files = sorted(str(p) for p in dist.iterdir())
+    session.run("python", "-m", "twine", "check", "--strict", *files)
+    pip = ["python", "-m", "pip", "install", "-q", f"--find-links={dist}", "--pre"]
+    if "--resolve" in session.posargs:
+        session.run(*pip, "--dry-run", "--report", str(dist / "resolved.json"), "episome[all]")
+        return
+    session.run(*pip, "episome[all]")
+    with session.chdir(session.create_tmp()):
+        session.run("episome", "plugins", env={"EPISOME_STRICT_PLUGINS": "1"})
+        session.run("episome", "demo")
 
 
 @nox.session
