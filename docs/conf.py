@@ -18,6 +18,7 @@ version = release = importlib.metadata.version("episome")
 
 extensions = [
     "myst_nb",
+    "commands",
     "rooms",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
