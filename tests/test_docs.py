@@ -60,6 +60,18 @@ def test_page_on_sctab_as_written_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "cli-ensemble" / "members" / "1" / "manifest.json").is_file()
 
 
+@pytest.mark.slow
+def test_page_on_other_tools_as_written_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    names = run_page("user_guide/coming_from.md", tmp_path)
+
+    assert len(pd.read_csv("calls.csv")) == len(names["calls"]) == 200
+    assert type(names["theirs"]).__name__ == "LinearSCVI"
+
+
 def test_page_on_choosing_as_written_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
