@@ -19,9 +19,9 @@ def with_examples() -> list[str]:
     found = []
     for source in SOURCES:
         for file in sorted(source.rglob("*.py")):
-            lines = re.findall(r">>> .*", file.read_text(encoding="utf-8"))
+            examples = doctest.DocTestParser().get_examples(file.read_text(encoding="utf-8"))
             # What is marked needs files of the reader.
-            if any("+SKIP" not in line for line in lines):
+            if not all(doctest.SKIP in example.options for example in examples):
                 parts = file.relative_to(source).with_suffix("").parts
                 found.append(".".join(p for p in parts if p != "__init__"))
     return found
