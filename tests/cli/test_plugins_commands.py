@@ -40,6 +40,8 @@ def episome_register_studies(): return _spec(StudySpec, "some-study")
 def episome_register_pretext_tasks(): return _spec(PretextSpec, "some-pretext")
 @hookimpl
 def episome_register_sources(): return _spec(SourceSpec, "some-source")
+@hookimpl
+def episome_register_converters(): return _spec(ConverterSpec, "some-converter")
 """
 
 

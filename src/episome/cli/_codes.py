@@ -809,6 +809,11 @@ CODES: dict[str, str] = {
         "A file of settings names an option or a command that there is not, or a value that the "
         "option cannot have. --print-config shows a file that can be read."
     ),
+    "E-U140": (
+        "Formats of other programs are read and written by plugins. `episome plugins list` shows "
+        "the converters of those that are installed."
+    ),
+    "E-U141": "A format of other programs needs the cells of a model, or has no place for them.",
     "E-U122": "Runs that ended well and wrote one file or folder can be repeated and compared.",
     "E-U107": "Files of gene sets name the same set with different genes.",
     "E-U103": "No cell fulfils the conditions that were given.",

@@ -20,6 +20,7 @@ DIFFERS = 9
 @click.command(
     "rerun",
     epilog=examples(
+        "episome rerun my-model",
         "episome annotate query.h5ad -m my-model -o calls.csv --run-folder runs/one",
         "episome rerun runs/one/manifest.json",
     ),
@@ -36,7 +37,8 @@ DIFFERS = 9
 def command(ctx: click.Context, manifest: Path, keep: Path | None) -> None:
     """Repeat the run that MANIFEST records, and compare the digests of what comes out.
 
-    MANIFEST is a file or folder of --run-folder. Inputs have to be where they were, and what they
+    MANIFEST is the output of a long command, which keeps OUTPUT.run.json beside it, or a file or
+    folder of --run-folder. Inputs have to be where they were, and what they
     were. Nothing that is there is replaced. Exit code 9 means that something came out different.
     """
     run_command(ctx, "rerun", lambda: _rerun(ctx, manifest, keep))

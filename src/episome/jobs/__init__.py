@@ -35,6 +35,12 @@ if TYPE_CHECKING:
         PluginCheckResult,
         check_plugin,
     )
+    from episome.jobs._convert_model import (
+        ConvertedModel,
+        ConvertModelRequest,
+        converter_of,
+        models_convert,
+    )
     from episome.jobs._corpus import (
         CorpusFacts,
         CorpusRequest,
@@ -82,7 +88,7 @@ if TYPE_CHECKING:
         PredictModalityResult,
         predict_modality,
     )
-    from episome.jobs._runs import Run
+    from episome.jobs._runs import Run, file_state
     from episome.jobs._train import (
         TrainPlan,
         TrainRequest,
@@ -114,6 +120,10 @@ _HOME = {
     "file_digest": "_annotate",
     "output_digest": "_data",
     "CardStatements": "_model_card",
+    "ConvertModelRequest": "_convert_model",
+    "ConvertedModel": "_convert_model",
+    "converter_of": "_convert_model",
+    "models_convert": "_convert_model",
     "Checked": "_check_plugin",
     "BenchmarkRequest": "_benchmark",
     "BenchmarkResult": "_benchmark",
@@ -166,6 +176,7 @@ _HOME = {
     "PredictModalityResult": "_predict_modality",
     "QueryRequest": "_asked",
     "Run": "_runs",
+    "file_state": "_runs",
     "TrainRequest": "_train",
     "TrainResult": "_train",
     "annotate": "_annotate",
