@@ -31,7 +31,7 @@ def answer(result):
 def test_a_format_that_no_plugin_knows_lists_those_that_are_known():
     words = ("models", "convert", "genes.txt", "-o", "out")
 
-    refused(2, "E-U140", *words, match="--from celltypist.*--from sims.*--to linear-scvi-export")
+    refused(2, "E-U140", *words, match="--from celltypist.*--to linear-scvi-export.*--from sims")
     refused(2, "E-U140", *words, "--from", "sims", "--to", "x", match="both")
     refused(2, "E-U140", *words, "--from", "simz", match="Did you mean.*sims")
     refused(2, "E-U140", *words, "--to", "sims", match="writes.*linear-scvi-export")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from episome.cli import app
+from episome.cli._app import app
 from episome.data import simulate_cells
 from episome.models import load
 from episome_datamix import LDVAE

@@ -317,7 +317,9 @@ def _converted(options: dict[str, Any]) -> Outcome:
         )
     direction = "import" if options["from_"] else "export"
     converter_of(options["from_"] or options["to"], direction)
-    arguments = {k: str(options[k]) for k in ("genes", "labels") if options[k] is not None}
+    arguments: dict[str, object] = {
+        k: str(options[k]) for k in ("genes", "labels") if options[k] is not None
+    }
     arguments |= model_arguments({"settings_": options["settings_"]})
     if options["trust"]:
         arguments["trust"] = True

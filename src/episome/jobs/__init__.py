@@ -64,6 +64,12 @@ if TYPE_CHECKING:
     from episome.jobs._embed import EmbedRequest, EmbedResult, embed
     from episome.jobs._evaluate import EvaluateRequest, EvaluateResult, evaluate
     from episome.jobs._explain import ExplainRequest, ExplainResult, explain
+    from episome.jobs._exports import (
+        ExportRequest,
+        ExportResult,
+        cell_annotation,
+        data_export,
+    )
     from episome.jobs._hub import PulledModel, PushedModel, models_pull, models_push
     from episome.jobs._impute import ImputeRequest, ImputeResult, impute
     from episome.jobs._labels_file import LabelJoin, join_labels
@@ -120,6 +126,10 @@ _HOME = {
     "file_digest": "_annotate",
     "output_digest": "_data",
     "CardStatements": "_model_card",
+    "ExportRequest": "_exports",
+    "ExportResult": "_exports",
+    "cell_annotation": "_exports",
+    "data_export": "_exports",
     "ConvertModelRequest": "_convert_model",
     "ConvertedModel": "_convert_model",
     "converter_of": "_convert_model",
