@@ -153,6 +153,52 @@ def test_the_result_shows_map_composition_and_how_to_repeat(browser, done):
     accessible(page)
 
 
+def test_a_gene_colours_the_map_and_a_cell_tells_its_genes(browser, done, real):
+    page = again(browser, done, done.result)
+    api = done.result.replace("/jobs/", "/api/jobs/")
+    gene = page.request.get(f"{api}/genes?search=GENE").json()[0]
+    assert len(page.request.get(f"{api}/genes/{gene}").json()["cells"]) == 60
+
+    page.fill("#gene", gene)
+    page.click("#by-gene button")
+    page.wait_for_selector('#colour option[value="gene"]:checked', state="attached")
+    assert page.locator("#legend li").count() == 5
+    assert page.url.partition("#")[0] == done.result
+    page.fill("#gene", "nothing")
+    page.click("#by-gene button")
+    page.wait_for_selector("text=No cell of the map has a gene nothing")
+
+    page.goto(f"{done.result}?search={done.csv.index[0]}#calls")
+    page.click(f"a:text-is('{done.csv.index[0]}')")
+    page.wait_for_url("**/cells/0")
+    accessible(page)
+    cell = page.request.get(page.url.replace("/jobs/", "/api/jobs/")).json()
+    assert (cell["cell"], cell["label"]) == (done.csv.index[0], done.csv["label"].iloc[0])
+    assert page.request.get(f"{api}/cells/999").status == 404
+    page.click("text=Ask the model")
+    page.wait_for_selector("th:text-is('Gene')")
+    accessible(page)
+    shown = page.locator("tbody th").all_inner_texts()
+    wanted = model().cell_genes(query()[:1].copy(), 20)
+    assert shown == wanted["gene_name"].tolist()
+
+
+def test_two_annotations_of_a_file_are_compared(browser, done, real):
+    page = again(browser, done, done.file)
+    page.click("button:text-is('Annotate')")
+    page.wait_for_url("**/jobs/*")
+    page.wait_for_selector("text=All calls")
+    page.goto(done.file)
+    page.click("section[aria-labelledby=compare] button")
+    page.wait_for_url("**/compare*")
+
+    accessible(page)
+    assert "60 of 60 cells have the same label" in page.inner_text("main")
+    found = page.request.get(page.url.replace("/compare", "/api/compare")).json()
+    assert (found["n"], found["n_agree"]) == (60, 60)
+    assert page.request.get(f"{real.base}/compare?first=x&second=y").status == 404
+
+
 def test_without_scripts_everything_works(browser, real):
     page = entered(browser, real, java_script_enabled=False)
 

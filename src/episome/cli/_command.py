@@ -579,15 +579,18 @@ def _beside(ctx: click.Context, state: State, started: str) -> Callable[[Outcome
     before = states_of_files(ctx)
 
     def record(outcome: Outcome) -> None:
-        made = [o for o in (*state.outputs, *outcome.outputs) if isinstance(o, Mapping)]
-        paths = [Path(str(o["path"])) for o in made if o.get("path")]
-        if outcome.error or outcome.data.get("repeated") or not paths or not paths[0].exists():
+        place = ctx.params.get("output")
+        made = _paths((*state.outputs, *outcome.outputs))
+        if outcome.error or outcome.data.get("repeated") or not made:
+            return
+        place = place if isinstance(place, Path) else made[0]
+        if not place.exists():
             return
         inputs = described_files(ctx)
         for entry, (path, known) in zip(inputs, states_of_files(ctx).items(), strict=True):
             if before.get(path) != known:
                 entry["sha256"] = None
-        keep_beside(paths[0], ctx, _run_facts(state, outcome, started, inputs))
+        keep_beside(place, ctx, _run_facts(state, outcome, started, inputs))
 
     return record
 
@@ -598,7 +601,7 @@ def _run_facts(
     from episome.cli._manifest import described_output
 
     found = answer(state, outcome)
-    made = [Path(o["path"]) for o in found["outputs"] if isinstance(o, Mapping)]
+    made = _paths(found["outputs"])
     return {
         "command": state.command,
         "started": started,
@@ -607,6 +610,12 @@ def _run_facts(
         "exit_code": outcome.exit_code,
         **{k: found[k] for k in ("warnings", "metrics", "timings", "error")},
     }
+
+
+def _paths(outputs: Sequence[Any]) -> list[Path]:
+    """Return the files and folders among the outputs of a command."""
+    named = [o.get("path") if isinstance(o, Mapping) else o for o in outputs]
+    return [Path(str(p)) for p in named if p]
 
 
 def _configuration(ctx: click.Context) -> Outcome:
