@@ -64,7 +64,7 @@ RUNS = {
     "plugins": ("plugins",),
     "plugins list": ("plugins", "list"),
     "plugins show": ("plugins", "show", "ssl"),
-    "plugins new": ("plugins", "new", "my-method", "-o", "new"),
+    "plugins new": ("plugins", "new", "my-method", "--task", "annotation", "-o", "new"),
     "doctor": ("doctor",),
     "help": ("help", "answers"),
     "completion": ("completion", "bash"),

@@ -145,7 +145,7 @@ def build(ctx: click.Context, /, **options: Any) -> None:
     by name. Cells are put into a random order once, so that reading them in order is a random
     sample. A run that was stopped goes on when the same command is given again.
     """
-    run_command(ctx, "corpus build", lambda: _build(ctx, options), long=True)
+    run_command(ctx, "corpus build", lambda: _build(ctx, options))
 
 
 def _build(ctx: click.Context, options: dict[str, Any]) -> Outcome:

@@ -144,9 +144,13 @@ def output_digest(path: Path) -> tuple[str, str]:
     Returns
     -------
     ``"model"`` and the digest of its weights (its manifest tells the time of the training);
+    ``"corpus"`` and that of its manifest;
     else ``"file"`` or ``"folder"``, and the digest of its bytes.
     """
     if path.is_dir() and (path / "manifest.sha256").is_file():
+        seal = (path / "manifest.sha256").read_text(encoding="utf-8").split()[0]
+        if (path / "shards").is_dir():
+            return "corpus", seal  # its manifest has the digests of what may be terabytes
         return "model", weights_digest(read_manifest(path))
     return "folder" if path.is_dir() else "file", file_digest(path)
 
