@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from episome.cli import _app
+from episome.cli._answers import answer_schema
 from episome.data import AnnDataSource, cells_digest, simulate_cells
 from episome.io import cached_model
 
-SCHEMA = json.loads(Path(__file__).with_name("answer.schema.json").read_text())
+SCHEMA = answer_schema("")
 
 
 @pytest.fixture(autouse=True)

@@ -14,11 +14,12 @@ import yaml
 from _hub import serving
 from _program import in_own_process, program, refused, tree
 
+from episome.cli._answers import answer_schema
 from episome.data import simulate_cells
 from episome.jobs import missing_of_card
 from episome.models import load
 
-SCHEMA = json.loads(Path(__file__).with_name("answer.schema.json").read_text())
+SCHEMA = answer_schema("")
 NAME = "my-lab/toy"
 SAID = (
     *("--license", "mit", "--training-data", "simulated | cells", "--intended-use", "tests"),

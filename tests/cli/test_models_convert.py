@@ -9,10 +9,11 @@ import jsonschema
 import pytest
 from _program import refused
 
+from episome.cli._answers import answer_schema
 from episome.data import simulate_cells
 from episome.models import PCAEmbedding, load
 
-SCHEMA = json.loads(Path(__file__).with_name("answer.schema.json").read_text())
+SCHEMA = answer_schema("")
 
 
 @pytest.fixture(autouse=True)

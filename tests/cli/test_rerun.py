@@ -11,9 +11,10 @@ import jsonschema
 import pytest
 from _program import program, refused
 
+from episome.cli._answers import answer_schema
 from episome.data import simulate_cells
 
-SCHEMA = json.loads(Path(__file__).with_name("answer.schema.json").read_text())
+SCHEMA = answer_schema("")
 
 
 @pytest.fixture(autouse=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,6 +123,7 @@ def done(browser, real) -> Done:
 def again(browser: Any, done: Done, path: str, **options: Any):
     """The same user in another window."""
     page = browser.new_context(storage_state=done.state, **options).new_page()
+    page.set_default_timeout(WHILE)
     page.goto(path)
     return page
 
@@ -186,9 +189,14 @@ def test_a_gene_colours_the_map_and_a_cell_tells_its_genes(browser, done, real):
 
 def test_two_annotations_of_a_file_are_compared(browser, done, real):
     page = again(browser, done, done.file)
+    page.click("text=Cell annotation schema")
+    page.fill("#author", "Ada Lovelace")
     page.click("button:text-is('Annotate')")
     page.wait_for_url("**/jobs/*")
     page.wait_for_selector("text=All calls")
+    with page.expect_download() as waiting:
+        page.click("text=annotation.json")
+    assert json.loads(Path(waiting.value.path()).read_text())["author_name"] == "Ada Lovelace"
     page.goto(done.file)
     page.click("section[aria-labelledby=compare] button")
     page.wait_for_url("**/compare*")

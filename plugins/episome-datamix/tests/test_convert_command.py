@@ -41,7 +41,8 @@ def test_a_model_goes_to_scvi_tools_and_back(model):
     done = run(*back, "--trust")
     assert done.exit_code == 0, done.output
 
-    assert json.loads(done.stdout.splitlines()[-1])["model"] == "LDVAE"
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["model"], found["n_genes"]) == ("LDVAE", 30)
     cells = simulate_cells(80, 30, n_types=2)
     np.testing.assert_array_equal(
         load("back").get_latent_representation(cells), model.get_latent_representation(cells)

@@ -8,6 +8,9 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+#: Keys of answers that are of another kind: plans, settings, and other forms of an output.
+OTHERS = ("dry_run", "config", "form")
+
 __all__ = ["answer_schema", "answered_commands"]
 
 
@@ -24,7 +27,10 @@ def answered_commands() -> list[str]:
 
 
 def answer_schema(command: str) -> dict[str, Any]:
-    """Return the JSON schema of the answer of a command; of a failure it has the common keys.
+    """Return the JSON schema of the answer of a command.
+
+    A failure, a plan (``--dry-run``), settings (``--print-config``) and an export have the common
+    keys alone.
 
     Parameters
     ----------
@@ -35,6 +41,7 @@ def answer_schema(command: str) -> dict[str, Any]:
     own = _published()["commands"].get(command)
     if own is not None:
         schema["properties"] |= own["properties"]
-        schema["if"] = {"properties": {"ok": {"const": True}}}
+        other = {"anyOf": [{"required": [key]} for key in OTHERS]}
+        schema["if"] = {"properties": {"ok": {"const": True}}, "not": other}
         schema["then"] = {"required": own["required"]}
     return schema

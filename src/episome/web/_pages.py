@@ -367,4 +367,5 @@ def _download(work: Work, job: Job, name: str) -> Response:
         if not path.is_file():
             shutil.make_archive(str(folder / "model"), "zip", folder / "model")
         return FileResponse(path, media_type="application/zip", headers=headers)
-    return FileResponse(folder / name, media_type="application/x-hdf5", headers=headers)
+    kind = "application/json" if name.endswith(".json") else "application/x-hdf5"
+    return FileResponse(folder / name, media_type=kind, headers=headers)

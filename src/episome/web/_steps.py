@@ -98,6 +98,11 @@ def steps(
     if job.options.get("h5ad"):
         whole = (*words, "-o", str(folder / "annotated.h5ad"), "--overwrite-columns")
         found.append(Step("writing the annotated h5ad", "episome", whole))
+        if author := job.options.get("author"):
+            made = (str(folder / "annotated.h5ad"), "-o", str(folder / "annotation.json"))
+            name = () if file is None else ("--title", file.name)
+            cas = ("data", "convert", *made, "--to", "cas", "--author", str(author), *name)
+            found.append(Step("writing the cell annotation", "episome", (*cas, *plain)))
     return found
 
 

@@ -26,7 +26,11 @@ __all__ = ["ROWS", "Calls", "Work"]
 #: Rows of a page of calls, letters of an option, and what a spreadsheet takes for a formula.
 ROWS, LONGEST, FORMULA = 50, 200, ("=", "+", "-", "@", "\t", "\r")
 #: What a job leaves for its user: name of the download -> file in the job's folder.
-RESULTS = {"calls.csv": "calls.sqlite3", "annotated.h5ad": "annotated.h5ad"}
+RESULTS = {
+    "calls.csv": "calls.sqlite3",
+    "annotated.h5ad": "annotated.h5ad",
+    "annotation.json": "annotation.json",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,7 +383,10 @@ def _chosen(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
     UsageError
         One is too long, or there is no such (E-W14).
     """
-    known = {*OPTIONS[kind], *{"annotate": ("h5ad",), "train": ("method", "name")}.get(kind, ())}
+    known = {
+        *OPTIONS[kind],
+        *{"annotate": ("h5ad", "author"), "train": ("method", "name")}.get(kind, ()),
+    }
     found: dict[str, Any] = {}
     for name, value in options.items():
         if value in (None, "", False):
