@@ -170,3 +170,17 @@ def test_the_record_of_the_first_run_stays_when_nothing_is_done_again():
     done(*TRAIN)
 
     assert Path("model.run.json").read_bytes() == before
+
+
+def test_a_corpus_is_known_by_its_manifest():
+    done("corpus", "build", "cells.h5ad", "-o", "cells.corpus", "--run-folder", "made")
+    train = ("train", "mlp", "cells.corpus", "--labels-key", "cell_type", "--max-epochs", 1)
+    done(*train, "--set", "n_hidden=8", "-o", "net")
+    seal = Path("cells.corpus/manifest.sha256").read_text().split()[0]
+
+    assert record("made")["outputs"] == [
+        {"path": "cells.corpus", "kind": "corpus", "digest": seal}
+    ]
+    found = json.loads(Path("net.run.json").read_text())
+    assert found["inputs"] == [{"path": "cells.corpus", "sha256": seal}]
+    assert done("rerun", "net").stdout == "net: the same\n"

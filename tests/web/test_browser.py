@@ -8,14 +8,18 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from _bad_cells import cells as reference
 from _bad_cells import model, query
 from _page import TOKEN, Server
+
+from episome.models import LogisticRegression
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
@@ -43,11 +47,21 @@ def browser() -> Iterator[Any]:
         yield started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
 
+@cache
+def explaining() -> LogisticRegression:
+    cells = reference()
+    LogisticRegression.setup_anndata(cells, "cell_type")
+    made = LogisticRegression(cells)
+    made.train()
+    return made
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory) -> Iterator[Server]:
     """A page whose jobs are those of episome."""
     folder = tmp_path_factory.mktemp("page")
     model().save(folder / "models" / "types")
+    explaining().save(folder / "models" / "types-with-genes")
     query().write_h5ad(folder / "query.h5ad")
     server = Server(folder, real=True, models=[str(folder / "models")])
     yield server
@@ -179,11 +193,20 @@ def test_a_gene_colours_the_map_and_a_cell_tells_its_genes(browser, done, real):
     cell = page.request.get(page.url.replace("/jobs/", "/api/jobs/")).json()
     assert (cell["cell"], cell["label"]) == (done.csv.index[0], done.csv["label"].iloc[0])
     assert page.request.get(f"{api}/cells/999").status == 404
-    page.click("text=Ask the model")
+    assert "does not say which genes" in page.inner_text("main")
+
+    # Another model, whose calls have genes.
+    key = {"X-CSRF-Token": page.request.get(f"{real.base}/api").json()["csrf"]}
+    models = page.request.get(f"{real.base}/api/models").json()
+    (other,) = [m["id"] for m in models if m["explains"]]
+    asked = {"kind": "explain", "file": done.file.rpartition("/")[2], "model": other}
+    asked["options"] = {"cell": done.csv.index[0]}
+    job = page.request.post(f"{real.base}/api/jobs", data=asked, headers=key).json()
+    page.goto(f"{real.base}/jobs/{job['id']}")
     page.wait_for_selector("th:text-is('Gene')")
     accessible(page)
     shown = page.locator("tbody th").all_inner_texts()
-    wanted = model().cell_genes(query()[:1].copy(), 20)
+    wanted = explaining().cell_genes(query()[:1].copy(), 20)
     assert shown == wanted["gene_name"].tolist()
 
 

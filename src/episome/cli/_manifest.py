@@ -60,9 +60,9 @@ def arguments_of(ctx: click.Context) -> list[str]:
 
 def described_files(ctx: click.Context) -> list[dict[str, Any]]:
     """Return the files and folders among the values of a command that are there, digested."""
-    from episome.jobs import file_digest
+    from episome.jobs import input_digest
 
-    return [{"path": _text(p), "sha256": file_digest(p)} for p in _files(ctx)]
+    return [{"path": _text(p), "sha256": input_digest(p)} for p in _files(ctx)]
 
 
 def states_of_files(ctx: click.Context) -> dict[Path, list[list[object]]]:

@@ -218,11 +218,11 @@ def card_command(ctx: click.Context, /, **options: Any) -> None:
 
 def _card(options: dict[str, Any]) -> Outcome:
     from episome.jobs import (
-        CardStatements,
         file_digest,
         require_complete_card,
         write_model_card,
     )
+    from episome.models import CardStatements
 
     model, tested = options.pop("model"), options.pop("tested_on")
     how = {k: options.pop(k) for k in ("evaluation", "overwrite")}

@@ -104,11 +104,11 @@ def _home(word: str) -> str:
 
 def _require_inputs(run: dict[str, Any], path: Path) -> None:
     from episome.errors import InputFileError
-    from episome.jobs import file_digest
+    from episome.jobs import input_digest
 
     for entry in run["inputs"]:
         place = Path(_home(str(entry["path"])))
-        if not place.exists() or file_digest(place) != entry.get("sha256"):
+        if not place.exists() or input_digest(place) != entry.get("sha256"):
             raise InputFileError(
                 "E-F35",
                 "an input is not what it was" if place.exists() else "an input is not there",

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         data_census,
         data_convert,
         data_hash,
+        input_digest,
         output_digest,
     )
     from episome.jobs._demo import DemoResult, DemoScore, demo, demo_cells
@@ -74,7 +75,6 @@ if TYPE_CHECKING:
     from episome.jobs._impute import ImputeRequest, ImputeResult, impute
     from episome.jobs._labels_file import LabelJoin, join_labels
     from episome.jobs._model_card import (
-        CardStatements,
         card_statements,
         missing_of_card,
         require_complete_card,
@@ -124,8 +124,8 @@ _HOME = {
     "data_convert": "_data",
     "data_hash": "_data",
     "file_digest": "_annotate",
+    "input_digest": "_data",
     "output_digest": "_data",
-    "CardStatements": "_model_card",
     "ExportRequest": "_exports",
     "ExportResult": "_exports",
     "cell_annotation": "_exports",

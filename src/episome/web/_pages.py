@@ -265,8 +265,15 @@ def pages_router(pages: Pages) -> APIRouter:
         if call is None:
             raise not_found()
         kept = {k: found.options[k] for k in OPTIONS["explain"] if found.options.get(k)}
+        model = work.model_of(found)
         return pages.render(
-            request, "cell.html", job=work.facts(found), call=call, row=row, kept=kept
+            request,
+            "cell.html",
+            job=work.facts(found),
+            call=call,
+            row=row,
+            kept=kept,
+            explains=model is not None and model.facts["explains"],
         )
 
     @router.get("/compare")
