@@ -108,7 +108,7 @@ def test_organisms_are_saved_and_folders_without_them_say_nothing(toy, query, tm
     ]
 
     assert whole.manifest["organisms"] == ["human"]
-    assert "- Cells of human." in (tmp_path / "new" / "README.md").read_text("utf-8")
+    assert "- Species: human" in (tmp_path / "new" / "README.md").read_text("utf-8")
     for new in (model, loaded[0], running[0]):
         with pytest.warns(EpisomeWarning, match=f"{query.n_obs} of {query.n_obs}.*mouse.*E-G26"):
             new.prepare(query)

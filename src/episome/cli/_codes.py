@@ -809,6 +809,15 @@ CODES: dict[str, str] = {
         "A file of settings names an option or a command that there is not, or a value that the "
         "option cannot have. --print-config shows a file that can be read."
     ),
+    "E-U140": (
+        "Formats of other programs are read and written by plugins. `episome plugins list` shows "
+        "the converters of those that are installed."
+    ),
+    "E-D70": "Only annotated cells can be written for viewers and portals: there are no calls.",
+    "E-D71": "The CELLxGENE schema requires counts, and the cells have none in X, raw or a layer.",
+    "E-D72": "Viewers draw a map of the cells, such as obsm['X_umap'], and there is none.",
+    "E-U142": "An annotation in the cell annotation schema names its author.",
+    "E-U141": "A format of other programs needs the cells of a model, or has no place for them.",
     "E-U122": "Runs that ended well and wrote one file or folder can be repeated and compared.",
     "E-U107": "Files of gene sets name the same set with different genes.",
     "E-U103": "No cell fulfils the conditions that were given.",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         SupportsReconstruction,
         SupportsTranslation,
     )
+    from episome.models._card import CardFacts, CardStatements, card_text
     from episome.models._classifier import ClassifierModel
     from episome.models._deletion import DeletionTest, deletion_test
     from episome.models._distil import Distilled, annotator_spec, distil
@@ -106,7 +107,10 @@ _HOME = {
     "SupportsTranslation": "_capabilities",
     "TranslationMixin": "_translation",
     "TuningSpace": "_tuning",
+    "CardFacts": "_card",
+    "CardStatements": "_card",
     "ClassifierModel": "_classifier",
+    "card_text": "_card",
     "Ensemble": "_ensemble",
     "EpisomeModel": "_base",
     "label_transfer": "_transfer",

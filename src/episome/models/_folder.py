@@ -13,7 +13,7 @@ import pandas as pd
 from episome import settings
 from episome.inference import CONFIDENCE_PREFIX, IMPORTANCE, INDEX_PREFIX
 from episome.io import ModelFolder, encode
-from episome.models._card import model_card
+from episome.models._card import CardFacts, card_text
 from episome.models._parts import parts_of
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def model_folder(model: EpisomeModel) -> ModelFolder:
     if organisms := model.input_rule.organisms:
         manifest["organisms"] = list(organisms)
     table = {} if labels is None else {"label": labels.names, "ontology_term_id": labels.term_ids}
+    genes = {"id": features.ids, **features.other}
     return ModelFolder(
         manifest=manifest,
         tensors={
@@ -67,11 +68,11 @@ def model_folder(model: EpisomeModel) -> ModelFolder:
             **{f"{CONFIDENCE_PREFIX}{k}": v for k, v in sure.items()},
             **more_tensors,
         },
-        genes={"id": features.ids, **features.other},
+        genes=genes,
         labels=table,
         history=_history_columns(model.history_),
         files=files,
-        card=model_card(model, manifest),
+        card=card_text(CardFacts(manifest, genes, table)),
     )
 
 

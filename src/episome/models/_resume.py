@@ -96,7 +96,7 @@ def run_facts(
         "episome": versions["episome"],
         "plugin": f"{identity.get('plugin')} {identity.get('version')}",
         "seed": settings.seed,
-        "cells": cells_digest(data.source, data.others),
+        "cells": _cells_seen(data.source, data.others),
         "labels and donors": _digest(data.labels, *_text(data.donors)),
         "genes": model.features.digest,
         "classes": list(model.labels.names) if model.labels else [],
@@ -112,7 +112,7 @@ def run_facts(
     }
 
 
-def cells_digest(source: CellSource, others: Mapping[str, CellSource] | None = None) -> str:
+def _cells_seen(source: CellSource, others: Mapping[str, CellSource] | None = None) -> str:
     """Return a digest of names, genes and values; of large sources of some cells' values.
 
     Parameters

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from episome.ontology._bundle import cell_ontology, nearest_ontology, releases
     from episome.ontology._hierarchy import ClassHierarchy
     from episome.ontology._ontology import ROOT, CellOntology
-    from episome.ontology._resolve import Resolution
+    from episome.ontology._resolve import Resolution, schema_term
     from episome.ontology._terms import OwnTerm, Term
 
 _HOME = {
@@ -23,6 +23,7 @@ _HOME = {
     "cell_ontology": "_bundle",
     "nearest_ontology": "_bundle",
     "releases": "_bundle",
+    "schema_term": "_resolve",
 }
 __all__ = sorted(_HOME)
 
