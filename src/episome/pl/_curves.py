@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from episome.pl._axes import axes_for, finished
 from episome.pl._colours import COLOURS
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ def scaling_curves(
     label: str = "",
     ax: Axes | None = None,
     title: str | None = None,
+    save: str | Path | None = None,
 ) -> Axes:
     """Draw scores against numbers of training cells, on a logarithmic axis.
 
@@ -39,19 +42,15 @@ def scaling_curves(
         size.
     label
         What the values are.
-    ax
-        Where to draw; a new figure otherwise.
-    title
-        Text above.
+    ax, title, save
+        Where to draw, a new figure otherwise; text above; file, ``.svg`` or ``.png``, which must
+        not exist.
 
     Returns
     -------
     The axes.
     """
-    import matplotlib.pyplot as plt
-
-    if ax is None:
-        ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")[1]
+    ax = axes_for(ax, 6.4, 4.2)
     for i, (name, part) in enumerate(table.groupby("name", sort=True)):
         colour = COLOURS[i % len(COLOURS)]
         style = _STYLES[(i // len(COLOURS)) % len(_STYLES)]
@@ -64,7 +63,5 @@ def scaling_curves(
     ax.set_xscale("log")
     ax.set_xlabel("training cells")
     ax.set_ylabel(label)
-    if title:
-        ax.set_title(title)
     ax.legend(fontsize="small")
-    return ax
+    return finished(ax, title, save)
