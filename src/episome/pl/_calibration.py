@@ -125,7 +125,7 @@ def risk_coverage(
         ax.plot([x], [y], "D", color=COLOURS[4], ms=7, label=said)
         ax.axvline(x, color=COLOURS[4], lw=0.6, ls=":")
     ax.set_xlim(0, 1)
-    ax.set_ylim(0, max(float(wrong.max(initial=0.0)) * 1.1, 0.01))
+    ax.set_ylim(0, max(float(wrong.max(initial=0.0)) * 1.45, 0.01))
     ax.set_xlabel("share of the calls that are kept")
     ax.set_ylabel("share of wrong calls")
     ax.grid(lw=0.4, alpha=0.5)

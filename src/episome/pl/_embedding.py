@@ -41,7 +41,7 @@ def embedding(
     """Draw cells on a map, coloured by type, confidence, novelty, a gene, or any value.
 
     Above ``many`` cells the map is divided into ``bins`` times ``bins`` squares, each with the
-    commonest type or the mean value of its cells, paler where there are few: no cell hides
+    commonest type of its cells, paler where there are few, or their mean value: no cell hides
     another, and millions take seconds.
 
     Parameters
@@ -245,11 +245,8 @@ def _bins(
 
 
 def _shown(
-    ax: Axes, colour: NDArray[np.float64], counts: NDArray[np.int64], ends: Any, n: int
+    ax: Axes, colour: NDArray[np.float64], alpha: NDArray[np.float64], ends: Any, n: int
 ) -> None:
-    """Draw bins, paler where there are fewer cells."""
-    most = max(int(counts.max(initial=0)), 1)
-    alpha = np.where(counts > 0, 0.35 + 0.65 * np.log1p(counts) / np.log1p(most), 0.0)
     image = np.dstack([colour.reshape(n, n, 3), alpha.reshape(n, n, 1)])
     ax.imshow(image, origin="lower", extent=ends, aspect="auto", interpolation="nearest")
 
@@ -267,7 +264,10 @@ def _bin_types(
     best = np.zeros(n * n, dtype=np.int64)
     best[place[order]] = of[order]
     table = np.array([to_rgb(GREY), *(to_rgb(s) for s in shades)])
-    _shown(ax, table[best], np.bincount(bins, minlength=n * n), ends, n)
+    counts = np.bincount(bins, minlength=n * n)
+    # Paler where there are fewer cells.
+    alpha = 0.35 + 0.65 * np.log1p(counts) / np.log1p(counts.max(initial=1))
+    _shown(ax, table[best], np.where(counts > 0, alpha, 0.0), ends, n)
 
 
 def _draw_numbers(
@@ -294,7 +294,7 @@ def _draw_numbers(
     norm: Normalize = LogNorm(low, high) if counted else Normalize(low, high, clip=True)
     colour = colormaps["viridis"](norm(np.maximum(means, low) if counted else means))[:, :3]
     colour[n_known == 0] = to_rgb(GREY)
-    _shown(ax, np.asarray(colour), counts, ends, n)
+    _shown(ax, np.asarray(colour), (counts > 0).astype(float), ends, n)
     ax.figure.colorbar(ScalarMappable(norm, "viridis"), ax=ax, label=label)
 
 

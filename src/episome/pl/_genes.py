@@ -87,8 +87,8 @@ def dotplot(
     ax.set_yticks(range(n_rows), rows, fontsize=size)
     ax.set_xlim(-0.8, n_columns - 0.2)
     ax.set_ylim(n_rows - 0.2, -0.8)
-    label = "mean, log1p of counts per 10,000" if logged else "mean of the values"
-    ax.figure.colorbar(drawn, ax=ax, label=label, shrink=0.8)
+    label = "mean of log1p\n(counts per 10,000)" if logged else "mean value"
+    ax.figure.colorbar(drawn, ax=ax, label=label)
     for part in (0.25, 0.5, 1.0):
         ax.scatter([], [], s=room * part, c="0.5", edgecolors="0.4", label=f"{part:.0%}")
     ax.legend(

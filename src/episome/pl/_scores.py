@@ -68,20 +68,42 @@ def f1_abundance(
             ax.scatter(x[of], y[of], c=colour, marker=mark, s=28, zorder=2, label=text or None)
     if not known.all():
         ax.legend(fontsize=8, frameon=False, loc="lower right")
-    for i in np.argsort(y, kind="stable")[:NAMED]:
-        right = x[i] > np.sqrt(x.min() * x.max())
-        ax.annotate(
-            short(names[i], 26), (x[i], y[i]), (-6 if right else 6, 0), fontsize=7, va="center",
-            textcoords="offset points", ha="right" if right else "left",
-        )  # fmt: skip
+    _name_worst(ax, names, x, y)
     ax.set_xscale("log")
-    if len(x) and x.min() == x.max():
-        ax.set_xlim(x[0] / 10, x[0] * 10)
+    if len(x):
+        room = 1.6 if x.max() > 10 * x.min() else 4.0
+        ax.set_xlim(x.min() / room, x.max() * room)
+    _plain_numbers(ax)
     ax.set_ylim(-0.03, 1.03)
     ax.set_xlabel("cells of the class")
     ax.set_ylabel("F1 of the class")
     ax.grid(lw=0.4, alpha=0.5)
     return finished(ax, title, save)
+
+
+def _name_worst(
+    ax: Axes, names: list[str], x: NDArray[np.float64], y: NDArray[np.float64]
+) -> None:
+    """Write the names of the worst classes; on either side none is closer than a line."""
+    lowest = {False: -1.0, True: -1.0}
+    for i in np.argsort(y, kind="stable")[:NAMED]:
+        right = bool(x[i] > np.sqrt(x.min() * x.max()))
+        at = max(float(y[i]), lowest[right] + 0.042)
+        lowest[right] = at
+        ax.annotate(
+            short(names[i], 26), (x[i], y[i]), (-7 if right else 7, 190 * (at - y[i])), fontsize=7,
+            va="center", textcoords="offset points", ha="right" if right else "left",
+        )  # fmt: skip
+
+
+def _plain_numbers(ax: Axes) -> None:
+    """Write numbers of cells as numbers along a logarithmic axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = ax.get_xlim()
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 3) if high < 300 * low else (1,)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 1 else ""))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def predicted_true(

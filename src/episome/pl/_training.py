@@ -180,7 +180,8 @@ def _losses(panel: Axes, facts: Mapping[str, Any]) -> None:
             panel.text(i, at, "not known", ha="center", va="bottom", fontsize=7, color="0.35")
             continue
         panel.bar(i, -cost, bottom=at, color=COLOURS[4] if cost > 0 else COLOURS[2])
-        panel.text(i, at, f"{-cost:+.2f}", ha="center", va="bottom", fontsize=7)
+        said = f"{-cost:+.2f}" if abs(cost) >= 0.005 else "0"
+        panel.text(i, at, said, ha="center", va="bottom", fontsize=7)
         at = min(max(at - cost, 0.0), 1.0)
     panel.bar(len(names) - 1, facts["expected"], color=COLOURS[5])
     for i, value in ((0, facts["accuracy"]), (len(names) - 1, facts["expected"])):
