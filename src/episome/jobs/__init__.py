@@ -82,6 +82,8 @@ if TYPE_CHECKING:
         PredictModalityResult,
         predict_modality,
     )
+    from episome.jobs._report import ReportRequest, ReportResult, report, report_place
+    from episome.jobs._report_facts import agreement, composition, sample_columns
     from episome.jobs._runs import Run
     from episome.jobs._train import (
         TrainPlan,
@@ -165,13 +167,17 @@ _HOME = {
     "PredictModalityRequest": "_predict_modality",
     "PredictModalityResult": "_predict_modality",
     "QueryRequest": "_asked",
+    "ReportRequest": "_report",
+    "ReportResult": "_report",
     "Run": "_runs",
     "TrainRequest": "_train",
     "TrainResult": "_train",
+    "agreement": "_report_facts",
     "annotate": "_annotate",
     "audit": "_audit",
     "check": "_check",
     "check_plugin": "_check_plugin",
+    "composition": "_report_facts",
     "demo": "_demo",
     "demo_cells": "_demo",
     "describe_input": "_annotate",
@@ -182,11 +188,14 @@ _HOME = {
     "join_labels": "_labels_file",
     "new_plugin": "_new_plugin",
     "predict_modality": "_predict_modality",
+    "report": "_report",
+    "report_place": "_report",
     "run_folder": "_train",
     "train": "_train",
     "train_auto": "_auto",
     "TuneRequest": "_tune",
     "TuneResult": "_tune",
+    "sample_columns": "_report_facts",
     "tune": "_tune",
 }
 __all__ = sorted(_HOME)

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from episome.pl._colours import COLOURS, colours
     from episome.pl._confusion import confusion
     from episome.pl._curves import scaling_curves
-    from episome.pl._embedding import embedding
+    from episome.pl._embedding import embedding, map_of
     from episome.pl._flows import composition, sankey
     from episome.pl._genes import dotplot, gene_importance
     from episome.pl._heatmap import heatmap
+    from episome.pl._histogram import histogram
     from episome.pl._scores import audit_map, f1_abundance, predicted_true
     from episome.pl._training import shift, training_curves
 
@@ -29,6 +30,8 @@ _HOME = {
     "f1_abundance": "_scores",
     "gene_importance": "_genes",
     "heatmap": "_heatmap",
+    "histogram": "_histogram",
+    "map_of": "_embedding",
     "predicted_true": "_scores",
     "reliability": "_calibration",
     "risk_coverage": "_calibration",

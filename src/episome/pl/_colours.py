@@ -82,14 +82,19 @@ def _toned(colour: str, tone: float) -> str:
 
 def types_of(values: ArrayLike | pd.Series) -> tuple[NDArray[np.int64], list[str]]:
     """Return the code of every value, -1 for missing ones, and the names, commonest first."""
-    codes, uniques = pd.factorize(np.asarray(values, dtype=object), use_na_sentinel=True)
+    given = getattr(values, "array", values)
+    if isinstance(given, pd.Categorical):  # codes are there: millions of texts are not looked at
+        codes, uniques = given.codes.astype(np.int64), given.categories
+    else:
+        codes, uniques = pd.factorize(np.asarray(values, dtype=object), use_na_sentinel=True)
     names = [str(u) for u in uniques]
     places = {n: i for i, n in enumerate(dict.fromkeys(names))}
     merged = np.array([places[n] for n in names] + [-1], dtype=np.int64)[codes]
     sizes = np.bincount(merged[merged >= 0], minlength=len(places))
     order = np.argsort(-sizes, kind="stable")
-    rank = np.empty(len(order) + 1, dtype=np.int64)
-    rank[order], rank[-1] = np.arange(len(order)), -1
+    order = order[sizes[order] > 0]
+    rank = np.full(len(places) + 1, -1, dtype=np.int64)
+    rank[order] = np.arange(len(order))
     known = list(places)
     return rank[merged], [known[i] for i in order]
 

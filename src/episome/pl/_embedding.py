@@ -113,8 +113,25 @@ def embedding(
     return finished(ax, title, save)
 
 
-def map_of(adata: AnnData | ArrayLike, basis: str | None) -> tuple[NDArray[np.float64], str]:
-    """Return two coordinates of every cell, and what they are."""
+def map_of(
+    adata: AnnData | ArrayLike, basis: str | None = None
+) -> tuple[NDArray[np.float64], str]:
+    """Return two coordinates of every cell, and what they are.
+
+    Parameters
+    ----------
+    adata, basis
+        As for :func:`embedding`.
+
+    Returns
+    -------
+    float64 (n_cells, 2), and a name such as ``"UMAP"``.
+
+    Raises
+    ------
+    UsageError
+        There is no such map (E-U130).
+    """
     if not hasattr(adata, "obsm"):
         points = np.asarray(adata, dtype=float)
         if points.ndim != 2 or points.shape[1] < 2:
@@ -139,14 +156,13 @@ def map_of(adata: AnnData | ArrayLike, basis: str | None) -> tuple[NDArray[np.fl
     return np.asarray(there[key])[:, :2].astype(float), name.upper() if len(name) < 5 else name
 
 
-def _values(
-    adata: Any, color: Any, layer: str | None, n_cells: int
-) -> tuple[str, NDArray[Any] | None]:
+def _values(adata: Any, color: Any, layer: str | None, n_cells: int) -> tuple[str, Any]:
     """Return what cells are coloured by, and its name."""
     if color is None:
         return "", None
     if not isinstance(color, str):
-        values = color.to_numpy(dtype=object) if _is_text(color) else np.asarray(color)
+        column = pd.Series(color) if isinstance(color, pd.Categorical) else color
+        values = _texts(column) if _is_text(column) else np.asarray(column)
         if values.shape != (n_cells,):
             raise UsageError(
                 "E-U131",
@@ -157,7 +173,7 @@ def _values(
         return str(getattr(color, "name", "") or ""), values
     if color in getattr(adata, "obs", ()):
         column = adata.obs[color]
-        return color, column.to_numpy(dtype=object) if _is_text(column) else column.to_numpy()
+        return color, _texts(column) if _is_text(column) else column.to_numpy()
     found = None if not hasattr(adata, "var") else _gene(adata, color)
     if found is None:
         there = [] if not hasattr(adata, "obs") else [*adata.obs.columns, *adata.var_names[:5000]]
@@ -185,8 +201,14 @@ def _is_text(column: Any) -> bool:
     return isinstance(column, pd.Series) and not pd.api.types.is_numeric_dtype(column.dtype)
 
 
-def _is_numeric(values: NDArray[Any]) -> bool:
-    return np.issubdtype(values.dtype, np.number)
+def _texts(column: pd.Series) -> Any:
+    """Return the values of a column; categories stay, of which millions of cells have few."""
+    is_category = isinstance(column.dtype, pd.CategoricalDtype)
+    return column.array if is_category else column.to_numpy(dtype=object)
+
+
+def _is_numeric(values: Any) -> bool:
+    return isinstance(values.dtype, np.dtype) and bool(np.issubdtype(values.dtype, np.number))
 
 
 def _limits(numbers: NDArray[np.float64]) -> tuple[float, float]:

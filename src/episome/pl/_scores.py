@@ -11,7 +11,7 @@ import numpy as np
 from episome.errors import UsageError
 from episome.pl._axes import axes_for, finished, short
 from episome.pl._colours import COLOURS, GREY, palette_of, types_of
-from episome.pl._embedding import embedding
+from episome.pl._embedding import embedding, map_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -223,7 +223,7 @@ def audit_map(
     shown = np.where(wrong, suggested, _FINE)
     # Bins show what most cells are: few doubted ones would drown, so they are always points.
     ax = embedding(adata, color=np.full(len(shown), _FINE), palette=shades, basis=basis, ax=ax)
-    points = _coordinates(adata, basis)
+    points = map_of(adata, basis)[0]
     size = float(np.clip(30_000 / max(int(wrong.sum()), 1), 2, 30))
     for name in types:
         of = shown == name
@@ -256,8 +256,3 @@ def _audited(adata: AnnData | ArrayLike, audit: pd.DataFrame | None, prefix: str
         )
     return table
 
-
-def _coordinates(adata: AnnData | ArrayLike, basis: str | None) -> NDArray[np.float64]:
-    from episome.pl._embedding import map_of
-
-    return map_of(adata, basis)[0]
