@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         ending,
         prefixed,
         records,
+        report_place,
         write_calls,
         write_calls_in_parts,
     )
@@ -89,6 +90,7 @@ _HOME = {
     "prefixed": "_results",
     "provenance": "_provenance",
     "records": "_results",
+    "report_place": "_results",
     "read_ensemble_folder": "_ensemble",
     "require_space": "_blocks",
     "read_manifest": "_folder",

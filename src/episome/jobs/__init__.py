@@ -82,7 +82,7 @@ if TYPE_CHECKING:
         PredictModalityResult,
         predict_modality,
     )
-    from episome.jobs._report import ReportRequest, ReportResult, report, report_place
+    from episome.jobs._report import ReportRequest, ReportResult, report
     from episome.jobs._report_facts import agreement, composition, sample_columns
     from episome.jobs._runs import Run
     from episome.jobs._train import (
@@ -189,7 +189,6 @@ _HOME = {
     "new_plugin": "_new_plugin",
     "predict_modality": "_predict_modality",
     "report": "_report",
-    "report_place": "_report",
     "run_folder": "_train",
     "train": "_train",
     "train_auto": "_auto",

@@ -128,6 +128,8 @@ class EvaluateResult:
         The commonest wrong pairs: ``label``, ``called``, ``n_cells``, ``share`` (of the label).
     pairs
         Cells of every pair of ``label`` and ``called``, ``n_cells``.
+    terms
+        Cell Ontology term of every label and class, empty where none is known.
     shared_donors
         Donors that the model was trained on too; ``None`` where that is not known.
     n_obs, n_scored
@@ -145,6 +147,7 @@ class EvaluateResult:
     donors: pd.DataFrame | None
     confused: pd.DataFrame
     pairs: pd.DataFrame
+    terms: Mapping[str, str]
     shared_donors: list[str] | None
     data: Mapping[str, object]
     n_obs: int
@@ -170,6 +173,7 @@ class EvaluateResult:
             "donors": None if self.donors is None else records(self.donors),
             "confused": records(self.confused),
             "pairs": records(self.pairs),
+            "terms": dict(self.terms),
             "shared_donors": self.shared_donors,
             "data": dict(self.data),
             "n_obs": self.n_obs,
@@ -409,6 +413,7 @@ def _scored(
         "donors": _by_donor(truth, calls, donors, hierarchy),
         "confused": _confused(truth, calls),
         "pairs": _pairs(truth, calls),
+        "terms": {**terms, **dict(zip(labels.names, labels.term_ids, strict=True))},
         "ontology_release": "" if hierarchy is None else hierarchy.release,
     }
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from episome.errors import InputFileError, Problem, UsageError, warn
 from episome.inference import Predictor
-from episome.io import ending, ensure_free, is_ensemble, read_manifest
+from episome.io import ending, ensure_free, is_ensemble, read_manifest, report_place
 from episome.jobs import _report_facts as facts_of
 from episome.jobs._inputs import shown_name
 from episome.jobs._report_calls import but_repeat, identity, page_of_calls
@@ -134,11 +134,6 @@ def report(request: ReportRequest) -> ReportResult:
     kind, page = _page_of(request, {})
     page.write(output, overwrite=request.overwrite)
     return ReportResult(output, kind, tuple(page.sections))
-
-
-def report_place(output: Path) -> Path:
-    """Return where the report of an output is: beside it, ``calls.html`` for ``calls.csv``."""
-    return output.with_name(f"{output.name if output.is_dir() else output.stem}.html")
 
 
 def check_report(path: Path, *, overwrite: bool) -> None:

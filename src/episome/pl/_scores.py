@@ -255,4 +255,3 @@ def _audited(adata: AnnData | ArrayLike, audit: pd.DataFrame | None, prefix: str
             fix="run episome.models.audit or `episome audit`, and pass its table of cells",
         )
     return table
-

@@ -61,7 +61,7 @@ def annotation_page(
         page.add("Composition", _composition(column, samples, calls))
     page.add("Confidence", *confidence_parts(calls), *given.get("Confidence", ()))
     if labels := facts.get("labels"):
-        page.add("Against the labels", *_against(labels, facts.get("threshold")))
+        page.add("Against the labels", *_against(labels, calls, facts.get("threshold")))
     page.add("Reliability and risk", *calibration_parts(facts.get("calibration")))
     page.add("Novelty", *novelty_parts(calls), *given.get("Novelty", ()))
     page.add("Shift against the training cells", *shift_parts(facts.get("shift")))
@@ -104,8 +104,7 @@ def _types(calls: Mapping[str, Any]) -> list[Part]:
 
 def _composition(column: str, samples: Mapping[str, Any], calls: Mapping[str, Any]) -> Part:
     table = pd.DataFrame.from_dict(samples, orient="index").fillna(0).astype(int)
-    terms = {row["label"]: row["term"] for row in calls["labels"]}
-    palette = pl.colours([r["label"] for r in calls["labels"]], terms=terms)
+    palette = _palette(calls)
     return figure(
         lambda ax: pl.composition(table, palette=palette, ax=ax),
         f"Shares of the types in {len(table)} values of {column}",
@@ -114,7 +113,14 @@ def _composition(column: str, samples: Mapping[str, Any], calls: Mapping[str, An
     )
 
 
-def _against(labels: Mapping[str, Any], threshold: float | None) -> list[Part]:
+def _palette(calls: Mapping[str, Any]) -> dict[str, str]:
+    terms = {row["label"]: row["term"] for row in calls["labels"]}
+    return pl.colours(terms, terms=terms)
+
+
+def _against(
+    labels: Mapping[str, Any], calls: Mapping[str, Any], threshold: float | None
+) -> list[Part]:
     """Draw what a column of labels says of the calls."""
     pairs = pd.DataFrame(labels["pairs"])
     said = (
@@ -123,19 +129,23 @@ def _against(labels: Mapping[str, Any], threshold: float | None) -> list[Part]:
     )
     return [
         Text(said),
-        *pairs_parts(pairs),
+        *pairs_parts(pairs, {row["label"]: row["term"] for row in calls["labels"]}),
         *sureness_parts(labels["reliability"], curve=labels["risk_coverage"], threshold=threshold),
     ]
 
 
-def pairs_parts(pairs: pd.DataFrame) -> list[Part]:
+def pairs_parts(pairs: pd.DataFrame, terms: Mapping[str, str]) -> list[Part]:
     """Draw which label was called what.
 
     Parameters
     ----------
     pairs
         ``label``, ``called``, ``n_cells``.
+    terms
+        Name -> identifier of its term, where it is known.
     """
+    names = list(dict.fromkeys([*terms, *pairs["label"], *pairs["called"]]))
+    palette = pl.colours(names, terms=terms)
     n = len({*pairs["label"], *pairs["called"]})
     side = float(np.clip(0.3 * n + 2.6, 4.2, 13.0))
     flows = {"weights": pairs["n_cells"]}
@@ -143,13 +153,13 @@ def pairs_parts(pairs: pd.DataFrame) -> list[Part]:
     n_left = min(pairs["label"].nunique(), 20)
     return [
         figure(
-            lambda ax: pl.sankey(*named, ax=ax, **flows),
+            lambda ax: pl.sankey(*named, palette=palette, ax=ax, **flows),
             f"From {pairs['label'].nunique()} labels to the calls of their cells",
             width=7.5,
             height=float(np.clip(0.3 * n_left + 1.4, 3.0, 9.0)),
         ),
         figure(
-            lambda ax: pl.confusion(*named, order="ontology", ax=ax, **flows),
+            lambda ax: pl.confusion(*named, order="ontology", terms=terms, ax=ax, **flows),
             f"Confusion of {n} classes in the order of the Cell Ontology: share of the cells of "
             "every label that were called each class",
             width=side + 1,

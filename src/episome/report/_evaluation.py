@@ -103,10 +103,12 @@ def _classes(facts: Mapping[str, Any]) -> list[Part]:
     for column in table.columns[1:]:
         if table[column].dtype == object:
             table[column] = pd.to_numeric(table[column])
+    terms = facts.get("terms") or {}
+    palette = pl.colours([*terms, *table["class"]], terms=terms)
     worst = table[table["n_true"] > 0].nsmallest(3, "f1")["class"]
     parts: list[Part] = [
         figure(
-            lambda ax: pl.f1_abundance(table, ax=ax),
+            lambda ax: pl.f1_abundance(table, palette=palette, ax=ax),
             f"F1 of {int((table['n_true'] > 0).sum())} classes against their number of cells; "
             f"worst are {', '.join(map(str, worst))}",
             width=7.0,
@@ -114,7 +116,7 @@ def _classes(facts: Mapping[str, Any]) -> list[Part]:
         )
     ]
     if facts.get("pairs"):
-        parts += pairs_parts(pd.DataFrame(facts["pairs"]))
+        parts += pairs_parts(pd.DataFrame(facts["pairs"]), terms)
     parts.append(Table(table.head(ROWS), "Every class."))
     if facts["confused"]:
         confused = pd.DataFrame(facts["confused"]).head(PAIRS)

@@ -72,9 +72,9 @@ class Figure:
         """Return the picture as text of HTML."""
         out = io.StringIO()
         # What is drawn as points is a picture in the picture: at 110 dots an inch it stays small.
-        self.drawing.savefig(
-            out, format="svg", bbox_inches="tight", metadata={"Date": None}, dpi=110
-        )
+        # A layout that fits by itself is not fitted a second time, which takes as long as drawing.
+        box = None if self.drawing.get_layout_engine() else "tight"
+        self.drawing.savefig(out, format="svg", bbox_inches=box, metadata={"Date": None}, dpi=110)
         text = out.getvalue()
         return text[text.index("<svg") :]
 
@@ -219,7 +219,7 @@ _HTML = """<!doctype html>
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem;
  padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; margin: .9rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 caption { caption-side: bottom; text-align: left; padding-top: .4rem; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .6rem; text-align: left;

@@ -167,11 +167,12 @@ def sureness_parts(
             share = 1 - np.divide(errors, shares, out=np.zeros_like(errors), where=good)
             pl.risk_coverage(at, share.clip(0, 1), weights=shares, threshold=threshold, ax=ax)
 
-    words = ", ".join(f"{c:.2f} sure {a:.2f} right" for c, a in zip(sure, right, strict=True))
+    ends = [f"{sure[i]:.2f} sure and {right[i]:.2f} right" for i in (0, -1)] if len(sure) else []
     return [
         figure(
             lambda ax: pl.reliability(bins, before=before, ax=ax),
-            f"Reliability, by bins of equally many cells: {words}",
+            f"Reliability of {n.sum():,.0f} calls, in {len(sure)} bins of equally many cells: the "
+            f"least sure bin is {' , the surest '.join(ends).replace(' ,', ',')}",
             width=5.2,
             height=4.4,
         ),
