@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: What pictures are written as.
 KINDS = (".svg", ".png")
+#: Room between panels beside each other, of their width: names of genes stand there.
+_BESIDE = 0.75
 
 
 def axes_for(ax: Axes | None, width: float, height: float) -> Axes:
@@ -40,11 +42,11 @@ def panels(ax: Axes, n: int, *, columns: int = 1, room: float = 0.34) -> list[Ax
     """
     ax.set_axis_off()
     rows = -(-n // columns)
-    height, width = 1.0 / (rows + room * (rows - 1)), 1.0 / (columns + 0.45 * (columns - 1))
+    height, width = 1.0 / (rows + room * (rows - 1)), 1.0 / (columns + _BESIDE * (columns - 1))
     found = []
     for i in range(n):
         row, column = divmod(i, columns)
-        left, bottom = column * width * 1.45, 1.0 - height - row * height * (1 + room)
+        left, bottom = column * width * (1 + _BESIDE), 1.0 - height - row * height * (1 + room)
         found.append(ax.inset_axes((left, bottom, width, height)))
     return found
 

@@ -210,12 +210,16 @@ def gene_importance(
     columns = min(3, max(len(names), 1))
     rows = max(-(-len(names) // columns), 1)
     ax = axes_for(ax, 3.1 * columns + 0.6, (0.17 * top + 0.85) * rows + 0.4)
-    for panel, name in zip(panels(ax, len(names), columns=columns), names, strict=True):
+    found = panels(ax, len(names), columns=columns, room=0.45)
+    for i, (panel, name) in enumerate(zip(found, names, strict=True)):
         part = genes[genes["group"].astype(str) == name]
         part = part[np.isfinite(part[value].to_numpy(dtype=float))]
         part = part.iloc[np.argsort(-part[value].abs().to_numpy(), kind="stable")[:top]]
         _bars(panel, part, value)
         panel.set_title(short(name), fontsize=8)
+        if i + columns >= len(names):  # the lowest of a column
+            words = {"share": "share of the weight", "score": "attribution"}
+            panel.set_xlabel(words[value], fontsize=7)
     return finished(ax, title, save)
 
 
@@ -233,5 +237,4 @@ def _bars(panel: Axes, part: pd.DataFrame, value: str) -> None:
     panel.invert_yaxis()
     panel.axvline(0, color="0.4", lw=0.6)
     panel.tick_params(axis="x", labelsize=6)
-    words = {"share": "share of the weight", "score": "attribution"}
-    panel.set_xlabel(words[value], fontsize=7)
+    panel.locator_params(axis="x", nbins=4)

@@ -84,12 +84,11 @@ def f1_abundance(
 def _name_worst(
     ax: Axes, names: list[str], x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> None:
-    """Write the names of the worst classes; on either side none is closer than a line."""
-    lowest = {False: -1.0, True: -1.0}
+    """Write the names of the worst classes; none is closer than a line to another."""
+    lowest = -1.0
     for i in np.argsort(y, kind="stable")[:NAMED]:
         right = bool(x[i] > np.sqrt(x.min() * x.max()))
-        at = max(float(y[i]), lowest[right] + 0.042)
-        lowest[right] = at
+        at = lowest = max(float(y[i]), lowest + 0.042)
         ax.annotate(
             short(names[i], 26), (x[i], y[i]), (-7 if right else 7, 190 * (at - y[i])), fontsize=7,
             va="center", textcoords="offset points", ha="right" if right else "left",

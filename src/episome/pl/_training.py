@@ -199,4 +199,4 @@ def _shares(panel: Axes, classes: pd.DataFrame) -> None:
     panel.set_yticks(at, [short(c) for c in classes["class"]], fontsize=7)
     panel.invert_yaxis()
     panel.set_xlabel("share of the cells")
-    panel.legend(fontsize=7, frameon=False, loc="lower right")
+    panel.legend(fontsize=7, frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 0.99))

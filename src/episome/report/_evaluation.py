@@ -10,7 +10,7 @@ import pandas as pd
 
 from episome import pl
 from episome.report._annotation import pairs_parts
-from episome.report._page import Figure, Page, Part, Table, Text
+from episome.report._page import Figure, Page, Part, Table, Text, shown
 from episome.report._parts import (
     ROWS,
     calibration_parts,
@@ -167,7 +167,7 @@ def model_page(facts: Mapping[str, Any], history: Mapping[str, Sequence[float]])
         data=facts,
     )
     plain = [(k, v) for k, v in fit.items() if isinstance(v, int | float | str) and v != ""]
-    rows = pd.DataFrame([(k, str(v)) for k, v in plain], columns=["what", "value"])
+    rows = pd.DataFrame([(k, shown(v)) for k, v in plain], columns=["what", "value"])
     page.add("Training", Table(rows, "What the folder keeps of its training."))
     lines = {k: v for k, v in history.items() if k != "epoch" and np.isfinite(v).any()}
     if lines:
