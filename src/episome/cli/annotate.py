@@ -121,6 +121,9 @@ __all__ = ["command"]
     "commas; may be repeated.",
 )
 @report_options
+@click.option(
+    "--report-names", nargs=2, hidden=True, help="Names of cells and model in the report."
+)
 @cell_options
 @machine_options
 @click.option(

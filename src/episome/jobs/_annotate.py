@@ -105,6 +105,8 @@ class AnnotateRequest:
     report
         ``.html`` or ``.md``: the report of the calls, see ``episome.jobs.report``. It is made
         when the calls are written; a report that cannot be made is a warning.
+    report_names
+        How the report calls the cells and the model; default the names of file and folder.
     split, part
         File of ``episome corpus split`` of the same cells, and the part of it that is annotated:
         ``"train"``, ``"validation"`` or ``"test"`` (default).
@@ -114,6 +116,7 @@ class AnnotateRequest:
     model: Path
     output: Path | None
     report: Path | None = None
+    report_names: tuple[str, str] | None = None
     split: Path | None = None
     part: Literal["train", "validation", "test"] | None = None
     where: tuple[str, ...] = ()
@@ -298,7 +301,15 @@ def _plain(counts: pd.Series) -> dict[str, int]:
 def _key(request: AnnotateRequest) -> str:
     """Digest of what decides the calls; where they go and how they are named does not."""
     read = ("input", "model", "gene_map", "split")
-    other = ("output", "report", "prefix", "overwrite", "overwrite_columns", "cellxgene")
+    other = (
+        "output",
+        "report",
+        "report_names",
+        "prefix",
+        "overwrite",
+        "overwrite_columns",
+        "cellxgene",
+    )
     facts = {k: v for k, v in asdict(request).items() if k not in (*read, *other)}
     output = request.output or Path()
     return Run("annotate", output, facts, [getattr(request, name) for name in read]).key

@@ -11,6 +11,7 @@ from typing import Any
 #: Fields that change nothing in a result, and those that are told first.
 _NO_DIFFERENCE = frozenset(
     ("overwrite", "overwrite_columns", "max_memory", "trust", "device", "batch_size", "report")
+    + ("report_names",)
 )
 _FIRST = ("input", "model", "output")
 _PATHS = frozenset({*_FIRST, "gene_map", "split"})

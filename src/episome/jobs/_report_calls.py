@@ -46,7 +46,8 @@ def annotation_report(
     """Return the report of calls that were just made."""
     from episome.report import annotation_page
 
-    names = {"input": shown_name(request.input), "model": request.model.name}
+    own_names = (shown_name(request.input), request.model.name)
+    names = dict(zip(("input", "model"), request.report_names or own_names, strict=True))
     if request.output is not None:
         names["output"] = request.output.name
     obs = None if adata is None else adata.obs if rows is None else adata.obs.iloc[rows]
@@ -54,6 +55,9 @@ def annotation_report(
         names["input"], manifest, predictor, query, adata, rows, summary, obs=obs,
         layer=request.layer, plain=not request.use_raw, batch_size=request.batch_size,
     )  # fmt: skip
+    # Lines of the input report name the file, which an upload calls otherwise than its user.
+    notes = facts["input"]["notes"]
+    facts["input"]["notes"] = [n.replace(own_names[0], names["input"]) for n in notes]
     own = {**identity(manifest), "input_kind": query.values.form}
     facts |= {
         "model": names["model"],

@@ -54,7 +54,8 @@ def panels(ax: Axes, n: int, *, columns: int = 1, room: float = 0.34) -> list[Ax
 def short(name: object, limit: int = 32) -> str:
     """Return a name that is not too long for a picture."""
     text = str(name)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    # Between two dollars there would be a formula, which a name is not.
+    return (text if len(text) <= limit else text[: limit - 1] + "…").replace("$", r"\$")
 
 
 def finished(ax: Axes, title: str | None, save: str | Path | None) -> Axes:
@@ -68,7 +69,7 @@ def finished(ax: Axes, title: str | None, save: str | Path | None) -> Axes:
         The file exists (E-F26).
     """
     if title:
-        ax.set_title(title)
+        ax.set_title(short(title, 200))
     if save is None:
         return ax
     path = Path(save)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from episome.pl._axes import axes_for, finished
+from episome.pl._axes import axes_for, finished, short
 from episome.pl._colours import COLOURS
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ def scaling_curves(
         style = _STYLES[(i // len(COLOURS)) % len(_STYLES)]
         means = part.groupby("n_cells")["value"].mean()
         ax.plot(part["n_cells"], part["value"], ".", color=colour, alpha=0.5)
-        ax.plot(means.index, means, style, color=colour, marker="o", label=str(name))
+        ax.plot(means.index, means, style, color=colour, marker="o", label=short(name, 60))
         if fits and str(name) in fits:
             sizes = np.geomspace(means.index.min(), 1.25 * means.index.max(), 60)
             ax.plot(sizes, fits[str(name)](sizes), style, color=colour, linewidth=0.8, alpha=0.8)
     ax.set_xscale("log")
     ax.set_xlabel("training cells")
-    ax.set_ylabel(label)
+    ax.set_ylabel(short(label, 80))
     ax.legend(fontsize="small")
     return finished(ax, title, save)

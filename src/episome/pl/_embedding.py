@@ -106,8 +106,8 @@ def embedding(
         shades = palette_of(types, palette)
         (_bin_types if binned else _dot_types)(ax, points, codes, [shades[t] for t in types], bins)
         _legend(ax, codes, types, shades)
-    ax.set_xlabel(f"{names} 1")
-    ax.set_ylabel(f"{names} 2")
+    ax.set_xlabel(f"{short(names)} 1")
+    ax.set_ylabel(f"{short(names)} 2")
     ax.set_xticks([])
     ax.set_yticks([])
     return finished(ax, title, save)
@@ -249,7 +249,7 @@ def _dot_numbers(
         *points[order].T, c=numbers[order], s=size, linewidths=0, rasterized=True,
         cmap="viridis", vmin=limits[0], vmax=limits[1],
     )  # fmt: skip
-    ax.figure.colorbar(drawn, ax=ax, label=label)
+    ax.figure.colorbar(drawn, ax=ax, label=short(label, 60))
 
 
 # -- bins ------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ def _draw_numbers(
     colour = colormaps["viridis"](norm(np.maximum(means, low) if counted else means))[:, :3]
     colour[n_known == 0] = to_rgb(GREY)
     _shown(ax, np.asarray(colour), (counts > 0).astype(float), ends, n)
-    ax.figure.colorbar(ScalarMappable(norm, "viridis"), ax=ax, label=label)
+    ax.figure.colorbar(ScalarMappable(norm, "viridis"), ax=ax, label=short(label, 60))
 
 
 def _legend(

@@ -80,8 +80,8 @@ def sankey(
         total = flows.sum()
         _bars(ax, flows.sum(axis=1), left_names, shades, 0.0, total)
         _bars(ax, flows.sum(axis=0), right_names, shades, 1.0, total)
-    ax.text(0.0, 0.03, names[0], ha="center", weight="bold")
-    ax.text(1.0, 0.03, names[1], ha="center", weight="bold")
+    ax.text(0.0, 0.03, short(names[0]), ha="center", weight="bold")
+    ax.text(1.0, 0.03, short(names[1]), ha="center", weight="bold")
     return finished(ax, title, save)
 
 

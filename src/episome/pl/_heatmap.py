@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from episome.pl._axes import axes_for, finished
+from episome.pl._axes import axes_for, finished, short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,8 +69,8 @@ def heatmap(
     image = ax.imshow(
         np.ma.masked_invalid(values), vmin=low, vmax=high, cmap=colours, aspect="auto"
     )
-    ax.set_xticks(range(n_columns), [str(c) for c in table.columns], rotation=45, ha="right")
-    ax.set_yticks(range(n_rows), [str(r) for r in table.index])
+    ax.set_xticks(range(n_columns), [short(c, 60) for c in table.columns], rotation=45, ha="right")
+    ax.set_yticks(range(n_rows), [short(r, 60) for r in table.index])
     if max(n_rows, n_columns) <= _WRITTEN:
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
@@ -86,5 +86,5 @@ def heatmap(
                     color="white" if dark else "black",
                     fontsize=8,
                 )
-    ax.figure.colorbar(image, ax=ax, label=label)
+    ax.figure.colorbar(image, ax=ax, label=short(label, 80))
     return finished(ax, title, save)

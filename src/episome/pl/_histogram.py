@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from episome.pl._axes import axes_for, finished
+from episome.pl._axes import axes_for, finished, short
 from episome.pl._colours import COLOURS
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def histogram(
         lost = len(numbers) - len(known)
         counts = [int(n) for n in np.histogram(known.clip(*limits), bins, limits)[0]]
     ax = axes_for(ax, 5.2, 3.2)
+    label = short(label, 80)
     edges = np.linspace(*limits, len(counts) + 1)
     ax.bar(
         edges[:-1],
@@ -70,7 +71,7 @@ def histogram(
         lw=0.4,
     )
     for i, (name, at) in enumerate((marks or {}).items()):
-        ax.axvline(at, color=COLOURS[4 + i], lw=1.0, ls="--", label=f"{name}: {at:.3g}")
+        ax.axvline(at, color=COLOURS[4 + i], lw=1.0, ls="--", label=f"{short(name)}: {at:.3g}")
     if marks:
         ax.legend(fontsize=8, frameon=False)
     ax.set_xlim(*limits)

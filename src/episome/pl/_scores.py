@@ -162,7 +162,7 @@ def predicted_true(
     varies = len(x) > 1 and np.ptp(x) > 0 and np.ptp(y) > 0
     r = f"r = {np.corrcoef(x, y)[0, 1]:.3f}" if varies else "r not defined"
     ax.text(0.03, 0.97, f"{r}, n = {len(x):,}", transform=ax.transAxes, va="top", fontsize=9)
-    end = f" {label}" if label else ""
+    end = f" {short(label, 60)}" if label else ""
     ax.set_xlabel(f"true{end}")
     ax.set_ylabel(f"predicted{end}")
     return finished(ax, title, save)

@@ -311,4 +311,5 @@ def _download(work: Work, job: Job, name: str) -> Response:
         if not path.is_file():
             shutil.make_archive(str(folder / "model"), "zip", folder / "model")
         return FileResponse(path, media_type="application/zip", headers=headers)
-    return FileResponse(folder / name, media_type="application/x-hdf5", headers=headers)
+    kind = "text/html; charset=utf-8" if name == "report.html" else "application/x-hdf5"
+    return FileResponse(folder / name, media_type=kind, headers=headers)

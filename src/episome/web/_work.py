@@ -24,7 +24,8 @@ __all__ = ["ROWS", "Calls", "Work"]
 #: Rows of a page of calls, letters of an option, and what a spreadsheet takes for a formula.
 ROWS, LONGEST, FORMULA = 50, 200, ("=", "+", "-", "@", "\t", "\r")
 #: What a job leaves for its user: name of the download -> file in the job's folder.
-RESULTS = {"calls.csv": "calls.sqlite3", "annotated.h5ad": "annotated.h5ad"}
+RESULTS = {"report.html": "report.html", "calls.csv": "calls.sqlite3"}
+RESULTS |= {"annotated.h5ad": "annotated.h5ad"}
 
 
 @dataclass(frozen=True, slots=True)
