@@ -215,7 +215,8 @@ def audit_map(
         ax = embedding(adata, color=values, basis=basis, ax=ax)
         ax.figure.axes[-1].set_ylabel("how likely the label is wrong")
         return finished(ax, title, save)
-    wrong = table["wrong"].fillna(value=False).to_numpy(dtype=bool)
+    # Cells that were not judged have no verdict, and a table may hold it as a text.
+    wrong = (table["wrong"].astype(str) == "True").to_numpy()
     suggested = table["suggested"].to_numpy(dtype=object)
     types = types_of(suggested[wrong])[1]
     shades = {**palette_of(types, palette), _FINE: "#dddddd"}

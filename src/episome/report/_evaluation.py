@@ -207,7 +207,7 @@ def audit_page(
         Such as a map of the doubted cells.
     """
     judged = cells["score"].notna()
-    wrong = cells["wrong"].fillna(value=False).astype(bool)
+    wrong = cells["wrong"].astype(str) == "True"  # no verdict of cells that were not judged
     name = facts["input"].get("name") or "cells"
     said = (
         f"{int(wrong.sum()):,} of {int(judged.sum()):,} labels that were judged look wrong; "
