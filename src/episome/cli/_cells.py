@@ -34,7 +34,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def report_options(function: F) -> F:
     """Add ``--report`` and ``--no-report``."""
     for option in (
-        click.option("--no-report", is_flag=True, help="Write no report."),
+        click.option("--no-report", is_flag=True, help="Write no report, unless --report says where."),
         click.option(
             "--report",
             type=click.Path(path_type=Path, dir_okay=False),
@@ -50,24 +50,12 @@ def report_of(options: dict[str, Any], output: Path | None) -> Path | None:
     """Return where the report goes; ``None`` for none.
 
     A place that nobody asked for is not fought over: where a file is there, it stays.
-
-    Raises
-    ------
-    UsageError
-        Both options are given (E-U27).
     """
-    from episome.errors import Problem, UsageError, warn
+    from episome.errors import Problem, warn
     from episome.io import report_place
 
-    wanted, none = options["report"], options["no_report"]
-    if wanted is not None and none:
-        raise UsageError(
-            "E-U27",
-            "--report and --no-report are given",
-            why="the one asks for what the other leaves out",
-            fix="give one of them",
-        )
-    if wanted is not None or none or output is None:
+    wanted: Path | None = options["report"]
+    if wanted is not None or options["no_report"] or output is None:
         return wanted
     place = report_place(output)
     if place.exists() and not options["overwrite"]:
