@@ -10,11 +10,11 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
-from episome.cli import _app
+from episome.cli import _app, answer_schema
 from episome.data import simulate_cells
 from episome.models import NearestCentroid
 
-SCHEMA = json.loads(Path(__file__).with_name("answer.schema.json").read_text(encoding="utf-8"))
+SCHEMA = answer_schema()
 
 
 @pytest.fixture(scope="module")
@@ -142,11 +142,36 @@ def test_what_no_report_is_made_of_is_told(run):
 
 
 def test_results_of_a_benchmark_have_their_own_report(run, files):
-    cells = files / "query.h5ad"
-    run(
-        "benchmark", "run", "annotation", "--models", "majority", "--data", str(cells),
-        "--labels-key", "cell_type", "-o", "results",
-    )  # fmt: skip
+    source = files / "query.h5ad"
+    Path("mine.toml").write_text(
+        'task = "annotation"\nmodels = ["majority"]\nfloor = false\nseeds = [0]\n'
+        f'data = {{name = "cells", source = "{source}", labels_key = "cell_type", '
+        'donor_key = "donor_id"}\nsplits = {by = "group"}\n'
+    )
+    run("benchmark", "run", "mine.toml", "-o", "results")
 
     assert run("report", "results")["kind"] == "benchmark"
     assert Path("results.html").is_file()
+
+
+# -- the schema ------------------------------------------------------------------------------
+
+
+def test_every_command_has_its_answer_in_the_shipped_schema():
+    jsonschema.Draft202012Validator.check_schema(answer_schema())
+    known = {c["if"]["properties"]["command"]["const"] for c in answer_schema()["allOf"]}
+
+    assert [c for c in _app.COMMANDS if c not in {k.partition(" ")[0] for k in known}] == []
+    assert [k for k in known if k.partition(" ")[0] not in _app.COMMANDS] == []
+
+
+def test_the_schema_refuses_answers_without_their_keys(run):
+    found = run(*ANNOTATE)
+    schema = answer_schema()
+
+    for key in ("labels", "report", "timings"):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({k: v for k, v in found.items() if k != key}, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**found, "labels": {"a": "many"}}, schema)
+    assert run("help", "json-schema")["schema"] == schema

@@ -225,7 +225,9 @@ def test_cells_are_coloured_by_columns_genes_and_symbols():
     assert by_type.get_xlabel() == "UMAP 1"
     values = cells.X[:, 3].toarray().ravel()
     for ax in (by_gene, by_symbol):
-        drawn = np.concatenate([c.get_array() for c in ax.collections if c.get_array() is not None])
+        drawn = np.concatenate(
+            [c.get_array() for c in ax.collections if c.get_array() is not None]
+        )
         np.testing.assert_allclose(np.sort(drawn), np.sort(values))
     assert counted.images
 

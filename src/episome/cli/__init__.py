@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from episome._lazy import lazy_names
 
@@ -27,7 +27,7 @@ _HOME = {
     "runs_text": "_command",
     "state_of": "_command",
 }
-__all__ = sorted([*_HOME, "main"])
+__all__ = sorted([*_HOME, "answer_schema", "main"])
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)
 
@@ -44,3 +44,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
     app.main(None if argv is None else list(argv), prog_name="episome")
     raise SystemExit(0)
+
+
+def answer_schema() -> dict[str, Any]:
+    """Return the JSON schema of the object that every command answers with ``--json``."""
+    import json
+    from importlib.resources import files
+
+    text = files("episome.cli").joinpath("answer.schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema

@@ -34,7 +34,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 def report_options(function: F) -> F:
     """Add ``--report`` and ``--no-report``."""
     for option in (
-        click.option("--no-report", is_flag=True, help="Write no report, unless --report says where."),
+        click.option(
+            "--no-report", is_flag=True, help="Write no report, unless --report says where."
+        ),
         click.option(
             "--report",
             type=click.Path(path_type=Path, dir_okay=False),

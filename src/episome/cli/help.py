@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from episome.cli._command import Outcome, command_options, examples, run_command
@@ -9,7 +11,7 @@ from episome.errors import EXIT_CODES
 
 __all__ = ["command"]
 
-TOPIC = "exit-codes"
+TOPIC, SCHEMA = "exit-codes", "json-schema"
 
 
 @click.command("help", epilog=examples("episome help exit-codes", "episome help doctor"))
@@ -17,8 +19,24 @@ TOPIC = "exit-codes"
 @command_options
 @click.pass_context
 def command(ctx: click.Context, topic: str | None) -> None:
-    """Explain exit codes (TOPIC exit-codes), or a command (TOPIC is its name)."""
-    run_command(ctx, "help", lambda: _codes() if topic == TOPIC else _help(ctx, topic))
+    """Explain exit codes (TOPIC exit-codes), or a command (TOPIC is its name).
+
+    TOPIC json-schema prints the schema of what commands answer with --json.
+    """
+    run_command(ctx, "help", lambda: _topic(ctx, topic))
+
+
+def _topic(ctx: click.Context, topic: str | None) -> Outcome:
+    if topic == TOPIC:
+        return _codes()
+    return _schema() if topic == SCHEMA else _help(ctx, topic)
+
+
+def _schema() -> Outcome:
+    from episome.cli import answer_schema
+
+    found = answer_schema()
+    return Outcome(text=json.dumps(found, indent=1), data={"help": SCHEMA, "schema": found})
 
 
 def _codes() -> Outcome:
