@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from episome.errors import InputFileError, Problem, UsageError, warn
@@ -265,9 +264,13 @@ def _page_of_record(request: ReportRequest, record: Mapping[str, Any]) -> tuple[
         "output_sha256": outputs[0].get("digest"),
         "repeat": _words(record["arguments"]),
     }
-    of = {"input": _there(config.get("input")), "model": _there(config.get("model"))}
-    known = {k: v for k, v in of.items() if v is not None and getattr(request, k) is None}
-    return _page_of(replace(request, run=place, **known), made)
+    of = replace(
+        request,
+        run=place,
+        input=request.input or _there(config.get("input")),
+        model=request.model or _there(config.get("model")),
+    )
+    return _page_of(of, made)
 
 
 def _there(value: object) -> Path | None:
@@ -325,7 +328,7 @@ def _page_of_model(request: ReportRequest, folder: Path, made: Mapping[str, Any]
     facts["provenance"].pop("distributions", None)
     if predictor is not None:
         facts |= facts_of.model_facts(manifest, predictor)
-    history = {k: np.asarray(v, dtype=float) for k, v in one.history.items()}
+    history = {k: [float(x) for x in v] for k, v in one.history.items()}
     return model_page(facts, history)
 
 

@@ -19,6 +19,7 @@ from episome.resources import peak_memory
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from episome.data import Query
@@ -281,8 +282,12 @@ def call_maps(
         if heading != "Calls" and not np.isfinite(color).any():
             continue
         what = "type" if heading == "Calls" else heading.lower()
+
+        def draw(ax: Axes, color: pd.Series = color) -> None:
+            pl.embedding(points, color=color, basis=basis, palette=palette, ax=ax)
+
         picture = figure(
-            lambda ax, c=color: pl.embedding(points, color=c, basis=basis, palette=palette, ax=ax),
+            draw,
             f"{len(points):,} cells by {basis}, coloured by {what}; the table of types holds the "
             "numbers",
             width=7.6,

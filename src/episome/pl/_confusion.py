@@ -130,7 +130,8 @@ def _counts(
     index, n = {x: i for i, x in enumerate(labels)}, len(labels)
     rows = np.array([index[t] for t in truth], dtype=np.int64)
     columns = np.array([index[c] for c in called], dtype=np.int64)
-    return np.bincount(rows * n + columns, weights=weights, minlength=n * n).reshape(n, n)
+    counts = np.bincount(rows * n + columns, weights=weights, minlength=n * n)
+    return counts.astype(np.float64).reshape(n, n)
 
 
 def _draw(

@@ -232,7 +232,8 @@ def _dot_types(
     # In one random order: drawn type by type, the last would hide the others.
     order = np.random.default_rng(0).permutation(len(points))
     of = np.array([*shades, GREY], dtype=object)[codes[order]]
-    ax.scatter(*points[order].T, c=list(of), s=_size(len(of)), linewidths=0, rasterized=True)
+    x, y = points[order].T
+    ax.scatter(x, y, c=list(of), s=_size(len(of)), linewidths=0, rasterized=True)
 
 
 def _dot_numbers(
@@ -243,10 +244,12 @@ def _dot_numbers(
     limits: tuple[float, float],
 ) -> None:
     known, size = np.isfinite(numbers), _size(len(numbers))
-    ax.scatter(*points[~known].T, c=GREY, s=size, linewidths=0, rasterized=True)
+    x, y = points[~known].T
+    ax.scatter(x, y, c=GREY, s=size, linewidths=0, rasterized=True)
     order = np.flatnonzero(known)[np.argsort(numbers[known], kind="stable")]
+    x, y = points[order].T
     drawn = ax.scatter(
-        *points[order].T, c=numbers[order], s=size, linewidths=0, rasterized=True,
+        x, y, c=numbers[order], s=size, linewidths=0, rasterized=True,
         cmap="viridis", vmin=limits[0], vmax=limits[1],
     )  # fmt: skip
     ax.figure.colorbar(drawn, ax=ax, label=short(label, 60))

@@ -122,9 +122,10 @@ def _bands(ax: Axes, flows: NDArray[np.float64], shades: list[str]) -> None:
     for (i, j), size in np.ndenumerate(flows):
         if size <= 0:
             continue
-        a, b = start[i], end[j]
+        a, b = float(start[i]), float(end[j])
         start[i] -= size
         end[j] -= size
+        size = float(size)
         points = [
             (0.02, a), (0.5, a), (0.5, b), (0.98, b), (0.98, b - size), (0.5, b - size),
             (0.5, a - size), (0.02, a - size), (0.02, a),

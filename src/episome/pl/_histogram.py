@@ -77,5 +77,5 @@ def histogram(
     ax.set_xlim(*limits)
     ax.set_xlabel(label if not lost else f"{label} ({lost:,} not known)")
     ax.set_ylabel("cells")
-    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis="y", integer=True)
     return finished(ax, title, save)

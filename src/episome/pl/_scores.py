@@ -227,8 +227,9 @@ def audit_map(
     size = float(np.clip(30_000 / max(int(wrong.sum()), 1), 2, 30))
     for name in types:
         of = shown == name
+        x, y = points[of].T
         ax.scatter(
-            *points[of].T, color=shades.get(name, GREY), s=size, linewidths=0.2,
+            x, y, color=shades.get(name, GREY), s=size, linewidths=0.2,
             edgecolors="black", rasterized=True, label=f"{short(name)} ({int(of.sum()):,})",
         )  # fmt: skip
     ax.scatter([], [], color="#dddddd", label=f"{_FINE} ({int((~wrong).sum()):,})")

@@ -150,4 +150,6 @@ class CallSummary:
 def _numbers(calls: pd.DataFrame, name: str) -> NDArray[np.float64]:
     if name not in calls:
         return np.full(len(calls), np.nan)
-    return pd.to_numeric(calls[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    values = pd.to_numeric(calls[name], errors="coerce")
+    found: NDArray[np.float64] = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    return found
