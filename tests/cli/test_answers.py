@@ -36,6 +36,7 @@ RUNS = {
     "evaluate": (
         "evaluate", "cells.h5ad", "-m", "model", *LABELS, "--draws", 5, "-o", "scores.json",
     ),
+    "report": ("report", "scores.json", "-o", "scores.html"),
     "explain": ("explain", "cells.h5ad", "-m", "model", "-o", "genes.csv"),
     "embed": ("embed", "cells.h5ad", "-m", "enc", "-o", "z.csv"),
     "impute": ("impute", "cells.h5ad", "-m", "enc", "--genes", "GENE1", "-o", "imputed.csv"),
@@ -81,7 +82,6 @@ ELSEWHERE = {
     "models rm": "test_models_commands.py, with a hub in its place",
     "plugins check": "test_plugins_commands.py: it takes long",
     "predict-modality": "test_predict_modality.py",
-    "report": "tests of the report",
     "serve": "test_serve.py: it runs until it is stopped",
 }
 

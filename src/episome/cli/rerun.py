@@ -90,7 +90,7 @@ def _words(arguments: list[str], output: Path) -> list[str]:
     if "--" in words:
         at = words.index("--")
         words, last = words[:at], words[at:]
-    for option in ("--output", "-o"):
+    for option in ("--output", "-o", "--report"):
         if option in words:
             at = words.index(option)
             del words[at : at + 2]

@@ -94,6 +94,8 @@ if TYPE_CHECKING:
         PredictModalityResult,
         predict_modality,
     )
+    from episome.jobs._report import ReportRequest, ReportResult, report
+    from episome.jobs._report_facts import agreement, composition, sample_columns
     from episome.jobs._runs import Run, file_state
     from episome.jobs._train import (
         TrainPlan,
@@ -185,14 +187,18 @@ _HOME = {
     "PredictModalityRequest": "_predict_modality",
     "PredictModalityResult": "_predict_modality",
     "QueryRequest": "_asked",
+    "ReportRequest": "_report",
+    "ReportResult": "_report",
     "Run": "_runs",
     "file_state": "_runs",
     "TrainRequest": "_train",
     "TrainResult": "_train",
+    "agreement": "_report_facts",
     "annotate": "_annotate",
     "audit": "_audit",
     "check": "_check",
     "check_plugin": "_check_plugin",
+    "composition": "_report_facts",
     "demo": "_demo",
     "demo_cells": "_demo",
     "describe_input": "_annotate",
@@ -203,11 +209,13 @@ _HOME = {
     "join_labels": "_labels_file",
     "new_plugin": "_new_plugin",
     "predict_modality": "_predict_modality",
+    "report": "_report",
     "run_folder": "_train",
     "train": "_train",
     "train_auto": "_auto",
     "TuneRequest": "_tune",
     "TuneResult": "_tune",
+    "sample_columns": "_report_facts",
     "tune": "_tune",
 }
 __all__ = sorted(_HOME)

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from episome.models._enrichment import enrichment
     from episome.models._ensemble import Ensemble
     from episome.models._explanation import ExplanationMixin
-    from episome.models._folder import provenance
     from episome.models._gene_tables import agreement
     from episome.models._inert import inert_classes, inert_dtype, number_from_bytes
     from episome.models._network import NetworkModel
@@ -96,7 +95,6 @@ _HOME = {
     "NetworkModel": "_network",
     "OptionalLabels": "_optional_labels",
     "checked_splitter": "_training",
-    "provenance": "_folder",
     "ReconstructionMixin": "_reconstruction",
     "ReferenceWeights": "_reference",
     "SeenDonorsMixin": "_warm_start",

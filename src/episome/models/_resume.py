@@ -13,7 +13,8 @@ import numpy as np
 
 from episome import settings
 from episome.errors import UsageError
-from episome.models._folder import model_identity, provenance
+from episome.io import provenance
+from episome.models._folder import model_identity
 from episome.train import RunFolder
 
 if TYPE_CHECKING:

@@ -374,5 +374,6 @@ def _download(work: Work, job: Job, name: str) -> Response:
         if not path.is_file():
             shutil.make_archive(str(folder / "model"), "zip", folder / "model")
         return FileResponse(path, media_type="application/zip", headers=headers)
-    kind = "application/json" if name.endswith(".json") else "application/x-hdf5"
+    kinds = {".html": "text/html; charset=utf-8", ".json": "application/json"}
+    kind = kinds.get(Path(name).suffix, "application/x-hdf5")
     return FileResponse(folder / name, media_type=kind, headers=headers)

@@ -53,7 +53,12 @@ class Step:
 
 
 def steps(
-    job: Job, file: Path | None, model: Path | None, folder: Path, settings: ServeSettings
+    job: Job,
+    file: Path | None,
+    model: Path | None,
+    folder: Path,
+    settings: ServeSettings,
+    names: tuple[str, str] = ("cells.h5ad", "my-model"),
 ) -> list[Step]:
     """Return the steps of a job; the first one's answer is the answer of the job.
 
@@ -67,6 +72,8 @@ def steps(
         Of the job: everything that is written goes there.
     settings
         Of the page.
+    names
+        Of file and model, as the user knows them.
     """
     if job.kind == "demo":
         return [Step("writing the demo data", "episome.web._demo", (str(folder),))]
@@ -88,7 +95,7 @@ def steps(
     words = ("annotate", str(file), "-m", str(model), *options, *device, *plain)
     table = str(folder / "calls.parquet")
     found = [
-        Step("annotating", "episome", (*words, "-o", table)),
+        Step("annotating", "episome", (*words, "-o", table, *_report(folder, names))),
         Step(
             "making the tables and pictures",
             "episome.web._view",
@@ -97,6 +104,7 @@ def steps(
     ]
     if job.options.get("h5ad"):
         whole = (*words, "-o", str(folder / "annotated.h5ad"), "--overwrite-columns")
+        whole += ("--no-report",)
         found.append(Step("writing the annotated h5ad", "episome", whole))
         if author := job.options.get("author"):
             made = (str(folder / "annotated.h5ad"), "-o", str(folder / "annotation.json"))
@@ -104,6 +112,10 @@ def steps(
             cas = ("data", "convert", *made, "--to", "cas", "--author", str(author), *name)
             found.append(Step("writing the cell annotation", "episome", (*cas, *plain)))
     return found
+
+
+def _report(folder: Path, names: tuple[str, str]) -> tuple[str, ...]:
+    return ("--report", str(folder / "report.html"), "--report-names", *names)
 
 
 def repeat(job: Job, file: str, model: str) -> tuple[str, str] | None:

@@ -27,6 +27,7 @@ __all__ = ["ROWS", "Calls", "Work"]
 ROWS, LONGEST, FORMULA = 50, 200, ("=", "+", "-", "@", "\t", "\r")
 #: What a job leaves for its user: name of the download -> file in the job's folder.
 RESULTS = {
+    "report.html": "report.html",
     "calls.csv": "calls.sqlite3",
     "annotated.h5ad": "annotated.h5ad",
     "annotation.json": "annotation.json",
