@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -188,7 +189,7 @@ def test_a_card_has_every_section_and_front_matter_for_the_hub(made, model):
     for name, entry in json.loads((model / "manifest.json").read_text())["files"].items():
         assert f"SHA-256 of {name}: `{entry['sha256']}`" in text
     assert "no <real> cells" in text  # what people wrote stays as they wrote it
-    assert "Seconds of training: 0" in text
+    assert re.search(r"Seconds of training: \d", text)
 
 
 def test_what_was_said_stays_and_text_changed_by_hand_is_kept(model):
