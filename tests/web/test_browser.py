@@ -145,7 +145,7 @@ def again(browser: Any, done: Done, path: str, **options: Any):
 def test_from_upload_to_download_the_calls_are_those_of_python(done):
     wanted = model().annotate(query())
 
-    assert done.names == ["calls.csv", "annotated.h5ad", "result.json"]
+    assert done.names == ["report.html", "calls.csv", "annotated.h5ad", "result.json"]
     assert list(done.csv.index) == list(wanted.index)
     assert list(done.csv["label"]) == list(wanted["label"])
     np.testing.assert_allclose(done.csv["confidence"], wanted["confidence"], atol=1e-5)

@@ -119,13 +119,13 @@ def _bands(ax: Axes, flows: NDArray[np.float64], shades: list[str]) -> None:
     lows = [end[-1] - flows.sum(axis=0)[-1], start[-1] - flows.sum(axis=1)[-1]]
     ax.set_ylim(min(lows) - 0.02, 0.08)
     kinds = [Line.MOVETO, *[Line.CURVE4] * 3, Line.LINETO, *[Line.CURVE4] * 3, Line.CLOSEPOLY]
-    for (i, j), size in np.ndenumerate(flows):
+    for (i, j), flow in np.ndenumerate(flows):
+        size = float(flow)
         if size <= 0:
             continue
         a, b = float(start[i]), float(end[j])
         start[i] -= size
         end[j] -= size
-        size = float(size)
         points = [
             (0.02, a), (0.5, a), (0.5, b), (0.98, b), (0.98, b - size), (0.5, b - size),
             (0.5, a - size), (0.02, a - size), (0.02, a),
