@@ -36,7 +36,7 @@ RUNS = {
     "evaluate": (
         "evaluate", "cells.h5ad", "-m", "model", *LABELS, "--draws", 5, "-o", "scores.json",
     ),
-    "report": ("report", "scores.json", "-o", "scores.html"),
+    "report": ("report", "scores.json", "-o", "mine.html"),
     "explain": ("explain", "cells.h5ad", "-m", "model", "-o", "genes.csv"),
     "embed": ("embed", "cells.h5ad", "-m", "enc", "-o", "z.csv"),
     "impute": ("impute", "cells.h5ad", "-m", "enc", "--genes", "GENE1", "-o", "imputed.csv"),

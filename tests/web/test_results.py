@@ -204,17 +204,6 @@ def test_the_reference_of_novelty_is_that_of_the_folder(shown):
     assert sum(view["reference"]["novelty"]) == pytest.approx(view["n_obs"], rel=0.01)
 
 
-def test_colours_stay_with_the_type_and_are_told_apart():
-    few = _view.type_colours(["B cell", "T cell"])
-    more = _view.type_colours(["B cell", "NK cell", "T cell", "unknown"])
-
-    assert {k: more[k] for k in few if k != "unknown"} == {
-        k: v for k, v in few.items() if k != "unknown"
-    }
-    assert len(set(more.values())) == 4
-    assert len(_view.type_colours([f"t{i}" for i in range(40)])) == 41
-
-
 def test_two_annotations_are_counted_side_by_side(shown, tmp_path):
     folder, calls, _ = shown
     other = calls.copy()

@@ -18,7 +18,6 @@ from episome.errors import InputFileError
 from episome.log import get_logger
 
 __all__ = [
-    "BESIDE",
     "FILE",
     "arguments_of",
     "described_files",
@@ -31,8 +30,6 @@ __all__ = [
 
 FORMAT = 1
 FILE, CONFIG, LOG = "manifest.json", "config.toml", "log.jsonl"
-#: Ending of the record that a long command leaves beside its output.
-BESIDE = ".run.json"
 _MAX_BYTES = 64 << 20
 
 
@@ -119,9 +116,9 @@ def keep_beside(output: Path, ctx: click.Context, facts: Mapping[str, Any]) -> P
     ctx, facts
         As :func:`write_run`.
     """
-    from episome.io import write_file
+    from episome.io import record_beside, write_file
 
-    place = beside(output)
+    place = record_beside(output)
     try:
         if place.exists():
             read_run(place)
@@ -129,12 +126,6 @@ def keep_beside(output: Path, ctx: click.Context, facts: Mapping[str, Any]) -> P
         get_logger("cli").warning("the record of the run is not kept: %s", error)
         return None
     return write_file(place, _record(ctx, facts), overwrite=True)
-
-
-def beside(output: Path) -> Path:
-    """Return where the record of an output is."""
-    whole = output.absolute()
-    return whole.with_name(whole.name + BESIDE)
 
 
 def _record(ctx: click.Context, facts: Mapping[str, Any]) -> bytes:
@@ -168,7 +159,9 @@ def read_run(path: Path) -> dict[str, Any]:
     InputFileError
         It is none (E-F34).
     """
-    of_output = beside(path)
+    from episome.io import record_beside
+
+    of_output = record_beside(path)
     file = of_output if of_output.is_file() else path / FILE if path.is_dir() else path
     try:
         size = file.stat().st_size

@@ -147,7 +147,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     blocks and give a table. Genes are matched by name, calls are in the order of the cells, and
     INPUT is never changed.
     """
-    run_command(ctx, "annotate", lambda: _annotate(ctx, options))
+    run_command(ctx, "annotate", lambda: _annotate(ctx, options), long=True)
 
 
 def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:

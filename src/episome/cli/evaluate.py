@@ -116,7 +116,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     calibration, label sets, novelty and what is confused with what. A call is the most probable
     class. Cells without a label take no part, and INPUT is never changed.
     """
-    run_command(ctx, "evaluate", lambda: _evaluate(ctx, options))
+    run_command(ctx, "evaluate", lambda: _evaluate(ctx, options), long=True)
 
 
 def _evaluate(ctx: click.Context, options: dict[str, Any]) -> Outcome:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         write_model_folder,
     )
     from episome.io._json import decode, encode
-    from episome.io._provenance import provenance, version_of
+    from episome.io._provenance import RECORD, provenance, record_beside, version_of
     from episome.io._results import (
         CELL_KINDS,
         EVALUATION_KINDS,
@@ -65,6 +65,7 @@ _HOME = {
     "EXPRESSION_KINDS": "_blocks",
     "EnsembleFolder": "_ensemble",
     "ModelFolder": "_folder",
+    "RECORD": "_provenance",
     "SCHEMA_COLUMNS": "_results",
     "TABLES": "_results",
     "SEALED": "_folder",
@@ -89,6 +90,7 @@ _HOME = {
     "read_corpus_manifest": "_corpus",
     "prefixed": "_results",
     "provenance": "_provenance",
+    "record_beside": "_provenance",
     "records": "_results",
     "report_place": "_results",
     "read_ensemble_folder": "_ensemble",

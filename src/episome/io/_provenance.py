@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from episome import settings
@@ -19,6 +20,16 @@ _VERSIONS = (
     "scipy",
     "scikit-learn",
 )
+
+
+#: Ending of the record that a command leaves beside its output.
+RECORD = ".run.json"
+
+
+def record_beside(output: Path) -> Path:
+    """Return where the record of the run that wrote a file or folder is: ``OUTPUT.run.json``."""
+    whole = output.absolute()
+    return whole.with_name(whole.name + RECORD)
 
 
 def provenance() -> dict[str, Any]:

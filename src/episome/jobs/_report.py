@@ -12,7 +12,15 @@ import pandas as pd
 
 from episome.errors import InputFileError, Problem, UsageError, warn
 from episome.inference import Predictor
-from episome.io import ending, ensure_free, is_ensemble, read_manifest, report_place
+from episome.io import (
+    RECORD,
+    ending,
+    ensure_free,
+    is_ensemble,
+    read_manifest,
+    record_beside,
+    report_place,
+)
 from episome.jobs import _report_facts as facts_of
 from episome.jobs._inputs import shown_name
 from episome.jobs._report_calls import but_repeat, identity, page_of_calls
@@ -197,6 +205,11 @@ def written_or_told(
 def _page_of(request: ReportRequest, made: Mapping[str, Any]) -> tuple[str, Page]:
     """Return what a path holds, and the report of it; ``made`` is of the record of its run."""
     path = request.run
+    kept = record_beside(path)
+    if not made and kept.is_file() and _is_record(record := _json(kept)):
+        return _page_of_record(request, record, path)
+    if path.name.endswith(RECORD) and _is_record(record := _json(path)):
+        return _page_of_record(request, record)
     if path.is_dir() or path.name == "manifest.json":
         return _page_of_folder(request, made)
     if path.suffix == ".json":
@@ -222,7 +235,7 @@ def _page_of_folder(request: ReportRequest, made: Mapping[str, Any]) -> tuple[st
 
         return "benchmark", benchmark_page(opened(folder), request.study)
     record = _json(file)
-    if "arguments" in record and "config" in record:
+    if _is_record(record):
         return _page_of_record(request, record)
     return "training", _page_of_model(request, folder, made)
 
@@ -238,14 +251,23 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _page_of_record(request: ReportRequest, record: Mapping[str, Any]) -> tuple[str, Page]:
-    """Return the report of the output of a run, with what its record knows."""
+def _is_record(found: Mapping[str, Any]) -> bool:
+    return isinstance(found.get("arguments"), list) and isinstance(found.get("config"), Mapping)
+
+
+def _page_of_record(
+    request: ReportRequest, record: Mapping[str, Any], written: Path | None = None
+) -> tuple[str, Page]:
+    """Return the report of the output of a run, with what its record knows.
+
+    ``written`` is that output, where it is known: it may have been moved with its record.
+    """
     outputs = [o for o in record.get("outputs") or () if isinstance(o, Mapping)]
     if not outputs:
         why = "the run failed" if record.get("error") else "the run wrote nothing"
         raise nothing(request.run, why)
     config = {k: v.get("value") for k, v in record["config"].items() if isinstance(v, Mapping)}
-    place = Path(str(outputs[0]["path"])).expanduser()
+    place = written or Path(str(outputs[0]["path"])).expanduser()
     if not place.exists():
         raise InputFileError(
             "E-F07",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from episome.data import AnnDataSource, read_cells, variable_genes
 from episome.inference import Predictor
 from episome.metrics import expected_calibration_error
 from episome.ontology import cell_ontology
-from episome.pl import COLOURS
+from episome.pl import colours as colours_of
 from episome.web._expression import write_expression
 
 if TYPE_CHECKING:
@@ -40,8 +39,6 @@ VALUES, COLUMNS, TOP = 60, 12, 12
 BASES = ("X_umap", "X_tsne", "X_draw_graph_fa", "X_pca")
 #: Largest information content of the terms of a level, the finest first.
 LEVELS = (60.0, 40.0, 20.0, 8.0)
-#: Of cells without a call.
-GREY = "#bbbbbb"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -51,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     layer = words[4] if len(words) > 4 else ""
     calls = pd.read_parquet(table)
     _write_table(calls, folder / "calls.sqlite3")
-    colours = type_colours(sorted(set(calls["label"].astype(str))))
+    colours = colours_of(sorted(set(calls["label"].astype(str))))
     predictor = Predictor.from_folder(model, device="cpu")
     view: dict[str, Any] = {
         "n_obs": len(calls),
@@ -135,20 +132,6 @@ def _histogram(values: pd.Series, n_bins: int = 20) -> list[int]:
     """Return counts of values from 0 to 1."""
     numbers = pd.to_numeric(values, errors="coerce").dropna().to_numpy(dtype=float)
     return [int(n) for n in np.histogram(numbers.clip(0.0, 1.0), n_bins, (0.0, 1.0))[0]]
-
-
-def type_colours(labels: list[str]) -> dict[str, str]:
-    """Return a colour for every label: the same in every file while no two want the same one."""
-    free, found = list(range(len(COLOURS) - 1)), {"unknown": GREY}
-    for label in labels:
-        if label == "unknown":
-            continue
-        wanted = zlib.crc32(label.encode()) % (len(COLOURS) - 1)
-        place = wanted if wanted in free or not free else free[0]
-        if place in free:
-            free.remove(place)
-        found[label] = COLOURS[place]
-    return found
 
 
 def _reference(predictor: Predictor, n: int) -> dict[str, list[float]]:
