@@ -38,6 +38,9 @@ def _own_home(
     What a test patched is undone before ``_same_seed`` looks, as that one is asked for first.
     """
     monkeypatch.setenv("EPISOME_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+    # Commands of other tests draw no pictures: a report takes seconds.
+    for command in ("ANNOTATE", "EVALUATE"):
+        monkeypatch.setenv(f"EPISOME_{command}_NO_REPORT", "1")
 
 
 @pytest.fixture(autouse=True)

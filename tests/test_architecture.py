@@ -31,7 +31,7 @@ TABLE: dict[str, tuple[set[str] | None, set[str]]] = {
     "confidence": ({"ontology", "metrics"}, {"torch", "scvi", "lightning"}),
     "inference": (None, {"scvi", "lightning"}),
     "train": ({"plugins", "io", "ontology", "nn", "metrics", "data"}, {"scvi"}),
-    "pl": ({"metrics", "ontology"}, {"scvi", "lightning"}),
+    "pl": ({"io", "metrics", "ontology"}, {"scvi", "lightning"}),
     "report": ({"metrics", "ontology", "pl", "io"}, {"scvi", "lightning"}),
     "models": (None, set()),
     "benchmark": (None, set()),

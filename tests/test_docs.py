@@ -176,3 +176,18 @@ def run(line: str, folder: Path) -> None:
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+@pytest.mark.slow
+def test_page_on_reports_as_written_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EPISOME_ANNOTATE_NO_REPORT")
+
+    run_page("user_guide/report.md", tmp_path)
+
+    made = {p.name for p in tmp_path.glob("*.html")}
+    assert made == {"calls.html", "again.html", "model.html", "done.html", "later.html"}
+    assert (tmp_path / "dots.svg").is_file()

@@ -111,6 +111,17 @@ def episome_register_sources():
         ),
     )
 """,
+    "episome_register_converters": """\
+@hookimpl
+def episome_register_converters():
+    return (
+        ConverterSpec(
+            name="gene-net-checkpoint",
+            target="episome_gene_net.model:GeneNet.from_checkpoint",
+            summary="a checkpoint of the published code",
+        ),
+    )
+""",
     "episome_cli": """\
 @hookimpl
 def episome_cli(app):

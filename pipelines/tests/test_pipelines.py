@@ -26,7 +26,7 @@ def complete(folder: Path, sample: str) -> None:
     """All that a sample should have is there, and says the same."""
     check = json.loads((folder / f"{sample}.check.json").read_text())
     calls = pd.read_csv(folder / f"{sample}.calls.csv")
-    record = json.loads((folder / f"{sample}.calls.csv.json").read_text())
+    record = json.loads((folder / f"{sample}.calls.csv.run.json").read_text())
     page = (folder / f"{sample}.report.html").read_text()
     assert check["ok"]
     assert len(calls) == 50

@@ -77,7 +77,7 @@ task episome_annotate {
   output {
     File check = "~{sample}.check.json"
     File calls = "~{sample}.calls.csv"
-    File record = "~{sample}.calls.csv.json"
+    File record = "~{sample}.calls.csv.run.json"
     File report = "~{sample}.report.html"
   }
 

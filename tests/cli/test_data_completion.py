@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from episome.cli import _app
+from episome.cli._answers import answer_schema
 from episome.data import AnnDataSource, cells_digest, simulate_cells
 from episome.io import cached_model
 
-SCHEMA = json.loads(Path(__file__).with_name("answer.schema.json").read_text())
+SCHEMA = answer_schema("")
 
 
 @pytest.fixture(autouse=True)
@@ -287,3 +288,19 @@ def test_help_imports_nothing_heavy(words):
     assert asked.returncode == 0
     assert len([li for li in asked.stdout.splitlines() if li.strip().startswith("$ ")]) >= 2
     assert "HEAVY []" in asked.stderr
+
+
+def test_annotated_cells_are_written_for_other_programs():
+    cells = simulate_cells(40, 20, n_types=2)
+    cells.obs["episome_label"] = cells.obs["cell_type"].astype(str)
+    cells.obsm["X_umap"] = np.zeros((40, 2))
+    cells.write_h5ad("annotated.h5ad")
+    to = ("data", "convert", "annotated.h5ad", "--to")
+
+    cas = answer(program(*to, "cas", "--author", "A B", "-o", "a.json", "--json"))
+    portal = answer(program(*to, "cellxgene", "-o", "portal.h5ad", "--json"))
+
+    assert cas["form"] == "cas"
+    assert "obs['assay_ontology_term_id']" in portal["missing"]
+    assert "the portal also wants" in program(*to, "cellxgene", "-o", "again.h5ad").stdout
+    refused(2, "E-U142", *to, "cas", "-o", "b.json", match="--author")

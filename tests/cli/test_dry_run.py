@@ -10,10 +10,11 @@ import jsonschema
 import pytest
 from _program import program, refused, tree
 
+from episome.cli._answers import answer_schema
 from episome.data import simulate_cells
 from episome.inference import Predictor
 
-SCHEMA = json.loads(Path(__file__).with_name("answer.schema.json").read_text())
+SCHEMA = answer_schema("")
 
 
 @pytest.fixture(scope="module")

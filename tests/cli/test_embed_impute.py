@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 from _program import in_own_process, program, refused
 
+from episome.cli._answers import answer_schema
 from episome.data import simulate_cells
 from episome.models import load
 
-SCHEMA = json.loads(Path(__file__).with_name("answer.schema.json").read_text())
+SCHEMA = answer_schema("")
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 from _program import in_own_process, program, refused
 
+from episome.cli._answers import answer_schema
 from episome.data import simulate_cells
 from episome.models import load
 
-SCHEMA = json.loads(Path(__file__).with_name("answer.schema.json").read_text())
+SCHEMA = answer_schema("")
 
 
 @pytest.fixture(scope="module")
@@ -173,15 +174,28 @@ def test_an_encoder_is_pretrained_and_another_model_starts_from_it(files):
     again = answer(program(*words, *small, "--json"))
     assert again["repeated"]
     start = ("train", "ssl-classifier", files / "reference.h5ad", "--labels-key", "cell_type")
-    more = ("--set", "init=encoder", "--max-epochs", 1, "-o", "classifier")
+    more = ("--init", "encoder", "--max-epochs", 1, "-o", "classifier")
     assert program(*start, *more).exit_code == 0
 
 
-def test_models_that_are_pretrained_on_their_way_say_so(files):
+def test_an_annotator_that_can_is_pretrained_without_labels_and_starts_itself(files):
+    small = ("--set", "dim=16", "--set", "depth=1", "--set", "heads=2", "--max-epochs", 1)
+
+    found = answer(
+        program("pretrain", "scbert", files / "reference.h5ad", "-o", "enc", *small, "--json")
+    )
+
+    assert (found["command"], found["n_classes"]) == ("pretrain", 0)
+    assert found["fit"]["pretext"] == "masked_expression"
+    start = ("train", "scbert", files / "reference.h5ad", "--labels-key", "cell_type")
+    assert program(*start, "--init", "enc", *small, "-o", "whole").exit_code == 0
+    assert load("whole").pretraining_
+
+
+def test_models_without_pretraining_say_which_have_it(files):
     words = (files / "reference.h5ad", "-o", "encoder")
 
-    refused(2, "E-U12", "pretrain", "scbert", *words, match="ends in training with labels.*ssl")
-    refused(2, "E-U12", "pretrain", "pca", *words, match="capabilities are embedding")
+    refused(2, "E-U12", "pretrain", "pca", *words, match="capabilities are embedding.*scbert.*ssl")
     refused(2, "E-U01", "pretrain", "ssl", *words, "--labels-key", "cell_type")
 
 

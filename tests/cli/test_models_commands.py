@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -14,11 +15,12 @@ import yaml
 from _hub import serving
 from _program import in_own_process, program, refused, tree
 
+from episome.cli._answers import answer_schema
 from episome.data import simulate_cells
 from episome.jobs import missing_of_card
 from episome.models import load
 
-SCHEMA = json.loads(Path(__file__).with_name("answer.schema.json").read_text())
+SCHEMA = answer_schema("")
 NAME = "my-lab/toy"
 SAID = (
     *("--license", "mit", "--training-data", "simulated | cells", "--intended-use", "tests"),
@@ -119,7 +121,7 @@ def test_show_says_what_the_folder_knows(made):
     assert "2 members" in text
     assert found["n_genes"] == 40
     assert found["card_lacks"] == ["card"]
-    assert done("models", "show", made / "pca", "--card").stdout.startswith("# PCAEmbedding")
+    assert "\n# PCAEmbedding of episome\n" in done("models", "show", made / "pca", "--card").stdout
 
 
 @pytest.mark.parametrize("name", ["model", "two"])
@@ -187,7 +189,7 @@ def test_a_card_has_every_section_and_front_matter_for_the_hub(made, model):
     for name, entry in json.loads((model / "manifest.json").read_text())["files"].items():
         assert f"SHA-256 of {name}: `{entry['sha256']}`" in text
     assert "no <real> cells" in text  # what people wrote stays as they wrote it
-    assert "Seconds of training: 0" in text
+    assert re.search(r"Seconds of training: \d", text)
 
 
 def test_what_was_said_stays_and_text_changed_by_hand_is_kept(model):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import jsonschema
 import pytest
@@ -11,9 +10,10 @@ from click.testing import CliRunner
 
 from episome.cli import _app
 from episome.cli import plugins as group
+from episome.cli._answers import answer_schema
 from episome.jobs._new_plugin import _TASKS
 
-SCHEMA = json.loads(Path(__file__).with_name("answer.schema.json").read_text(encoding="utf-8"))
+SCHEMA = answer_schema("")
 
 EVERYTHING = """
 from episome.plugins import *
@@ -40,6 +40,8 @@ def episome_register_studies(): return _spec(StudySpec, "some-study")
 def episome_register_pretext_tasks(): return _spec(PretextSpec, "some-pretext")
 @hookimpl
 def episome_register_sources(): return _spec(SourceSpec, "some-source")
+@hookimpl
+def episome_register_converters(): return _spec(ConverterSpec, "some-converter")
 """
 
 

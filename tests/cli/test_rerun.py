@@ -11,9 +11,10 @@ import jsonschema
 import pytest
 from _program import program, refused
 
+from episome.cli._answers import answer_schema
 from episome.data import simulate_cells
 
-SCHEMA = json.loads(Path(__file__).with_name("answer.schema.json").read_text())
+SCHEMA = answer_schema("")
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +133,54 @@ def test_a_folder_that_is_there_is_no_run_folder():
     refused(3, "E-F26", *TRAIN, "--run-folder", "run")
 
 
-def test_a_run_that_was_not_asked_to_be_kept_leaves_nothing():
+def test_a_short_run_that_was_not_asked_to_be_kept_leaves_nothing():
+    done(*TRAIN)
+    done("annotate", "cells.h5ad", "-m", "model")
+
+    made = {"cells.h5ad", "model", "model.run.json", "calls.csv"}
+    assert {p.name for p in Path.cwd().iterdir()} == made
+
+
+def test_long_commands_leave_their_record_beside_the_output():
     done(*TRAIN)
 
-    assert {p.name for p in Path.cwd().iterdir()} == {"cells.h5ad", "model"}
+    found = json.loads(Path("model.run.json").read_text())
+
+    digest = hashlib.sha256(Path("cells.h5ad").read_bytes()).hexdigest()
+    assert found["inputs"] == [{"path": "cells.h5ad", "sha256": digest}]
+    assert (found["command"], found["seed"], found["exit_code"]) == ("train", 0, 0)
+    assert found["outputs"][0]["kind"] == "model"
+    assert str(Path.home()) not in json.dumps(found).replace(str(Path.cwd()), "")
+    for named in ("model", "model.run.json"):
+        assert done("rerun", named).stdout == "model: the same\n"
+
+
+def test_a_file_of_others_in_the_place_of_the_record_stays():
+    Path("model.run.json").write_text("mine")
+
+    assert "the record of the run is not kept" in program(*TRAIN).stderr
+
+    assert Path("model.run.json").read_text() == "mine"
+
+
+def test_the_record_of_the_first_run_stays_when_nothing_is_done_again():
+    done(*TRAIN)
+    before = Path("model.run.json").read_bytes()
+
+    done(*TRAIN)
+
+    assert Path("model.run.json").read_bytes() == before
+
+
+def test_a_corpus_is_known_by_its_manifest():
+    done("corpus", "build", "cells.h5ad", "-o", "cells.corpus", "--run-folder", "made")
+    train = ("train", "mlp", "cells.corpus", "--labels-key", "cell_type", "--max-epochs", 1)
+    done(*train, "--set", "n_hidden=8", "-o", "net")
+    seal = Path("cells.corpus/manifest.sha256").read_text().split()[0]
+
+    assert record("made")["outputs"] == [
+        {"path": "cells.corpus", "kind": "corpus", "digest": seal}
+    ]
+    found = json.loads(Path("net.run.json").read_text())
+    assert found["inputs"] == [{"path": "cells.corpus", "sha256": seal}]
+    assert done("rerun", "net").stdout == "net: the same\n"

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 from episome import settings
 from episome.cli import _app
+from episome.cli._answers import answer_schema
 from episome.cli._errors import guarded
 from episome.data import simulate_cells
 from episome.io import read_manifest, read_model_folder
@@ -78,12 +79,9 @@ def model(files, tmp_path_factory):
 
 
 def the_object(result):
-    from pathlib import Path
-
-    schema = Path(__file__).with_name("answer.schema.json")
     (line,) = result.stdout.splitlines()
     found = json.loads(line)
-    jsonschema.validate(found, json.loads(schema.read_text()))
+    jsonschema.validate(found, answer_schema(found["command"]))
     assert found["ok"] is (result.exit_code == 0)
     return found
 

@@ -108,7 +108,7 @@ def test_organisms_are_saved_and_folders_without_them_say_nothing(toy, query, tm
     ]
 
     assert whole.manifest["organisms"] == ["human"]
-    assert "- Cells of human." in (tmp_path / "new" / "README.md").read_text("utf-8")
+    assert "- Species: human" in (tmp_path / "new" / "README.md").read_text("utf-8")
     for new in (model, loaded[0], running[0]):
         with pytest.warns(EpisomeWarning, match=f"{query.n_obs} of {query.n_obs}.*mouse.*E-G26"):
             new.prepare(query)
@@ -175,11 +175,13 @@ def test_card_states_the_facts_of_the_run(folder):
     saved = read_model_folder(folder)
     card, n_cells = saved.card, saved.manifest["fit"]["n_cells"]
 
-    assert card.startswith("# ToyModel\n")
-    assert "- Input: counts, 40 genes" in card
-    assert "- 3 classes: type 0, type 1, type 2." in card
+    assert "\n# ToyModel of episome\n" in card
+    assert "- Features: 40, such as" in card
+    assert "- Values: counts" in card
+    for name in ("type 0", "type 1", "type 2"):
+        assert f"\n| {name} | " in card
     assert 0 < n_cells < 200
-    assert f"- Trained on {n_cells} of 200 cells." in card
+    assert f"- Trained on {n_cells} of 200 cells" in card
 
 
 def test_the_registry_comes_back_as_scvi_tools_made_it(toy, model, folder):

@@ -340,6 +340,8 @@ def episome_register_studies(): return (StudySpec("s", "m:f"),)
 def episome_register_pretext_tasks(): return (PretextSpec("p", "m:f"),)
 @hookimpl
 def episome_register_sources(): return (SourceSpec("c", "m:f"),)
+@hookimpl
+def episome_register_converters(): return (ConverterSpec("v", "m:f"),)
 """
 
 
@@ -353,10 +355,11 @@ def test_every_kind_of_spec_is_collected(install):
         plugins.studies(),
         plugins.pretext_tasks(),
         plugins.sources(),
+        plugins.converters(),
     ]
 
     assert ["".join(k for k, s in t.items() if s.plugin == "alpha") for t in tables] == list(
-        "dmtspc"
+        "dmtspcv"
     )
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from _bad_cells import cells as reference
 from _bad_cells import model, query
 from _page import TOKEN, Server
+
+from episome.models import LogisticRegression
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
@@ -41,11 +47,21 @@ def browser() -> Iterator[Any]:
         yield started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
 
+@cache
+def explaining() -> LogisticRegression:
+    cells = reference()
+    LogisticRegression.setup_anndata(cells, "cell_type")
+    made = LogisticRegression(cells)
+    made.train()
+    return made
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory) -> Iterator[Server]:
     """A page whose jobs are those of episome."""
     folder = tmp_path_factory.mktemp("page")
     model().save(folder / "models" / "types")
+    explaining().save(folder / "models" / "types-with-genes")
     query().write_h5ad(folder / "query.h5ad")
     server = Server(folder, real=True, models=[str(folder / "models")])
     yield server
@@ -121,6 +137,7 @@ def done(browser, real) -> Done:
 def again(browser: Any, done: Done, path: str, **options: Any):
     """The same user in another window."""
     page = browser.new_context(storage_state=done.state, **options).new_page()
+    page.set_default_timeout(WHILE)
     page.goto(path)
     return page
 
@@ -128,7 +145,7 @@ def again(browser: Any, done: Done, path: str, **options: Any):
 def test_from_upload_to_download_the_calls_are_those_of_python(done):
     wanted = model().annotate(query())
 
-    assert done.names == ["calls.csv", "annotated.h5ad", "result.json"]
+    assert done.names == ["report.html", "calls.csv", "annotated.h5ad", "result.json"]
     assert list(done.csv.index) == list(wanted.index)
     assert list(done.csv["label"]) == list(wanted["label"])
     np.testing.assert_allclose(done.csv["confidence"], wanted["confidence"], atol=1e-5)
@@ -151,6 +168,67 @@ def test_the_result_shows_map_composition_and_how_to_repeat(browser, done):
     page.click("button:text-is('Search')")
     assert "cell120" in page.inner_text("section[aria-labelledby=calls] tbody")
     accessible(page)
+
+
+def test_a_gene_colours_the_map_and_a_cell_tells_its_genes(browser, done, real):
+    page = again(browser, done, done.result)
+    api = done.result.replace("/jobs/", "/api/jobs/")
+    gene = str(query().var_names[0])
+    assert gene in page.request.get(f"{api}/genes?search={gene}").json()
+    assert len(page.request.get(f"{api}/genes/{gene}").json()["cells"]) == 60
+
+    page.fill("#gene", gene)
+    page.click("#by-gene button")
+    page.wait_for_selector('#colour option[value="gene"]:checked', state="attached")
+    assert page.locator("#legend li").count() == 5
+    assert page.url.partition("#")[0] == done.result
+    page.fill("#gene", "nothing")
+    page.click("#by-gene button")
+    page.wait_for_selector("text=No cell of the map has a gene nothing")
+
+    page.goto(f"{done.result}?search={done.csv.index[0]}#calls")
+    page.click(f"a:text-is('{done.csv.index[0]}')")
+    page.wait_for_url("**/cells/0")
+    accessible(page)
+    cell = page.request.get(page.url.replace("/jobs/", "/api/jobs/")).json()
+    assert (cell["cell"], cell["label"]) == (done.csv.index[0], done.csv["label"].iloc[0])
+    assert page.request.get(f"{api}/cells/999").status == 404
+    assert "does not say which genes" in page.inner_text("main")
+
+    # Another model, whose calls have genes.
+    key = {"X-CSRF-Token": page.request.get(f"{real.base}/api").json()["csrf"]}
+    models = page.request.get(f"{real.base}/api/models").json()
+    (other,) = [m["id"] for m in models if m["explains"]]
+    asked = {"kind": "explain", "file": done.file.rpartition("/")[2], "model": other}
+    asked["options"] = {"cell": done.csv.index[0]}
+    job = page.request.post(f"{real.base}/api/jobs", data=asked, headers=key).json()
+    page.goto(f"{real.base}/jobs/{job['id']}")
+    page.wait_for_selector("th:text-is('Gene')")
+    accessible(page)
+    shown = page.locator("tbody th").all_inner_texts()
+    wanted = explaining().cell_genes(query()[:1].copy(), 20)
+    assert shown == wanted["gene_name"].tolist()
+
+
+def test_two_annotations_of_a_file_are_compared(browser, done, real):
+    page = again(browser, done, done.file)
+    page.click("text=Cell annotation schema")
+    page.fill("#author", "Ada Lovelace")
+    page.click("button:text-is('Annotate')")
+    page.wait_for_url("**/jobs/*")
+    page.wait_for_selector("text=All calls")
+    with page.expect_download() as waiting:
+        page.click("text=annotation.json")
+    assert json.loads(Path(waiting.value.path()).read_text())["author_name"] == "Ada Lovelace"
+    page.goto(done.file)
+    page.click("section[aria-labelledby=compare] button")
+    page.wait_for_url("**/compare*")
+
+    accessible(page)
+    assert "60 of 60 cells have the same label" in page.inner_text("main")
+    found = page.request.get(page.url.replace("/compare", "/api/compare")).json()
+    assert (found["n"], found["n_agree"]) == (60, 60)
+    assert page.request.get(f"{real.base}/compare?first=x&second=y").status == 404
 
 
 def test_without_scripts_everything_works(browser, real):

@@ -88,6 +88,8 @@ def test_deleting_a_file_ends_and_deletes_its_jobs(tmp_path):
         {"kind": "shell"},
         {"kind": "annotate"},
         {"kind": "annotate", "file": "FILE"},
+        {"kind": "explain", "file": "FILE"},
+        {"kind": "explain", "file": "FILE", "options": {"cell": "-x"}},
         {"kind": "train", "file": "FILE"},
         {"kind": "train", "file": "FILE", "options": {"labels_key": "-o"}},
         {"kind": "train", "file": "FILE", "options": {"labels_key": "x" * 300}},

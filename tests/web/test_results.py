@@ -12,6 +12,8 @@ from _bad_cells import model, query
 
 from episome.web import _present as present
 from episome.web import _view
+from episome.web._compare import compared, confusion
+from episome.web._expression import Expression
 from episome.web._work import Calls
 
 TERMS = {"type 0": "CL:0000624", "type 1": "CL:0000625", "type 2": "CL:0000236"}
@@ -77,8 +79,8 @@ def test_the_map_is_what_obsm_holds_or_computed(shown, tmp_path):
 
     known = _view._scatter(cells, calls, colours, tmp_path)
 
-    assert view["scatter"] == {"basis": "PCA", "n": 60}
-    assert known == {"basis": "UMAP", "n": 60}
+    assert view["scatter"] == {"basis": "PCA", "n": 60, "layer": "", "genes": True}
+    assert known == {"basis": "UMAP", "n": 60, "layer": "", "genes": True}
     points = json.loads((tmp_path / "scatter.json").read_text())
     assert points["x"][0] == 0
     assert points["x"][-1] == points["y"][-1] == 10_000
@@ -96,7 +98,7 @@ def test_the_table_is_searched_and_paged(shown):
 
     assert table.columns()[:2] == ["cell", "label"]
     assert (len(first), total, len(last)) == (7, 60, 4)
-    assert [row[0] for row in first] == list(calls.index[:7])
+    assert [row[:2] for row in first] == list(enumerate(calls.index[:7]))
     assert n_some == sum("cell12" in name for name in calls.index) == len(some)
     assert table.page(search="%")[1] == table.page(search="_")[1] == 0
     assert table.page(label="type 1")[1] == (calls["label"] == "type 1").sum()
@@ -156,3 +158,74 @@ def test_the_map_of_log_values_is_that_of_their_counts():
     of_logs = _principal(logged, np.arange(120))
 
     np.testing.assert_allclose(np.abs(of_counts), np.abs(of_logs), rtol=1e-3, atol=1e-3)
+
+
+def test_a_gene_is_shown_as_percents_of_its_largest_value(shown):
+    folder, _, _ = shown
+    cells = query()
+    known = Expression(folder / "expression.sqlite3")
+    rows = json.loads((folder / "scatter.json").read_text())["row"]
+    name = str(cells.var_names[0])
+
+    found = known.gene(name.lower())
+
+    values = np.log1p(1e4 * cells.X.toarray() / cells.X.toarray().sum(axis=1, keepdims=True))
+    column = values[rows, 0]
+    assert found["gene"] == name
+    assert found["most"] == pytest.approx(column.max(), rel=1e-5)
+    np.testing.assert_allclose(found["cells"], np.rint(100 * column / column.max()), atol=1)
+    assert known.gene("no such gene") is None
+    assert known.names(name[:3])[0].startswith(name[:3])
+    assert known.names("%") == []
+    picture = present.gene_svg(json.loads((folder / "scatter.json").read_text()), found)
+    assert picture.count("<circle") == len(rows)
+
+
+def test_values_of_a_layer_are_those_of_the_map(tmp_path):
+    cells = query()
+    cells.layers["other"] = cells.X.copy()
+    cells.X = cells.X * 0
+
+    found = _view._normalised(cells, np.arange(5), "other")
+
+    assert found.nnz
+    assert not _view._normalised(cells, np.arange(5)).nnz
+
+
+def test_too_many_values_are_not_kept(monkeypatch):
+    monkeypatch.setattr(_view, "MOST_VALUES", 10)
+
+    assert _view._normalised(query(), np.arange(5)) is None
+
+
+def test_the_reference_of_novelty_is_that_of_the_folder(shown):
+    view = shown[2]
+
+    assert sum(view["reference"]["novelty"]) == pytest.approx(view["n_obs"], rel=0.01)
+
+
+def test_two_annotations_are_counted_side_by_side(shown, tmp_path):
+    folder, calls, _ = shown
+    other = calls.copy()
+    other["label"] = other["label"].astype(str)
+    other.iloc[:7, other.columns.get_loc("label")] = "new"
+    _view._write_table(other, tmp_path / "other.sqlite3")
+
+    found = compared(folder / "calls.sqlite3", tmp_path / "other.sqlite3")
+
+    assert found["n"] == len(calls)
+    assert found["n_agree"] == len(calls) - 7
+    assert sum(p["n"] for p in found["pairs"] if p["second"] == "new") == 7
+
+
+def test_a_confusion_has_the_same_types_on_its_diagonal_and_sums_up_the_rest():
+    pairs = [("a", "a", 5), ("b", "c", 3), ("c", "c", 2), ("d", "e", 1)]
+
+    table = confusion(pairs)
+    short = confusion(pairs, most=2)
+
+    assert [r["label"] for r in table["rows"]] == ["a", "b", "c", "d"]
+    assert table["columns"] == ["a", "c", "e"]
+    assert sum(n for r in table["rows"] for n in r["cells"]) == 11
+    assert sum(n for r in short["rows"] for n in r["cells"]) == 11
+    assert short["columns"][-1] == short["rows"][-1]["label"] == "others"

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
+import pandas as pd
 
 from episome import settings
 from episome.data import (
     AnnDataSource,
+    cells_digest,
     cells_where,
     folds,
+    names_bytes,
     split_cells,
 )
 from episome.errors import InputDataError, UsageError
@@ -215,9 +218,10 @@ def parts_of(
 
 
 def content_digest(data: TaskData, columns: Collection[str] = ()) -> str:
-    """SHA-256 of the values, genes, cell names and columns that take part.
+    """SHA-256 of the cells and of the columns that take part.
 
-    The same for the same cells in CSR, CSC or dense form; not for cells in another order.
+    Of the cells it is that of ``episome.data.cells_digest``: the same for CSR, CSC, dense and
+    zarr, with genes in any order; not for cells in another order.
 
     Parameters
     ----------
@@ -226,25 +230,20 @@ def content_digest(data: TaskData, columns: Collection[str] = ()) -> str:
     columns
         Columns of ``obs`` that a task looks at, beside labels, terms, donors and batches.
     """
+    from anndata import AnnData
+
     found = hashlib.sha256()
     for part in (data.cells, data.query):
         if part is None:
             continue
-        source = AnnDataSource(part)
+        found.update(cells_digest(AnnDataSource(part)).encode())
         asked = (LABEL, COARSE, DONOR, TERM, str(data.entry.batch_key), *columns)
-        read = [part.obs[c] for c in dict.fromkeys(asked) if c in part.obs]
-        targets = [part.uns[TARGET]] if TARGET in part.uns else []
-        for names in (part.obs_names, source.var.index, *read, *targets):
-            found.update("\n".join(map(str, names)).encode())
-        if targets:
-            values = part.obsm[TARGET]
-            for array in (values.indptr, values.indices, values.data):
-                found.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
-        for start in range(0, source.n_obs, 4096):
-            block = source.read(slice(start, min(start + 4096, source.n_obs))).copy()
-            block.eliminate_zeros()
-            for array in (np.diff(block.indptr), block.indices, block.data):
-                found.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
+        for name in dict.fromkeys(c for c in asked if c in part.obs):
+            found.update(names_bytes([name, *part.obs[name]]))
+        if TARGET in part.uns:
+            names, values = part.uns[TARGET], part.obsm[TARGET]
+            target = AnnData(values, var=pd.DataFrame(index=list(map(str, names))))
+            found.update(cells_digest(AnnDataSource(target)).encode())
     return found.hexdigest()
 
 

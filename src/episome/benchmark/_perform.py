@@ -14,7 +14,7 @@ from episome.benchmark._guard import find_leaks, require_no_leaks
 from episome.benchmark._load import load_data
 from episome.benchmark._store import RunResult
 from episome.errors import EpisomeError, InputDataError, UsageError
-from episome.models import provenance
+from episome.io import provenance
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -13,6 +13,7 @@ from episome.metrics import (
     classification_scores,
     expected_calibration_error,
     negative_log_likelihood,
+    risk_coverage,
 )
 
 if TYPE_CHECKING:
@@ -132,8 +133,7 @@ def kept_share(
     wrong
         Share of wrong calls among those kept.
     """
-    order = np.argsort(-sure, kind="stable")
-    errors = np.cumsum(~right[order]) / np.arange(1, len(right) + 1)
+    errors = risk_coverage(sure, right)[1]
     good = np.flatnonzero(errors <= wrong)
     return float((good[-1] + 1) / len(right)) if len(good) else 0.0
 

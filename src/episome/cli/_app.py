@@ -59,6 +59,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Write another modality of every cell, predicted from its RNA.",
     ),
     "pretrain": ("episome.cli.pretrain:command", "Train an encoder on cells without labels."),
+    "report": ("episome.cli.report:command", "Write one page on what another command wrote."),
     "rerun": ("episome.cli.rerun:command", "Repeat a run from its record, and compare."),
     "serve": ("episome.cli.serve:command", "Serve a local page for files of cells."),
     "train": ("episome.cli.train:command", "Train a model on labelled cells."),

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import click
+
 from episome.cli._command import (
     NO_DIFFERENCE,
     Outcome,
@@ -17,14 +19,59 @@ from episome.cli._command import (
 )
 
 if TYPE_CHECKING:
-    import click
     import pandas as pd
 
     from episome.jobs import QueryRequest, Run
 
     Request = TypeVar("Request", bound=QueryRequest)
 
-__all__ = ["asked", "described", "keep_answer", "output_of"]
+__all__ = ["asked", "described", "keep_answer", "output_of", "report_of", "report_options"]
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def report_options(function: F) -> F:
+    """Add ``--report`` and ``--no-report``."""
+    for option in (
+        click.option(
+            "--no-report", is_flag=True, help="Write no report, unless --report says where."
+        ),
+        click.option(
+            "--report",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE.html",
+            help="Where the report goes; default beside the output, calls.html for calls.csv.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def report_of(options: dict[str, Any], output: Path | None) -> Path | None:
+    """Return where the report goes; ``None`` for none.
+
+    A place that nobody asked for is not fought over: where a file is there, it stays.
+    """
+    from episome.errors import Problem, warn
+    from episome.io import report_place
+
+    wanted: Path | None = options["report"]
+    if wanted is not None or options["no_report"] or output is None:
+        return wanted
+    place = report_place(output)
+    if place.exists() and not options["overwrite"]:
+        warn(
+            Problem(
+                "E-F41",
+                "no report is written",
+                where=str(place),
+                why="a file of this name is there",
+                fix="say where the report goes (--report), or leave it out (--no-report)",
+            )
+        )
+        return None
+    return place
 
 
 def output_of(options: dict[str, Any], default: str) -> Path | None:
@@ -103,7 +150,8 @@ def described(
     from episome.jobs import describe_input
     from episome.resources import set_threads
 
-    taken = {k: v for k, v in options.items() if k not in {"output", "threads", "auto_raw"}}
+    other = {"output", "threads", "auto_raw", "no_report"}
+    taken = {k: v for k, v in options.items() if k not in other}
     request = kind(**{**taken, "output": output, "use_raw": raw_choice(options)})
     set_threads(options["threads"])
     state = state_of(ctx)

@@ -690,6 +690,14 @@ CODES: dict[str, str] = {
     "E-F33": "A split is the JSON file that corpus split writes.",
     "E-F34": "The record of a run is manifest.json of a folder that --run-folder made.",
     "E-F35": "A run is repeated with the very inputs that it had, by their digests.",
+    "E-F40": (
+        "A report is made of what annotate, audit, evaluate, train or benchmark run wrote, or of "
+        "the folder of --run-folder."
+    ),
+    "E-F41": (
+        "The result is complete, its report could not be made, or would have replaced a file. "
+        "Everything that was asked for but the page is there."
+    ),
     "E-L35": (
         "A column that was asked for is not in every input, so some cells would have no value. "
         "Without --columns those of the CELLxGENE schema are taken that all inputs have."
@@ -809,6 +817,20 @@ CODES: dict[str, str] = {
         "A file of settings names an option or a command that there is not, or a value that the "
         "option cannot have. --print-config shows a file that can be read."
     ),
+    "E-U140": (
+        "Formats of other programs are read and written by plugins. `episome plugins list` shows "
+        "the converters of those that are installed."
+    ),
+    "E-D70": "Only annotated cells can be written for viewers and portals: there are no calls.",
+    "E-D71": "The CELLxGENE schema requires counts, and the cells have none in X, raw or a layer.",
+    "E-D72": "Viewers draw a map of the cells, such as obsm['X_umap'], and there is none.",
+    "E-U142": "An annotation in the cell annotation schema names its author.",
+    "E-U141": "A format of other programs needs the cells of a model, or has no place for them.",
+    "E-U130": (
+        "A map of the cells is drawn from two coordinates of every cell, such as a UMAP in obsm."
+    ),
+    "E-U131": "What a picture is to show is not there, or is not of the same cells.",
+    "E-U132": "A report puts calls beside the very model that made them, by its digest.",
     "E-U122": "Runs that ended well and wrote one file or folder can be repeated and compared.",
     "E-U107": "Files of gene sets name the same set with different genes.",
     "E-U103": "No cell fulfils the conditions that were given.",

@@ -301,7 +301,7 @@ def command_options(function: F) -> F:
             callback=_store("run_folder"),
             metavar="FOLDER",
             help="Keep the record of the run (manifest.json, config.toml, log.jsonl) in this new "
-            "folder; `episome rerun` repeats it.",
+            "folder; `episome rerun` repeats it. Long commands keep one beside their output.",
         ),
         click.option(
             "--config",
@@ -492,7 +492,11 @@ def examples(*lines: str) -> str:
 
 
 def run_command(
-    ctx: click.Context, name: str, function: Callable[[], Outcome | Mapping[str, Any] | str | None]
+    ctx: click.Context,
+    name: str,
+    function: Callable[[], Outcome | Mapping[str, Any] | str | None],
+    *,
+    long: bool = False,
 ) -> None:
     """Run the body of a command and print its answer.
 
@@ -509,13 +513,16 @@ def run_command(
         Its name in the JSON object.
     function
         Does the work; returns an :class:`Outcome`, a mapping with its fields, a text or nothing.
+    long
+        Whether the record of the run is kept beside its output (``OUTPUT.run.json``) also without
+        ``--run-folder``.
     """
     state = state_of(ctx)
     state.command = name
     running.append(state)
     state.stdout = sys.stdout
     start = time.perf_counter()
-    recorded = _recorder(ctx, state)
+    recorded = _recorder(ctx, state, long=long)
     try:
         configure(state.verbosity, log_file=state.log_file)
     except OSError as error:
@@ -538,38 +545,77 @@ def run_command(
         ctx.exit(outcome.exit_code)
 
 
-def _recorder(ctx: click.Context, state: State) -> Callable[[Outcome], None]:
-    """Return what keeps the record of a run; inputs are digested before it begins."""
-    folder = state.run_folder
-    if folder is None or state.print_config:
+def _recorder(ctx: click.Context, state: State, *, long: bool) -> Callable[[Outcome], None]:
+    """Return what keeps the record of a run."""
+    if state.print_config or (state.run_folder is None and not long):
         return lambda outcome: None
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    if state.run_folder is None:
+        return _beside(ctx, state, started)
 
-    from episome.cli._manifest import LOG, described_files, described_output, write_run
+    from episome.cli._manifest import LOG, described_files, write_run
     from episome.io import ensure_free
 
+    folder = state.run_folder
     ensure_free(folder, overwrite=False)
-    started = datetime.now(UTC).isoformat(timespec="seconds")
     inputs = described_files(ctx)
     folder.mkdir()
     state.log_file = state.log_file or folder / LOG
 
     def record(outcome: Outcome) -> None:
-        found = answer(state, outcome)
-        made = [Path(o["path"]) for o in found["outputs"] if isinstance(o, Mapping)]
-        write_run(
-            folder,
-            ctx,
-            {
-                "command": state.command,
-                "started": started,
-                "inputs": inputs,
-                "outputs": [described_output(p) for p in made if p.exists()],
-                "exit_code": outcome.exit_code,
-                **{k: found[k] for k in ("warnings", "metrics", "timings", "error")},
-            },
-        )
+        write_run(folder, ctx, _run_facts(state, outcome, started, inputs))
 
     return record
+
+
+def _beside(ctx: click.Context, state: State, started: str) -> Callable[[Outcome], None]:
+    """Return what keeps the record of a run beside its one output.
+
+    Inputs are digested at the end, so that a mistake is told at once; one that was changed while
+    the command ran has no digest.
+    """
+    from episome.cli._manifest import described_files, keep_beside, states_of_files
+
+    before = states_of_files(ctx)
+
+    def record(outcome: Outcome) -> None:
+        place = ctx.params.get("output")
+        made = _paths((*state.outputs, *outcome.outputs))
+        if outcome.error or outcome.data.get("repeated") or not made:
+            return
+        place = place if isinstance(place, Path) else made[0]
+        if not place.exists():
+            return
+        inputs = described_files(ctx)
+        for entry, (path, known) in zip(inputs, states_of_files(ctx).items(), strict=True):
+            if before.get(path) != known:
+                entry["sha256"] = None
+        keep_beside(place, ctx, _run_facts(state, outcome, started, inputs))
+
+    return record
+
+
+def _run_facts(
+    state: State, outcome: Outcome, started: str, inputs: list[dict[str, Any]]
+) -> dict[str, Any]:
+    from episome.cli._manifest import described_output
+
+    found = answer(state, outcome)
+    made = _paths(found["outputs"])
+    return {
+        "command": state.command,
+        "started": started,
+        "inputs": inputs,
+        "outputs": [described_output(p) for p in made if p.exists()],
+        "exit_code": outcome.exit_code,
+        **{k: found[k] for k in ("warnings", "metrics", "timings", "error")},
+    }
+
+
+def _paths(outputs: Sequence[Any]) -> list[Path]:
+    """Return the files and folders among the outputs of a command."""
+    named = [o.get("path") if isinstance(o, Mapping) else o for o in outputs]
+    return [Path(str(p)) for p in named if p]
 
 
 def _configuration(ctx: click.Context) -> Outcome:

@@ -15,8 +15,18 @@ from click.core import ParameterSource
 
 from episome.cli._config import config_text, merged_config
 from episome.errors import InputFileError
+from episome.log import get_logger
 
-__all__ = ["FILE", "arguments_of", "described_files", "described_output", "read_run", "write_run"]
+__all__ = [
+    "FILE",
+    "arguments_of",
+    "described_files",
+    "described_output",
+    "keep_beside",
+    "read_run",
+    "states_of_files",
+    "write_run",
+]
 
 FORMAT = 1
 FILE, CONFIG, LOG = "manifest.json", "config.toml", "log.jsonl"
@@ -47,15 +57,27 @@ def arguments_of(ctx: click.Context) -> list[str]:
 
 def described_files(ctx: click.Context) -> list[dict[str, Any]]:
     """Return the files and folders among the values of a command that are there, digested."""
-    from episome.jobs import file_digest
+    from episome.jobs import input_digest
 
+    return [{"path": _text(p), "sha256": input_digest(p)} for p in _files(ctx)]
+
+
+def states_of_files(ctx: click.Context) -> dict[Path, list[list[object]]]:
+    """Return sizes and times of the same files, to see later whether one was changed."""
+    from episome.jobs import file_state
+
+    return {path: file_state(path) for path in _files(ctx)}
+
+
+def _files(ctx: click.Context) -> list[Path]:
+    """Return the files and folders among the values of a command that are there, each once."""
     found = {}
     for name, value in ctx.params.items():
         values = value if isinstance(value, (list, tuple)) else [value]
         for path in (v for v in values if isinstance(v, Path) and name != "output"):
             if path.exists():
-                found[str(path)] = file_digest(path)
-    return [{"path": _text(Path(p)), "sha256": digest} for p, digest in found.items()]
+                found[str(path)] = path
+    return list(found.values())
 
 
 def described_output(path: Path) -> dict[str, Any]:
@@ -78,15 +100,47 @@ def write_run(folder: Path, ctx: click.Context, facts: Mapping[str, Any]) -> Pat
     facts
         Inputs, outputs, answer and times.
     """
+    from episome.io import write_file
+
+    write_file(folder / CONFIG, (config_text(merged_config(ctx)) + "\n").encode(), overwrite=True)
+    return write_file(folder / FILE, _record(ctx, facts), overwrite=True)
+
+
+def keep_beside(output: Path, ctx: click.Context, facts: Mapping[str, Any]) -> Path | None:
+    """Write what is known of a run beside its output; ``None`` where another file is there.
+
+    Parameters
+    ----------
+    output
+        File or folder that the run wrote.
+    ctx, facts
+        As :func:`write_run`.
+    """
+    from episome.io import record_beside, write_file
+
+    place = record_beside(output)
+    try:
+        if place.exists():
+            read_run(place)
+    except InputFileError as error:
+        get_logger("cli").warning("the record of the run is not kept: %s", error)
+        return None
+    return write_file(place, _record(ctx, facts), overwrite=True)
+
+
+def _record(ctx: click.Context, facts: Mapping[str, Any]) -> bytes:
+    from episome import settings
     from episome.cli._command import dumps
     from episome.cli._errors import versions
-    from episome.io import write_file
     from episome.plugins import plugin_status
 
+    seed = ctx.params.get("seed")
     manifest = {
         "format": FORMAT,
         "arguments": arguments_of(ctx),
         "config": merged_config(ctx),
+        "seed": settings.seed if seed is None else seed,
+        "device": ctx.params.get("device"),
         "versions": {**versions(), **{s.distribution: s.version for s in plugin_status()}},
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -94,20 +148,21 @@ def write_run(folder: Path, ctx: click.Context, facts: Mapping[str, Any]) -> Pat
         "peak_memory": _peak_memory(),
         **facts,
     }
-    write_file(folder / CONFIG, (config_text(merged_config(ctx)) + "\n").encode(), overwrite=True)
-    text = json.dumps(json.loads(dumps(manifest)), indent=1)
-    return write_file(folder / FILE, (text + "\n").encode(), overwrite=True)
+    return (json.dumps(json.loads(dumps(manifest)), indent=1) + "\n").encode()
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Read the record of a run: the file, or its folder.
+    """Read the record of a run: the file, its folder, or what is beside an output.
 
     Raises
     ------
     InputFileError
         It is none (E-F34).
     """
-    file = path / FILE if path.is_dir() else path
+    from episome.io import record_beside
+
+    of_output = record_beside(path)
+    file = of_output if of_output.is_file() else path / FILE if path.is_dir() else path
     try:
         size = file.stat().st_size
         found = json.loads(file.read_text(encoding="utf-8")) if size < _MAX_BYTES else {}
@@ -128,7 +183,8 @@ def _no_run(file: Path, why: str) -> InputFileError:
         "the file is no record of a run",
         where=str(file),
         why=why[:200],
-        fix="pass manifest.json of a folder that --run-folder made",
+        fix="pass the output of a long command with its record (OUTPUT.run.json), or a folder of "
+        "--run-folder",
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from episome.cli._cells import report_of, report_options
 from episome.cli._command import (
     MODEL,
     NO_DIFFERENCE,
@@ -119,6 +120,10 @@ __all__ = ["command"]
     help="Add the score of a gene set, score_NAME: GENES are symbols or identifiers, separated by "
     "commas; may be repeated.",
 )
+@report_options
+@click.option(
+    "--report-names", nargs=2, hidden=True, help="Names of cells and model in the report."
+)
 @cell_options
 @machine_options
 @click.option(
@@ -142,7 +147,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     blocks and give a table. Genes are matched by name, calls are in the order of the cells, and
     INPUT is never changed.
     """
-    run_command(ctx, "annotate", lambda: _annotate(ctx, options))
+    run_command(ctx, "annotate", lambda: _annotate(ctx, options), long=True)
 
 
 def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
@@ -164,8 +169,10 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     from episome.jobs import AnnotateRequest, annotate, describe_input
     from episome.resources import set_threads
 
-    taken = {k: v for k, v in options.items() if k not in {"output", "threads", "auto_raw"}}
+    other = {"output", "threads", "auto_raw", "no_report"}
+    taken = {k: v for k, v in options.items() if k not in other}
     taken["use_raw"] = use_raw
+    taken["report"] = None if dry else report_of(options, output)
     request = AnnotateRequest(output=output, **taken)
     set_threads(options["threads"])
     state = state_of(ctx)
@@ -187,6 +194,7 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     text += [f"  {count:>8,}  {label}" for label, count in counts.items()]
     if set(states) - {"assigned"}:
         text.append("  " + ", ".join(f"{n:,} {name}" for name, n in states.items()))
+    text += [f"  report: {result.report}"] if result.report else []
     outcome = Outcome(
         text="\n".join(text),
         outputs=[{"path": str(output)}] if output else [],
@@ -196,6 +204,7 @@ def _annotate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
             "labels": counts,
             "status": states,
             "notes": list(result.notes),
+            "report": None if result.report is None else str(result.report),
         },
     )
     return remembered(run, outcome)

@@ -141,7 +141,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     Models judge cells that they never saw, whole donors where those are known. INPUT is never
     changed; labels are corrected in a new column, and only with --corrected.
     """
-    run_command(ctx, "audit", lambda: _audit(ctx, options))
+    run_command(ctx, "audit", lambda: _audit(ctx, options), long=True)
 
 
 def _audit(ctx: click.Context, options: dict[str, Any]) -> Outcome:

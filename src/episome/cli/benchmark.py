@@ -90,7 +90,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
     Every run has a process of its own; what fails is a row with its reason. Results that are in
     the folder are not repeated, so the same command goes on where it was stopped.
     """
-    run_command(ctx, "benchmark run", lambda: _run(ctx, options))
+    run_command(ctx, "benchmark run", lambda: _run(ctx, options), long=True)
 
 
 def _run(ctx: click.Context, options: dict[str, Any]) -> Outcome:

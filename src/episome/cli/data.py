@@ -93,6 +93,7 @@ def _digests(found: DataDigest) -> list[str]:
     epilog=examples(
         "episome data convert filtered_feature_bc_matrix.h5 -o cells.h5ad",
         "episome data convert cells.h5ad -o cells.zarr --form csr",
+        "episome data convert annotated.h5ad --to cas --author 'First Last' -o annotation.json",
     ),
 )
 @click.argument("input", type=click.Path(path_type=Path))
@@ -106,6 +107,20 @@ def _digests(found: DataDigest) -> list[str]:
     show_default=True,
     help="How matrices are stored: csr by cells, csc by genes.",
 )
+@click.option(
+    "--to",
+    type=click.Choice(["cellxgene", "cas", "vitessce", "cellbrowser"]),
+    help="Write annotated cells for others: an h5ad by the CELLxGENE schema, JSON of the cell "
+    "annotation schema, or a folder for the viewers Vitessce and UCSC Cell Browser.",
+)
+@click.option(
+    "--prefix",
+    default="episome_",
+    show_default=True,
+    help="Of the columns of the calls, with --to.",
+)
+@click.option("--author", default="", metavar="NAME", help="Who annotated, with --to cas.")
+@click.option("--title", default="", help="Of the data, with --to; default the name of INPUT.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 @file_options
 @command_options
@@ -114,6 +129,8 @@ def convert_command(ctx: click.Context, /, **options: Any) -> None:
     """Write the cells of INPUT, of any kind that is read, as h5ad or zarr.
 
     What was written is read back, and its digest has to be that of INPUT, which is never changed.
+    With --to, the calls of `episome annotate -o annotated.h5ad` go along in the form of another
+    program.
     """
     run_command(ctx, "data convert", lambda: _convert(options))
 
@@ -124,6 +141,10 @@ def _convert(options: dict[str, Any]) -> Outcome:
 
     source, output = options["input"], options["output"]
     check_inputs(source)
+    of_export = {k: options.pop(k) for k in ("to", "prefix", "author", "title")}
+    if of_export["to"]:
+        del options["form"]
+        return _exported({**options, **of_export})
 
     from episome.jobs import ConvertRequest, Run, data_convert
 
@@ -140,6 +161,21 @@ def _convert(options: dict[str, Any]) -> Outcome:
         data=asdict(found),
     )
     return remembered(run, outcome)
+
+
+def _exported(options: dict[str, Any]) -> Outcome:
+    from episome.jobs import ExportRequest, data_export
+
+    found = data_export(ExportRequest(form=options.pop("to"), **options))
+    lines = [str(found.output), f"  {found.n_obs:,} cells, {found.n_vars:,} genes, {found.form}"]
+    if found.missing:
+        lines.append(f"  the portal also wants {'; '.join(found.missing)}")
+    return Outcome(
+        text="\n".join(lines),
+        inputs=[{"path": str(options["input"]), "n_obs": found.n_obs, "n_vars": found.n_vars}],
+        outputs=[{"path": str(found.output)}],
+        data={"form": found.form, "missing": list(found.missing)},
+    )
 
 
 # -- census --------------------------------------------------------------------------------------

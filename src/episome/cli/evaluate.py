@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from episome.cli._cells import asked, described
+from episome.cli._cells import asked, described, report_of, report_options
 from episome.cli._command import (
     MODEL,
     Outcome,
@@ -100,6 +100,7 @@ SHOWN = 10
     help="Draws that the intervals are made from.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@report_options
 @value_options
 @gene_options
 @cell_options
@@ -115,7 +116,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     calibration, label sets, novelty and what is confused with what. A call is the most probable
     class. Cells without a label take no part, and INPUT is never changed.
     """
-    run_command(ctx, "evaluate", lambda: _evaluate(ctx, options))
+    run_command(ctx, "evaluate", lambda: _evaluate(ctx, options), long=True)
 
 
 def _evaluate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
@@ -128,6 +129,7 @@ def _evaluate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     if before is None:
         from episome.jobs import EvaluateRequest, evaluate
 
+        kept["report"] = report_of(options, output)
         with described(ctx, kept, EvaluateRequest, output, "evaluating") as (request, progress):
             result = evaluate(request, progress=progress)
         before = remembered(
@@ -136,7 +138,11 @@ def _evaluate(ctx: click.Context, options: dict[str, Any]) -> Outcome:
                 text="\n".join(([] if output is None else [str(output)]) + _text(result)),
                 outputs=[] if output is None else [{"path": str(output)}],
                 metrics=dict(result.scores),
-                data={**result.to_json(), "notes": list(result.notes)},
+                data={
+                    **result.to_json(),
+                    "notes": list(result.notes),
+                    "report": None if result.report is None else str(result.report),
+                },
             ),
         )
     return _gated(before, gates)
@@ -170,7 +176,7 @@ def _text(result: EvaluateResult) -> list[str]:
     lines += _classes(result)
     for row in result.confused.head(SHOWN).itertuples():
         lines.append(f"  {row.n_cells:>6,} of {row.label} ({row.share:.0%}) called {row.called}")
-    return lines
+    return lines + ([f"  report: {result.report}"] if result.report else [])
 
 
 def _sure(result: EvaluateResult) -> list[str]:

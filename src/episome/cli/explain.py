@@ -65,6 +65,13 @@ GROUPS = 20
     show_default=True,
     help="Genes of every group or cell at most.",
 )
+@click.option(
+    "--cell",
+    "cells",
+    multiple=True,
+    metavar="NAME",
+    help="Only this cell, with --by cells its own genes; may be repeated.",
+)
 @click.option("--of", metavar="CLASS", help="Class that genes speak for; default the call.")
 @click.option(
     "--against",

@@ -1,6 +1,8 @@
-"""``episome help``: exit codes, or the help of a command."""
+"""``episome help``: exit codes, the schemas of answers, or the help of a command."""
 
 from __future__ import annotations
+
+import json
 
 import click
 
@@ -9,7 +11,7 @@ from episome.errors import EXIT_CODES
 
 __all__ = ["command"]
 
-TOPIC = "exit-codes"
+TOPIC, ANSWERS = "exit-codes", "answers"
 
 
 @click.command("help", epilog=examples("episome help exit-codes", "episome help doctor"))
@@ -17,14 +19,25 @@ TOPIC = "exit-codes"
 @command_options
 @click.pass_context
 def command(ctx: click.Context, topic: str | None) -> None:
-    """Explain exit codes (TOPIC exit-codes), or a command (TOPIC is its name)."""
-    run_command(ctx, "help", lambda: _codes() if topic == TOPIC else _help(ctx, topic))
+    """Explain exit codes (TOPIC exit-codes), or a command (TOPIC is its name).
+
+    TOPIC answers gives the JSON schemas of what commands answer with --json.
+    """
+    known = {TOPIC: _codes, ANSWERS: _answers}
+    run_command(ctx, "help", known.get(topic or "", lambda: _help(ctx, topic)))
 
 
 def _codes() -> Outcome:
     lines = [f"{code:>3}  {text}" for code, text in sorted(EXIT_CODES.items())]
     data = {"exit_codes": {str(code): text for code, text in EXIT_CODES.items()}}
     return Outcome(text="\n".join(lines), data=data)
+
+
+def _answers() -> Outcome:
+    from episome.cli._answers import answer_schema, answered_commands
+
+    schemas = {name: answer_schema(name) for name in answered_commands()}
+    return Outcome(text=json.dumps(schemas, indent=1), data={"schemas": schemas})
 
 
 def _help(ctx: click.Context, topic: str | None) -> Outcome:

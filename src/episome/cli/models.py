@@ -218,11 +218,11 @@ def card_command(ctx: click.Context, /, **options: Any) -> None:
 
 def _card(options: dict[str, Any]) -> Outcome:
     from episome.jobs import (
-        CardStatements,
         file_digest,
         require_complete_card,
         write_model_card,
     )
+    from episome.models import CardStatements
 
     model, tested = options.pop("model"), options.pop("tested_on")
     how = {k: options.pop(k) for k in ("evaluation", "overwrite")}
@@ -239,6 +239,111 @@ def _card(options: dict[str, Any]) -> Outcome:
         outputs=[{"path": str(card)}],
         data={"card_lacks": missing},
     )
+
+
+# -- convert -------------------------------------------------------------------------------------
+
+
+@command.command(
+    "convert",
+    epilog=examples(
+        "episome models convert weights.ckpt --from sctab --genes var.parquet -o my-model",
+        "episome models convert scvi-folder --from linear-scvi --data cells.h5ad --trust -o mine",
+        "episome models convert mine --to linear-scvi-export --data cells.h5ad -o scvi-folder",
+    ),
+)
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--from", "from_", metavar="FORMAT", help="Format of SOURCE, of another program.")
+@click.option("--to", metavar="FORMAT", help="Format to write, of another program.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="What is written: with --from a model folder.",
+)
+@click.option(
+    "--genes",
+    type=click.Path(path_type=Path, exists=True),
+    help="Genes of the inputs in their order, where SOURCE does not hold them.",
+)
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path, exists=True),
+    help="Classes of the outputs in their order, likewise.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="File of the model's cells, for formats that need them.",
+)
+@click.option(
+    "--set",
+    "settings_",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Another argument of the converter; may be repeated.",
+)
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="Read files whose loading may run code. Only for files that you made.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@command_options
+@click.pass_context
+def convert_command(ctx: click.Context, /, **options: Any) -> None:
+    """Turn SOURCE, a model of another program, into a model folder, or the other way.
+
+    Plugins know the formats; `episome models convert SOURCE -o OUT` without one lists them.
+    """
+    run_command(ctx, "models convert", lambda: _converted(options))
+
+
+def _converted(options: dict[str, Any]) -> Outcome:
+    from episome import plugins
+    from episome.cli.train import model_arguments
+    from episome.errors import UsageError
+    from episome.jobs import ConvertModelRequest, converter_of, models_convert
+
+    given = [options["from_"], options["to"]]
+    if sum(map(bool, given)) != 1:
+        known = [f"--{_word(s.direction)} {n}" for n, s in sorted(plugins.converters().items())]
+        raise UsageError(
+            "E-U140",
+            "both --from and --to are given" if all(given) else "no format is given",
+            why=f"known are {', '.join(known) or 'none'}",
+            fix="pass one of them",
+        )
+    direction = "import" if options["from_"] else "export"
+    converter_of(options["from_"] or options["to"], direction)
+    arguments: dict[str, object] = {
+        k: str(options[k]) for k in ("genes", "labels") if options[k] is not None
+    }
+    arguments |= model_arguments({"settings_": options["settings_"]})
+    if options["trust"]:
+        arguments["trust"] = True
+    request = ConvertModelRequest(
+        options["source"],
+        options["output"],
+        options["from_"] or options["to"],
+        direction,
+        arguments,
+        options["data"],
+        options["overwrite"],
+    )
+    found = models_convert(request)
+    classes = f", {found.n_classes:,} classes" if found.n_classes else ""
+    return Outcome(
+        text=f"{found.output}\n  {found.model}: {found.n_genes:,} genes{classes}",
+        inputs=[{"path": str(request.source)}],
+        outputs=[{"path": str(found.output)}],
+        data={"model": found.model, "n_genes": found.n_genes, "n_classes": found.n_classes},
+    )
+
+
+def _word(direction: str) -> str:
+    return "from" if direction == "import" else "to"
 
 
 # -- pull and push -------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ __all__ = ["command"]
 TASKS = ("annotation", "embedding", "reconstruction", "translation")
 
 #: What a plugin registers beside models: the function of ``episome.plugins`` that lists it.
-KINDS = ("datasets", "metrics", "tasks", "studies", "pretext_tasks", "sources")
+KINDS = ("datasets", "metrics", "tasks", "studies", "pretext_tasks", "sources", "converters")
 
 #: Commands of the group that are imported when they run.
 LATER = {

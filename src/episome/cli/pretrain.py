@@ -13,6 +13,8 @@ from episome.errors import UsageError
 
 __all__ = ["command"]
 
+#: What a plugin says of a model that can be trained on cells without labels.
+PRETRAINING = "pretraining"
 #: What options of `episome train` are where there are no labels, comparisons or modalities.
 _UNSET: dict[str, Any] = {
     **dict.fromkeys(("labels_key", "ontology_term_key", "own_terms", "labels_file", "markers")),
@@ -28,29 +30,23 @@ _UNSET: dict[str, Any] = {
 def _command(ctx: click.Context, /, **options: Any) -> None:
     """Train the encoder METHOD on INPUT, cells without labels, and save a model folder.
 
-    METHOD is an encoder that `episome plugins` lists with the capability pretraining. Other models
-    start from the folder: `episome train METHOD few.h5ad --set init=FOLDER`, where they can.
+    METHOD is a model that `episome plugins` lists with the capability pretraining. Models start
+    from the folder: `episome train METHOD few.h5ad --init FOLDER`, where they can.
     """
-    run_command(ctx, "pretrain", lambda: _pretrain(ctx, options))
+    run_command(ctx, "pretrain", lambda: _pretrain(ctx, options), long=True)
 
 
 def _pretrain(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     from episome import plugins
 
     spec = plugins.get_spec(options["method"])
-    if "pretraining" not in spec.capabilities or "annotation" in spec.capabilities:
-        able = {
-            name
-            for name, s in plugins.models().items()
-            if "pretraining" in s.capabilities and "annotation" not in s.capabilities
-        }
+    if PRETRAINING not in spec.capabilities:
+        able = sorted(n for n, s in plugins.models().items() if PRETRAINING in s.capabilities)
         raise UsageError(
             "E-U12",
-            f"{spec.name} is no encoder that is pretrained by itself",
-            why="its pretraining ends in training with labels: model.pretrain(), model.train()"
-            if "annotation" in spec.capabilities
-            else f"its capabilities are {', '.join(spec.capabilities)}",
-            fix=f"one of {', '.join(sorted(able))}" if able else "install a plugin with one",
+            f"{spec.name} is not pretrained without labels",
+            why=f"its capabilities are {', '.join(spec.capabilities)}",
+            fix=f"one of {', '.join(able)}" if able else "install a plugin with one",
         )
     return train.train_command(ctx, {**_UNSET, **options}, verb="pretrain")
 

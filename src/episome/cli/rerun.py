@@ -20,6 +20,7 @@ DIFFERS = 9
 @click.command(
     "rerun",
     epilog=examples(
+        "episome rerun my-model",
         "episome annotate query.h5ad -m my-model -o calls.csv --run-folder runs/one",
         "episome rerun runs/one/manifest.json",
     ),
@@ -36,7 +37,8 @@ DIFFERS = 9
 def command(ctx: click.Context, manifest: Path, keep: Path | None) -> None:
     """Repeat the run that MANIFEST records, and compare the digests of what comes out.
 
-    MANIFEST is a file or folder of --run-folder. Inputs have to be where they were, and what they
+    MANIFEST is the output of a long command, which keeps OUTPUT.run.json beside it, or a file or
+    folder of --run-folder. Inputs have to be where they were, and what they
     were. Nothing that is there is replaced. Exit code 9 means that something came out different.
     """
     run_command(ctx, "rerun", lambda: _rerun(ctx, manifest, keep))
@@ -88,7 +90,7 @@ def _words(arguments: list[str], output: Path) -> list[str]:
     if "--" in words:
         at = words.index("--")
         words, last = words[:at], words[at:]
-    for option in ("--output", "-o"):
+    for option in ("--output", "-o", "--report"):
         if option in words:
             at = words.index(option)
             del words[at : at + 2]
@@ -102,11 +104,11 @@ def _home(word: str) -> str:
 
 def _require_inputs(run: dict[str, Any], path: Path) -> None:
     from episome.errors import InputFileError
-    from episome.jobs import file_digest
+    from episome.jobs import input_digest
 
     for entry in run["inputs"]:
         place = Path(_home(str(entry["path"])))
-        if not place.exists() or file_digest(place) != entry.get("sha256"):
+        if not place.exists() or input_digest(place) != entry.get("sha256"):
             raise InputFileError(
                 "E-F35",
                 "an input is not what it was" if place.exists() else "an input is not there",

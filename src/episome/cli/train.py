@@ -163,6 +163,13 @@ __all__ = ["command"]
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
+    "--init",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="Model folder whose encoder is the start, as `episome pretrain` writes; for models that "
+    "can start from one.",
+)
+@click.option(
     "--resume",
     type=click.Choice(["auto", "never"]),
     default="auto",
@@ -190,7 +197,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     METHOD is a name that `episome plugins` lists, or auto: the installed annotators are compared
     on held-out cells, and the best is trained.
     """
-    run_command(ctx, "train", lambda: train_command(ctx, options))
+    run_command(ctx, "train", lambda: train_command(ctx, options), long=True)
 
 
 def train_command(ctx: click.Context, options: dict[str, Any], *, verb: str = "train") -> Outcome:
@@ -208,7 +215,8 @@ def train_command(ctx: click.Context, options: dict[str, Any], *, verb: str = "t
             fix="leave it out, or: train auto ... --models NAME,NAME",
         )
     spec = None if auto else plugins.get_spec(options["method"])
-    if (_wants_labels(spec) or options["labels_file"]) and not options["labels_key"]:
+    wanted = verb == "train" and _wants_labels(spec)
+    if (wanted or options["labels_file"]) and not options["labels_key"]:
         raise click.MissingParameter(ctx=ctx, param_hint="'--labels-key'", param_type="option")
     raw_choice(options)
     check_inputs(options["input"])
@@ -336,7 +344,7 @@ def _listed(names: str) -> tuple[str, ...]:
 def _run(verb: str, options: dict[str, Any]) -> Run:
     from episome.jobs import Run
 
-    read = ("input", "labels_file", "own_terms", "markers", "split")
+    read = ("input", "labels_file", "own_terms", "markers", "split", "init")
     no_difference = {"output", "resume", *NO_DIFFERENCE}
     other = {k: v for k, v in options.items() if k not in {*read, *no_difference}}
     return Run(verb, options["output"], other, [options[k] for k in read])
@@ -395,6 +403,8 @@ def model_arguments(options: dict[str, Any]) -> dict[str, object]:
         arguments[key] = json_value(value)
     if options.get("preset"):
         arguments["preset"] = options["preset"]
+    if options.get("init"):
+        arguments["init"] = str(options["init"])
     if options.get("markers"):
         arguments["markers"] = str(options["markers"])
     return arguments

@@ -88,7 +88,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     Cells are held out by donor where there are three donors or more. The settings are tried on
     one part, the best third of them on a second, and so on. Needs the extra: episome[tune].
     """
-    run_command(ctx, "tune", lambda: _tune(ctx, options))
+    run_command(ctx, "tune", lambda: _tune(ctx, options), long=True)
 
 
 def _tune(ctx: click.Context, options: dict[str, Any]) -> Outcome:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         split_columns,
     )
     from episome.data._corpus_verify import verify_corpus
-    from episome.data._digest import cells_digest
+    from episome.data._digest import cells_digest, names_bytes
     from episome.data._features import FeatureSpace
     from episome.data._folds import folds
     from episome.data._gene_names import transposed
@@ -128,6 +128,7 @@ _HOME = {
     "CellLoader": "_loader",
     "CensusSource": "_census",
     "cells_digest": "_digest",
+    "names_bytes": "_digest",
     "CellSource": "_source",
     "ChosenCells": "_source",
     "Condition": "_corpus_inputs",

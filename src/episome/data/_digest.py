@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,8 +33,7 @@ def cells_digest(source: CellSource, *, progress: Callable[[int, int], None] | N
     order = np.argsort(genes, kind="stable")
     found = hashlib.sha256(b"episome cells 1\n")
     for names in (genes[order], source.obs_names):
-        found.update(f"{len(names)}\n".encode())
-        found.update("\n".join(map(str, names)).encode())
+        found.update(names_bytes(names))
     for start in range(0, source.n_obs, BLOCK):
         stop = min(start + BLOCK, source.n_obs)
         block = source.read(slice(start, stop))[:, order]
@@ -47,3 +46,14 @@ def cells_digest(source: CellSource, *, progress: Callable[[int, int], None] | N
         if progress is not None:
             progress(stop, source.n_obs)
     return found.hexdigest()
+
+
+def names_bytes(names: Sequence[object]) -> bytes:
+    """Return names with their number as bytes to digest.
+
+    Parameters
+    ----------
+    names
+        Anything that has a text.
+    """
+    return (f"{len(names)}\n" + "\n".join(map(str, names))).encode()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from episome.errors import ModelFileError
 
@@ -52,6 +54,26 @@ class GeneImportance:
         shares = self.weights[known][:, ~found].sum(axis=1, dtype=np.float64).clip(0.0, 1.0)
         order = np.argsort(-shares, kind="stable")
         return {self.classes[known[i]]: float(shares[i]) for i in order}
+
+    def top(self, genes: Sequence[str], k: int) -> pd.DataFrame:
+        """Return the genes that carry most of the weight of every class.
+
+        Parameters
+        ----------
+        genes
+            Names of the columns, (n_genes,).
+        k
+            Genes of a class at most; those without weight are left out.
+
+        Returns
+        -------
+        One row per class and gene, best first: ``group``, ``rank`` (from 1), ``gene``, ``share``.
+        """
+        rows = []
+        for name, weights in zip(self.classes, self.weights, strict=True):
+            best = [i for i in np.argsort(-weights, kind="stable")[:k] if weights[i] > 0]
+            rows += [(str(name), r + 1, genes[i], float(weights[i])) for r, i in enumerate(best)]
+        return pd.DataFrame(rows, columns=["group", "rank", "gene", "share"])
 
     def require_shape(self, n_classes: int, n_genes: int) -> GeneImportance:
         """Return the table after a check of what a folder gave.

@@ -10,15 +10,13 @@ import pandas as pd
 from episome.errors import Problem, warn
 from episome.inference._vote import cluster_votes
 from episome.io import SCHEMA_COLUMNS
-from episome.ontology import CellOntology, cell_ontology
+from episome.ontology import cell_ontology, schema_term
 
 if TYPE_CHECKING:
     from episome.data import Labels
 
 #: What the schema writes for a cell whose type is not known.
 UNKNOWN = "unknown"
-#: Terms that the schema refuses: eukaryotic cell, animal cell, native cell.
-FORBIDDEN = frozenset({"CL:0000255", "CL:0000257", "CL:0000548"})
 
 
 def completed_calls(
@@ -79,7 +77,7 @@ def schema_columns(terms: pd.Series, labels: Labels) -> pd.DataFrame:
         No class of the model has such a term (E-L30).
     """
     ontology = cell_ontology()
-    known = {t: _schema_term(t, ontology) for t in _unique([*terms, *labels.term_ids])}
+    known = {t: schema_term(t, ontology) for t in _unique([*terms, *labels.term_ids])}
     lacking = [n for n, t in zip(labels.names, labels.term_ids, strict=True) if not known[t]]
     if len(lacking) == len(labels):
         warn(
@@ -102,9 +100,3 @@ def schema_columns(terms: pd.Series, labels: Labels) -> pd.DataFrame:
 
 def _unique(terms: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(map(str, terms)))
-
-
-def _schema_term(term: str, ontology: CellOntology) -> str:
-    """Return the term as the schema takes it, or an empty text."""
-    now = ontology.current(term) if term.startswith("CL:") and term in ontology else None
-    return "" if now is None or {term, now} & FORBIDDEN else now

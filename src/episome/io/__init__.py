@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         write_model_folder,
     )
     from episome.io._json import decode, encode
+    from episome.io._provenance import RECORD, provenance, record_beside, version_of
     from episome.io._results import (
         CELL_KINDS,
         EVALUATION_KINDS,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         ending,
         prefixed,
         records,
+        report_place,
         write_calls,
         write_calls_in_parts,
     )
@@ -63,6 +65,7 @@ _HOME = {
     "EXPRESSION_KINDS": "_blocks",
     "EnsembleFolder": "_ensemble",
     "ModelFolder": "_folder",
+    "RECORD": "_provenance",
     "SCHEMA_COLUMNS": "_results",
     "TABLES": "_results",
     "SEALED": "_folder",
@@ -86,11 +89,15 @@ _HOME = {
     "latent_columns": "_blocks",
     "read_corpus_manifest": "_corpus",
     "prefixed": "_results",
+    "provenance": "_provenance",
+    "record_beside": "_provenance",
     "records": "_results",
+    "report_place": "_results",
     "read_ensemble_folder": "_ensemble",
     "require_space": "_blocks",
     "read_manifest": "_folder",
     "read_model_folder": "_folder",
+    "version_of": "_provenance",
     "with_layers": "_blocks",
     "write_calls": "_results",
     "write_calls_in_parts": "_results",

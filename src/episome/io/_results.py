@@ -83,6 +83,11 @@ def check_output(
     return path
 
 
+def report_place(output: Path) -> Path:
+    """Return where the report of an output is: beside it, ``calls.html`` for ``calls.csv``."""
+    return output.with_name(f"{output.name if output.is_dir() else output.stem}.html")
+
+
 def ending(path: Path, kinds: Iterable[str]) -> str | None:
     """Return which of some endings the name of a file has, ``.csv.gz`` before ``.gz``."""
     fitting = [k for k in kinds if path.name.endswith(k) and path.name != k]

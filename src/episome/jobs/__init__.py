@@ -35,6 +35,12 @@ if TYPE_CHECKING:
         PluginCheckResult,
         check_plugin,
     )
+    from episome.jobs._convert_model import (
+        ConvertedModel,
+        ConvertModelRequest,
+        converter_of,
+        models_convert,
+    )
     from episome.jobs._corpus import (
         CorpusFacts,
         CorpusRequest,
@@ -52,17 +58,23 @@ if TYPE_CHECKING:
         data_census,
         data_convert,
         data_hash,
+        input_digest,
         output_digest,
     )
     from episome.jobs._demo import DemoResult, DemoScore, demo, demo_cells
     from episome.jobs._embed import EmbedRequest, EmbedResult, embed
     from episome.jobs._evaluate import EvaluateRequest, EvaluateResult, evaluate
     from episome.jobs._explain import ExplainRequest, ExplainResult, explain
+    from episome.jobs._exports import (
+        ExportRequest,
+        ExportResult,
+        cell_annotation,
+        data_export,
+    )
     from episome.jobs._hub import PulledModel, PushedModel, models_pull, models_push
     from episome.jobs._impute import ImputeRequest, ImputeResult, impute
     from episome.jobs._labels_file import LabelJoin, join_labels
     from episome.jobs._model_card import (
-        CardStatements,
         card_statements,
         missing_of_card,
         require_complete_card,
@@ -82,7 +94,9 @@ if TYPE_CHECKING:
         PredictModalityResult,
         predict_modality,
     )
-    from episome.jobs._runs import Run
+    from episome.jobs._report import ReportRequest, ReportResult, report
+    from episome.jobs._report_facts import agreement, composition, sample_columns
+    from episome.jobs._runs import Run, file_state
     from episome.jobs._train import (
         TrainPlan,
         TrainRequest,
@@ -112,8 +126,16 @@ _HOME = {
     "data_convert": "_data",
     "data_hash": "_data",
     "file_digest": "_annotate",
+    "input_digest": "_data",
     "output_digest": "_data",
-    "CardStatements": "_model_card",
+    "ExportRequest": "_exports",
+    "ExportResult": "_exports",
+    "cell_annotation": "_exports",
+    "data_export": "_exports",
+    "ConvertModelRequest": "_convert_model",
+    "ConvertedModel": "_convert_model",
+    "converter_of": "_convert_model",
+    "models_convert": "_convert_model",
     "Checked": "_check_plugin",
     "BenchmarkRequest": "_benchmark",
     "BenchmarkResult": "_benchmark",
@@ -165,13 +187,18 @@ _HOME = {
     "PredictModalityRequest": "_predict_modality",
     "PredictModalityResult": "_predict_modality",
     "QueryRequest": "_asked",
+    "ReportRequest": "_report",
+    "ReportResult": "_report",
     "Run": "_runs",
+    "file_state": "_runs",
     "TrainRequest": "_train",
     "TrainResult": "_train",
+    "agreement": "_report_facts",
     "annotate": "_annotate",
     "audit": "_audit",
     "check": "_check",
     "check_plugin": "_check_plugin",
+    "composition": "_report_facts",
     "demo": "_demo",
     "demo_cells": "_demo",
     "describe_input": "_annotate",
@@ -182,11 +209,13 @@ _HOME = {
     "join_labels": "_labels_file",
     "new_plugin": "_new_plugin",
     "predict_modality": "_predict_modality",
+    "report": "_report",
     "run_folder": "_train",
     "train": "_train",
     "train_auto": "_auto",
     "TuneRequest": "_tune",
     "TuneResult": "_tune",
+    "sample_columns": "_report_facts",
     "tune": "_tune",
 }
 __all__ = sorted(_HOME)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -38,12 +39,15 @@ from episome.jobs._asked import (
     require_whole_file,
 )
 from episome.jobs._inputs import is_streamed, shown_name
+from episome.jobs._report import check_report, written_or_told
+from episome.jobs._report_calls import annotation_report
 from episome.jobs._runs import Run
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from episome.data import Query
+    from episome.report import CallSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,11 @@ class AnnotateRequest:
     scores
         Gene sets whose score is added, ``NAME=GENE,GENE``, see
         ``episome.inference.GeneSetScores``.
+    report
+        ``.html`` or ``.md``: the report of the calls, see ``episome.jobs.report``. It is made
+        when the calls are written; a report that cannot be made is a warning.
+    report_names
+        How the report calls the cells and the model; default the names of file and folder.
     split, part
         File of ``episome corpus split`` of the same cells, and the part of it that is annotated:
         ``"train"``, ``"validation"`` or ``"test"`` (default).
@@ -106,6 +115,8 @@ class AnnotateRequest:
     input: Path
     model: Path
     output: Path | None
+    report: Path | None = None
+    report_names: tuple[str, str] | None = None
     split: Path | None = None
     part: Literal["train", "validation", "test"] | None = None
     where: tuple[str, ...] = ()
@@ -141,7 +152,7 @@ class AnnotateResult:
 
     ``calls`` is ``None`` where there are more cells than are kept at once, and a file holds them;
     its columns have no prefix, whatever the file has. ``labels`` and ``status`` count the cells of
-    each, the commonest first.
+    each, the commonest first. ``report`` is the report that was written, if one was.
     """
 
     calls: pd.DataFrame | None
@@ -151,6 +162,7 @@ class AnnotateResult:
     n_obs: int
     n_vars: int
     output: Path | None
+    report: Path | None = None
 
 
 def annotate(
@@ -179,6 +191,9 @@ def annotate(
     manifest = read_manifest(request.model)
     if request.output is not None:
         check_output(request.output, overwrite=request.overwrite, source=request.input)
+    if request.report is not None:
+        check_report(request.report, overwrite=request.overwrite)
+    started = time.perf_counter()
     in_blocks = is_streamed(request.input)
     require_part(request)
     whole = request.output is not None and request.output.suffix == ".h5ad"
@@ -192,7 +207,8 @@ def annotate(
     with opened_cells(
         request, whole=whole, in_blocks=in_blocks, copies=lambda cells: _is_large(request, cells)
     ) as (found, adata):
-        source = chosen_cells(found, chosen_rows(request, found), predictor.rule.obsm_key)
+        rows = chosen_rows(request, found)
+        source = chosen_cells(found, rows, predictor.rule.obsm_key)
         limits = limits_of(request)
         complete = _completion(request, predictor, source)
         nothing = complete(predictor.no_calls(limits=limits), slice(0))
@@ -208,12 +224,22 @@ def annotate(
         query = prepared_query(request, predictor, source)
         scores = GeneSetScores(query, sets) if sets else None
         provenance = provenance_of(manifest, query)
+
+        def reported(summary: CallSummary) -> Path | None:
+            return written_or_told(
+                lambda: annotation_report(
+                    request, manifest, predictor, query, adata, rows, summary,
+                    seconds=time.perf_counter() - started,
+                ),
+                request.report, overwrite=request.overwrite, result=request.output,
+            )  # fmt: skip
+
         copied = adata is not None and adata.isbacked
         if _is_large(request, source) and (copied or not whole):
-            obs = None if adata is None else adata.obs
             return _in_parts(
-                request, predictor, query, obs, key, limits, complete, scores, provenance, progress
-            )
+                request, predictor, query, adata, key, limits, complete, scores, provenance,
+                reported, progress,
+            )  # fmt: skip
         # Clusters are spread over all batches: they vote when the last is there.
         calls = complete(
             _calls(predictor, query, request.batch_size, limits, progress), slice(None)
@@ -230,6 +256,7 @@ def annotate(
                 overwrite=request.overwrite,
                 overwrite_columns=request.overwrite_columns,
             )
+        report = None if request.report is None else reported(_summary([calls], adata))
     return AnnotateResult(
         calls,
         _plain(calls["label"].value_counts()),
@@ -238,7 +265,18 @@ def annotate(
         len(calls),
         query.source.n_vars,
         request.output,
+        report,
     )
+
+
+def _summary(frames: Iterable[pd.DataFrame], adata: AnnData | None) -> CallSummary:
+    """Count calls for their report; with the object of the cells there may be a map of them."""
+    from episome.report import CallSummary
+
+    found = CallSummary(keep=adata is not None)
+    for frame in frames:
+        found.add(frame)
+    return found
 
 
 def limits_of(request: AnnotateRequest) -> CallLimits:
@@ -263,7 +301,15 @@ def _plain(counts: pd.Series) -> dict[str, int]:
 def _key(request: AnnotateRequest) -> str:
     """Digest of what decides the calls; where they go and how they are named does not."""
     read = ("input", "model", "gene_map", "split")
-    other = ("output", "prefix", "overwrite", "overwrite_columns", "cellxgene")
+    other = (
+        "output",
+        "report",
+        "report_names",
+        "prefix",
+        "overwrite",
+        "overwrite_columns",
+        "cellxgene",
+    )
     facts = {k: v for k, v in asdict(request).items() if k not in (*read, *other)}
     output = request.output or Path()
     return Run("annotate", output, facts, [getattr(request, name) for name in read]).key
@@ -273,12 +319,13 @@ def _in_parts(
     request: AnnotateRequest,
     predictor: Predictor,
     query: Query,
-    obs: pd.DataFrame | None,
+    adata: AnnData | None,
     key: str,
     limits: CallLimits,
     complete: Callable[[pd.DataFrame, slice], pd.DataFrame],
     scores: GeneSetScores | None,
     provenance: dict[str, object],
+    reported: Callable[[CallSummary], Path | None],
     progress: Callable[[int, int], None] | None,
 ) -> AnnotateResult:
     """Call the cells part by part, then put the parts together."""
@@ -307,13 +354,16 @@ def _in_parts(
         output,
         frames,
         file=request.input if output.suffix == ".h5ad" else None,
-        obs=obs,
+        obs=None if adata is None else adata.obs,
         provenance=provenance,
         prefix=request.prefix,
         overwrite=request.overwrite,
     )
     labels, status = parts.counts("label"), parts.counts("status")
+    # The parts go first: a report may take a while, and what is written needs them no more.
+    summary = None if request.report is None else _summary(parts.frames(), adata)
     parts.remove()
+    report = None if summary is None else reported(summary)
     return AnnotateResult(
         None,
         _plain(labels),
@@ -322,6 +372,7 @@ def _in_parts(
         query.source.n_obs,
         query.source.n_vars,
         output,
+        report,
     )
 
 

@@ -144,11 +144,36 @@ def output_digest(path: Path) -> tuple[str, str]:
     Returns
     -------
     ``"model"`` and the digest of its weights (its manifest tells the time of the training);
+    ``"corpus"`` and that of its manifest;
     else ``"file"`` or ``"folder"``, and the digest of its bytes.
     """
     if path.is_dir() and (path / "manifest.sha256").is_file():
+        if _is_corpus(path):
+            return "corpus", input_digest(path)
         return "model", weights_digest(read_manifest(path))
     return "folder" if path.is_dir() else "file", file_digest(path)
+
+
+def input_digest(path: Path) -> str:
+    """Return the digest by which an input is known again.
+
+    Parameters
+    ----------
+    path
+        A file, or a folder.
+
+    Returns
+    -------
+    That of :func:`file_digest`; of a corpus that of its manifest, which holds the digests of what
+    may be terabytes.
+    """
+    if _is_corpus(path):
+        return (path / "manifest.sha256").read_text(encoding="utf-8").split()[0]
+    return file_digest(path)
+
+
+def _is_corpus(path: Path) -> bool:
+    return (path / "manifest.sha256").is_file() and (path / "shards").is_dir()
 
 
 def data_convert(request: ConvertRequest) -> DataDigest:

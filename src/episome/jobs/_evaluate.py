@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,9 @@ from episome.jobs._asked import (
     require_part,
 )
 from episome.jobs._inputs import is_streamed, shown_name
+from episome.jobs._report import check_report, written_or_told
+from episome.jobs._report_calls import evaluation_report
+from episome.jobs._report_facts import curve_points
 from episome.metrics import (
     bootstrap,
     brier_score,
@@ -83,6 +87,9 @@ class EvaluateRequest(QueryRequest):
         Of the label sets whose coverage is measured, where the model is calibrated.
     n_draws, seed
         Of the intervals.
+    report
+        ``.html`` or ``.md``: the report of the scores, see ``episome.jobs.report``. A report that
+        cannot be made is a warning.
     """
 
     labels_key: str = ""
@@ -91,6 +98,7 @@ class EvaluateRequest(QueryRequest):
     error_rates: tuple[float, ...] = (0.05, 0.1)
     n_draws: int = 1000
     seed: int = 0
+    report: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +114,9 @@ class EvaluateResult:
     classes
         Of ``episome.metrics.class_table``, with ``f1_low`` and ``f1_high``.
     calibration
-        ``ece``, ``reliability`` (bins), ``kept`` (share of cells, the surest first, of which at
-        most 5 % are wrong), ``auroc_wrong``; ``nll`` and ``brier`` over cells of known classes.
+        ``ece``, ``reliability`` (bins), ``risk_coverage`` (points of the curve), ``kept`` (share
+        of cells, the surest first, of which at most 5 % are wrong), ``auroc_wrong``; ``nll`` and
+        ``brier`` over cells of known classes.
     coverage
         By error rate, ``overall`` and ``size`` of the label sets; empty without calibration.
     novelty
@@ -117,6 +126,10 @@ class EvaluateResult:
         Scores of every donor; ``None`` without donors.
     confused
         The commonest wrong pairs: ``label``, ``called``, ``n_cells``, ``share`` (of the label).
+    pairs
+        Cells of every pair of ``label`` and ``called``, ``n_cells``.
+    terms
+        Cell Ontology term of every label and class, empty where none is known.
     shared_donors
         Donors that the model was trained on too; ``None`` where that is not known.
     n_obs, n_scored
@@ -133,6 +146,8 @@ class EvaluateResult:
     novelty: dict[str, Any]
     donors: pd.DataFrame | None
     confused: pd.DataFrame
+    pairs: pd.DataFrame
+    terms: Mapping[str, str]
     shared_donors: list[str] | None
     data: Mapping[str, object]
     n_obs: int
@@ -142,6 +157,7 @@ class EvaluateResult:
     ontology_release: str
     provenance: Mapping[str, object]
     output: Path | None
+    report: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the notes as plain data."""
@@ -156,6 +172,8 @@ class EvaluateResult:
             "novelty": _finite(self.novelty),
             "donors": None if self.donors is None else records(self.donors),
             "confused": records(self.confused),
+            "pairs": records(self.pairs),
+            "terms": dict(self.terms),
             "shared_donors": self.shared_donors,
             "data": dict(self.data),
             "n_obs": self.n_obs,
@@ -211,6 +229,9 @@ def evaluate(
             kinds=EVALUATION_KINDS,
             source=request.input,
         )
+    if request.report is not None:
+        check_report(request.report, overwrite=request.overwrite)
+    started = time.perf_counter()
     _require_annotation(manifest, request.model)
     in_blocks = is_streamed(request.input)
     require_part(request)
@@ -242,21 +263,27 @@ def evaluate(
         source = chosen_cells(found, part, predictor.rule.obsm_key)
         query = prepared_query(request, predictor, source)
         seen = _answers(predictor, query, labels.codes(truth[scored]), request, progress)
-    result = _scored(request, truth[scored], terms, labels, seen, donors)
-    done = EvaluateResult(
-        **result,
-        shared_donors=_shared(manifest, donors),
-        data=_described(request),
-        n_obs=len(truth),
-        n_scored=len(scored),
-        n_vars=query.source.n_vars,
-        notes=query.notes,
-        provenance=provenance_of(manifest, query),
-        output=request.output,
-    )
-    if request.output is not None:
-        _write(done, request.output, overwrite=request.overwrite)
-    return done
+        result = _scored(request, truth[scored], terms, labels, seen, donors)
+        done = EvaluateResult(
+            **result,
+            shared_donors=_shared(manifest, donors),
+            data=_described(request),
+            n_obs=len(truth),
+            n_scored=len(scored),
+            n_vars=query.source.n_vars,
+            notes=query.notes,
+            provenance=provenance_of(manifest, query),
+            output=request.output,
+        )
+        if request.output is not None:
+            _write(done, request.output, overwrite=request.overwrite)
+        report = written_or_told(
+            lambda: evaluation_report(
+                request, done, manifest, predictor, query, seconds=time.perf_counter() - started
+            ),
+            request.report, overwrite=request.overwrite, result=request.output,
+        )  # fmt: skip
+        return replace(done, report=report)
 
 
 def _require_annotation(manifest: Mapping[str, Any], folder: Path) -> None:
@@ -385,6 +412,8 @@ def _scored(
         "novelty": _novelty(truth, unseen, np.concatenate(seen.novelty)),
         "donors": _by_donor(truth, calls, donors, hierarchy),
         "confused": _confused(truth, calls),
+        "pairs": _pairs(truth, calls),
+        "terms": {**terms, **dict(zip(labels.names, labels.term_ids, strict=True))},
         "ontology_release": "" if hierarchy is None else hierarchy.release,
     }
 
@@ -478,6 +507,7 @@ def _calibration(
         "kept": kept_share(sure, right),
         "auroc_wrong": error_auroc(1 - sure, right),
         "reliability": reliability(sure, right),
+        "risk_coverage": curve_points(sure, right),
     }
 
 
@@ -502,6 +532,11 @@ def _by_donor(
     if hierarchy is not None:
         table["f1_macro_ontology"] = by_group(truth, calls, donors, hierarchy=hierarchy)["value"]
     return table
+
+
+def _pairs(truth: NDArray[np.object_], calls: NDArray[np.object_]) -> pd.DataFrame:
+    pairs = pd.DataFrame({"label": truth, "called": calls}).astype("str")
+    return pairs.value_counts().rename("n_cells").reset_index()
 
 
 def _confused(truth: NDArray[np.object_], calls: NDArray[np.object_]) -> pd.DataFrame:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from episome.data import check_inputs
+from episome.errors import UsageError
 from episome.inference import pick_device
 from episome.io import (
     TABLES,
@@ -25,10 +28,13 @@ from episome.jobs._asked import (
     require_columns,
     require_part,
 )
-from episome.jobs._inputs import is_streamed
+from episome.jobs._inputs import is_streamed, shown_name
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
+
+    from episome.data import CellSource
 
 #: Fields that are arguments of the model's own methods.
 _PASSED_ON: tuple[str, ...] = ("of", "against", "method", "weight", "batch_size", "input_kind")
@@ -57,12 +63,15 @@ class ExplainRequest(QueryRequest):
         a column of ``obs``.
     top
         Genes of every group or cell at most.
+    cells
+        Names of the only cells that are explained; default all.
     of, against, method, weight
         As for ``episome.models.ExplanationMixin.top_genes``.
     """
 
     by: str = PREDICTION
     top: int = 20
+    cells: tuple[str, ...] = ()
     of: str | None = None
     against: str | None = None
     method: Literal["auto", "native", "gradient"] = "auto"
@@ -120,7 +129,7 @@ def explain(
         found,
         _,
     ):
-        source = chosen_cells(found, chosen_rows(request, found), model.input_rule.obsm_key)
+        source = chosen_cells(found, _rows(request, found), model.input_rule.obsm_key)
         if request.by == CELLS:
             table = model.cell_genes(source, request.top, progress=progress, **how)
         else:
@@ -129,6 +138,34 @@ def explain(
     if request.output is not None:
         _write(table, request.output, overwrite=request.overwrite)
     return ExplainResult(table, source.n_obs, request.output)
+
+
+def _rows(request: ExplainRequest, source: CellSource) -> NDArray[np.int64] | None:
+    """Return the rows of the cells that are explained; ``None`` for all.
+
+    Raises
+    ------
+    UsageError
+        A cell is not there (E-U103).
+    """
+    rows = chosen_rows(request, source)
+    if not request.cells:
+        return rows
+    wanted = set(request.cells)
+    named = np.flatnonzero(np.array([str(n) in wanted for n in source.obs_names], dtype=bool))
+    found: NDArray[np.int64] = named if rows is None else np.intersect1d(named, rows)
+    if len(found) < len(wanted):
+        known = {str(source.obs_names[i]) for i in found}
+        raise UsageError(
+            "E-U103",
+            "cells are not there",
+            where=shown_name(request.input),
+            count=len(wanted - known),
+            total=len(wanted),
+            examples=sorted(wanted - known)[:3],
+            fix="correct the names (--cell)",
+        )
+    return found
 
 
 def _write(table: pd.DataFrame, output: Path, *, overwrite: bool) -> None:

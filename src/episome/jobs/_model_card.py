@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import html
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from episome.data import shown_organism
-from episome.errors import InputFileError, ModelFileError, PluginError, Problem, UsageError
+from episome.errors import InputFileError, ModelFileError, Problem, UsageError
 from episome.io import EVALUATION, card_file, find_model, read_manifest, write_file
 from episome.jobs._asked import weights_digest
 from episome.jobs._models import whole_folder
+from episome.models import CardFacts, CardStatements, card_text
 
 if TYPE_CHECKING:
     from episome.io import ModelFolder
@@ -31,50 +30,6 @@ REQUIRED = {
     "data_digest": "--evaluation, or --tested-on",
 }
 _FENCE = "---\n"
-_SHOWN_GENES = 3
-_NOT_SAID = "Not stated."
-_NOT_KNOWN = "not recorded"
-
-
-@dataclass(frozen=True, slots=True)
-class CardStatements:
-    """What people say about a model; the rest of its card is from the folder.
-
-    Parameters
-    ----------
-    license
-        Identifier of the licence of the weights, such as ``"bsd-3-clause"``.
-    training_data
-        What the model was trained on: where the data are from, and who may use them.
-    intended_use, limits
-        What it is for, and what it is not for.
-    data_license
-        Licence of the training data.
-    tissues, assays
-        Of the training cells.
-    citation
-        How to cite the model.
-    metrics
-        Scores by name, for models that `episome evaluate` does not score.
-    data_digest
-        SHA-256 of the data that ``metrics`` are of.
-    """
-
-    license: str = ""
-    training_data: str = ""
-    intended_use: str = ""
-    limits: str = ""
-    data_license: str = ""
-    tissues: tuple[str, ...] = ()
-    assays: tuple[str, ...] = ()
-    citation: str = ""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    data_digest: str = ""
-
-    def merged(self, other: CardStatements) -> CardStatements:
-        """Return these with those of another in place of what it says."""
-        said = {f.name: getattr(other, f.name) for f in fields(other) if getattr(other, f.name)}
-        return replace(self, **said)
 
 
 def write_model_card(
@@ -121,7 +76,8 @@ def write_model_card(
         found = _read_evaluation(evaluation, manifest)
         write_file(path / EVALUATION, json.dumps(found, indent=1).encode(), overwrite=True)
     said = card_statements(path).merged(statements)
-    text = _card(path, folder, manifest, said, _kept_evaluation(path, manifest))
+    facts = _card_facts(path, folder, manifest, _kept_evaluation(path, manifest))
+    text = card_text(facts, said)
     write_file(card_file(path), text.encode(), overwrite=True)
     return card_file(path), missing_of_card(path)
 
@@ -269,221 +225,12 @@ def _kept_evaluation(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any] 
     return _read_evaluation(file, manifest) if file.is_file() else None
 
 
-def _card(
+def _card_facts(
     path: Path,
     folder: ModelFolder,
     manifest: Mapping[str, Any],
-    said: CardStatements,
     scores: Mapping[str, Any] | None,
-) -> str:
-    title = f"{manifest['model']['class']} of episome"
-    parts = [f"# {title}", "", _summary(manifest)]
-    sections: dict[str, Sequence[str]] = {
-        "Intended use": [said.intended_use or _NOT_SAID],
-        "Limits": [said.limits or _NOT_SAID],
-        "Training data": _training(folder, manifest, said),
-        "Input": _input(folder, manifest),
-        "Classes": _classes(folder, manifest),
-        "Evaluation": _evaluation(said, scores),
-        "Confidence": _confidence(manifest),
-        "Cost": _cost(manifest),
-        "Provenance": _provenance(path, manifest),
-        "Licence": [f"- Weights: {said.license or _NOT_SAID}", f"- Training data: "
-                    f"{said.data_license or _NOT_SAID}"],
-        "How to cite": [said.citation or _reference(manifest) or _NOT_SAID],
-    }  # fmt: skip
-    for name, lines in sections.items():
-        parts += ["", f"## {name}", "", *lines]
-    body = "\n" + "\n".join(parts) + "\n"
-    front = _front_matter(path, title, manifest, said, scores)
-    front["episome"]["text_sha256"] = _digest(body)
-    text = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=10_000)
-    return f"{_FENCE}{text}{_FENCE}{body}"
-
-
-def _front_matter(
-    path: Path,
-    title: str,
-    manifest: Mapping[str, Any],
-    said: CardStatements,
-    scores: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    spec = str(manifest["model"].get("spec") or "")
-    front: dict[str, Any] = {"license": said.license} if said.license else {}
-    front |= {
-        "library_name": "episome",
-        "tags": [t for t in ("episome", "biology", "single-cell", spec) if t],
-    }
-    numbers = dict(said.metrics) or _numbers(scores)
-    if numbers:
-        name = said.data_digest if scores is None else str(scores["data"]["name"])
-        front["metrics"] = sorted(numbers)
-        results = {
-            "task": {"type": "cell-type-annotation"},
-            "dataset": {"name": name, "type": "anndata"},
-            "metrics": [{"type": k, "value": round(v, 6)} for k, v in sorted(numbers.items())],
-        }
-        front["model-index"] = [{"name": title, "results": [results]}]
-    kept = {f.name: getattr(said, f.name) for f in fields(said) if f.name != "license"}
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items() if v}
-    front["episome"] = {"manifest_sha256": _seal(path), **plain}
-    return front
-
-
-def _numbers(scores: Mapping[str, Any] | None) -> dict[str, float]:
-    if scores is None:
-        return {}
-    return {k: v for k, v in scores["scores"].items() if v is not None}
-
-
-def _spec(manifest: Mapping[str, Any]) -> Any:
-    from episome.inference import folder_spec
-
-    try:
-        return folder_spec(manifest["model"])
-    except PluginError:  # the card of a model whose plugin is not here says less
-        return None
-
-
-def _summary(manifest: Mapping[str, Any]) -> str:
-    spec, n = _spec(manifest), len(manifest.get("members", ()))
-    text = spec.summary if spec else "A model of episome"
-    return f"{text}; the mean of {n} models." if n else f"{text}."
-
-
-def _reference(manifest: Mapping[str, Any]) -> str:
-    spec = _spec(manifest)
-    return "" if spec is None else str(spec.reference or "")
-
-
-def _known(value: object) -> str:
-    return str(value) if value not in (None, "", (), []) else _NOT_KNOWN
-
-
-def _training(folder: ModelFolder, manifest: Mapping[str, Any], said: CardStatements) -> list[str]:
-    fit = folder.manifest.get("fit", {})
-    named = [shown_organism(n) for n in folder.manifest.get("organisms", ())]
-    ontology = manifest.get("ontology") or {}
-    donors = manifest.get("confidence", {}).get("n_donors")
-    return [
-        said.training_data or _NOT_SAID,
-        "",
-        f"- Cells: {_known(fit.get('n_cells'))}",
-        f"- Donors among the calibration cells: {_known(donors or None)}",
-        f"- Species: {_safe(', '.join(named)) or _NOT_KNOWN}",
-        f"- Tissues: {_safe(', '.join(said.tissues)) or _NOT_KNOWN}",
-        f"- Assays: {_safe(', '.join(said.assays)) or _NOT_KNOWN}",
-        f"- Labels: {_known(ontology.get('name'))}, release {_known(ontology.get('release'))}",
-    ]
-
-
-def _input(folder: ModelFolder, manifest: Mapping[str, Any]) -> list[str]:
-    rule, ids = manifest["input"], folder.genes["id"]
-    shown = ", ".join(ids[:_SHOWN_GENES])
-    return [
-        f"- Values: {rule['input_kind']}, library size over "
-        f"{str(rule['size_factor']).replace('_', ' ')}, scaled to {rule['target_sum']:g}",
-        f"- Features: {len(ids):,}, such as {_safe(shown)}",
-        f"- SHA-256 of their list: `{manifest['genes_sha256']}`",
-    ]
-
-
-def _classes(folder: ModelFolder, manifest: Mapping[str, Any]) -> list[str]:
-    names = folder.labels.get("label", ())
-    if not names:
-        return ["The model does not annotate cells."]
-    terms = folder.labels.get("ontology_term_id", ("",) * len(names))
-    recall = manifest.get("confidence", {}).get("recall") or [[None, None]] * len(names)
-    rows = ["| class | term | calibration cells | called rightly |", "|---|---|---|---|"]
-    for name, term, (share, n) in zip(names, terms, recall, strict=True):
-        rows.append(f"| {_safe(name)} | {term} | {_known(n)} | {_share(share)} |")
-    return rows
-
-
-def _evaluation(said: CardStatements, scores: Mapping[str, Any] | None) -> list[str]:
-    stated = [f"- {_safe(k)}: {v:.4g}" for k, v in said.metrics.items()]
-    if said.data_digest:
-        stated.append(f"- On data of SHA-256 `{said.data_digest}`")
-    if scores is None:
-        return stated or [_NOT_SAID]
-    data, n = scores["data"], scores["n_scored"]
-    digest = data.get("sha256", _NOT_KNOWN)
-    on = f"On {n:,} labelled cells of {_safe(data['name'])} (SHA-256 `{digest}`):"
-    lines = [*stated, on, ""]
-    for name, value in scores["scores"].items():
-        ends = scores["intervals"].get(name)
-        span = "" if ends is None else f" ({_share(ends['low'])} to {_share(ends['high'])})"
-        lines.append(f"- {name}: {_share(value)}{span}")
-    lines += [
-        f"- Expected calibration error: {_share(scores['calibration'].get('ece'))}",
-        f"- Novelty tells {scores['novelty']['n_unseen']:,} cells of unknown types: AUROC "
-        f"{_share(scores['novelty']['auroc'])}",
-        f"- Donors that training had too: {_overlap(scores.get('shared_donors'))}; identical "
-        "cells: not checked",
-        "",
-        "| class | cells | precision | recall | F1 | 95 % interval |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in scores["classes"]:
-        cells = [_share(row[k]) for k in ("precision", "recall", "f1")]
-        lines.append(
-            f"| {_safe(str(row['class']))} | {row['n_true']:,} | {' | '.join(cells)} | "
-            f"{_share(row['f1_low'])} to {_share(row['f1_high'])} |"
-        )
-    return lines
-
-
-def _overlap(donors: Sequence[str] | None) -> str:
-    return _NOT_KNOWN if donors is None else f"{len(donors):,}"
-
-
-def _confidence(manifest: Mapping[str, Any]) -> list[str]:
-    facts = manifest.get("confidence", {})
-    if not facts.get("calibrated"):
-        return ["Confidence is what the model says itself; it is not calibrated."]
-    after = facts["after"]
-    lines = [
-        f"- Calibrated ({facts['map']}) on {facts['n_cells']:,} cells ({facts['source']})",
-        f"- Expected calibration error {after['ece']:.3f}, negative log-likelihood "
-        f"{after['nll']:.3f}, accuracy {after['accuracy']:.3f} on them",
-    ]
-    for rate, found in facts.get("coverage", {}).items():
-        lines.append(
-            f"- Label sets of error rate {rate} hold the truth of {found['overall']:.1%} "
-            f"({found['size']:.2f} classes a set)"
-        )
-    return lines
-
-
-def _cost(manifest: Mapping[str, Any]) -> list[str]:
-    fit = manifest.get("fit", {})
-    return [
-        f"- Seconds of training: {_known(fit.get('seconds'))}",
-        f"- Peak memory: {_known(fit.get('peak_memory'))}",
-        f"- Device: {_known(fit.get('device'))}",
-    ]
-
-
-def _provenance(path: Path, manifest: Mapping[str, Any]) -> list[str]:
-    made, model = manifest["provenance"], manifest["model"]
-    versions = ", ".join(f"{k} {v}" for k, v in made["versions"].items() if v)
-    lines = [
-        f"- Trained {made['created']} with seed {made['seed']} on Python {made['python']}, "
-        f"{made['platform']}",
-        f"- {_known(model.get('distribution'))} {_known(model.get('version'))}; {versions}",
-        f"- SHA-256 of manifest.json: `{_seal(path)}`",
-    ]
-    for name, entry in manifest["files"].items():
-        lines.append(f"- SHA-256 of {name}: `{entry['sha256']}`")
-    for member in manifest.get("members", ()):
-        lines.append(f"- SHA-256 of {member['path']}/manifest.json: `{member['manifest_sha256']}`")
-    return lines
-
-
-def _share(value: float | None) -> str:
-    return _NOT_KNOWN if value is None else f"{value:.3f}"
-
-
-def _safe(text: str) -> str:
-    """Return text that Markdown and tables show as it is."""
-    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
+) -> CardFacts:
+    """Return what the card of a folder is written from."""
+    members = [read_manifest(path / str(entry["path"])) for entry in manifest.get("members", ())]
+    return CardFacts(manifest, folder.genes, folder.labels, members, scores, _seal(path))

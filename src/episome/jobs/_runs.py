@@ -59,7 +59,7 @@ class Run:
             FORMAT,
             self.command,
             dict(self.arguments),
-            [None if p is None else (str(p.resolve()), _state(p)) for p in self.inputs],
+            [None if p is None else (str(p.resolve()), file_state(p)) for p in self.inputs],
             {**versions, "episome": episome.__version__},
         )
         text = json.dumps(facts, sort_keys=True, default=str)
@@ -69,7 +69,7 @@ class Run:
         """Return what the same run answered, where its output is as it left it; else ``None``."""
         try:
             kept = json.loads(self._record.read_text(encoding="utf-8"))
-            same = kept["key"] == self.key and kept["output"] == _state(self.output)
+            same = kept["key"] == self.key and kept["output"] == file_state(self.output)
             answer = kept["answer"] if same and kept["output"] else None
         except (OSError, ValueError, KeyError, TypeError):  # none, or not one of ours
             return None
@@ -83,7 +83,7 @@ class Run:
         answer
             Plain data for JSON.
         """
-        kept = {"key": self.key, "output": _state(self.output), "answer": dict(answer)}
+        kept = {"key": self.key, "output": file_state(self.output), "answer": dict(answer)}
         try:
             write_file(self._record, json.dumps(kept, default=str).encode(), overwrite=True)
             _forget(self._record.parent)
@@ -97,7 +97,7 @@ class Run:
         return settings.cache_folder("runs") / f"{name[:32]}.json"
 
 
-def _state(path: Path) -> list[list[object]]:
+def file_state(path: Path) -> list[list[object]]:
     """Name, size, times and number of every file; empty where there is none.
 
     The time of the last change of the entry cannot be set back, as the time of writing can.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         error_auroc,
         expected_calibration_error,
         negative_log_likelihood,
+        risk_coverage,
         uncertainty,
     )
     from episome.metrics._classification import (
@@ -60,6 +61,7 @@ _HOME = {
     "median_f1": "_classification",
     "modality_scores": "_modality",
     "negative_log_likelihood": "_calibration",
+    "risk_coverage": "_calibration",
     "uncertainty": "_calibration",
     "weighted_f1": "_classification",
 }

@@ -55,6 +55,40 @@ def uncertainty(
     raise UsageError("E-U30", f"kind={kind!r} is unknown", fix='kind="max" or kind="entropy"')
 
 
+def risk_coverage(
+    confidence: ArrayLike, correct: ArrayLike, *, weights: ArrayLike | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the share of wrong calls among those that are kept, the surest first.
+
+    Parameters
+    ----------
+    confidence
+        Of every call, (n,).
+    correct
+        Whether it is right, or the share that is where one entry stands for several calls, (n,).
+    weights
+        Number of calls that an entry stands for, (n,); default 1.
+
+    Returns
+    -------
+    Share of the calls that are kept (rising to 1), share of those that are wrong, and the lowest
+    confidence among them, each float64 (n,).
+
+    Examples
+    --------
+    >>> kept, wrong, at = risk_coverage([0.9, 0.5], [True, False])
+    >>> kept.tolist(), wrong.tolist(), at.tolist()
+    ([0.5, 1.0], [0.0, 0.5], [0.9, 0.5])
+    """
+    sure = np.asarray(confidence, dtype=np.float64)
+    order = np.argsort(-sure, kind="stable")
+    right = np.asarray(correct, dtype=np.float64)[order]
+    n = np.ones(len(sure)) if weights is None else np.asarray(weights, dtype=np.float64)[order]
+    kept = np.cumsum(n)
+    wrong = np.cumsum(n * (1.0 - right)) / np.maximum(kept, SMALLEST)
+    return kept / max(n.sum(), SMALLEST), wrong, sure[order]
+
+
 def disagreement(member_probabilities: ArrayLike) -> NDArray[np.float64]:
     """How much the members of an ensemble differ on every cell.
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         SupportsReconstruction,
         SupportsTranslation,
     )
+    from episome.models._card import CardFacts, CardStatements, card_text
     from episome.models._classifier import ClassifierModel
     from episome.models._deletion import DeletionTest, deletion_test
     from episome.models._distil import Distilled, annotator_spec, distil
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from episome.models._enrichment import enrichment
     from episome.models._ensemble import Ensemble
     from episome.models._explanation import ExplanationMixin
-    from episome.models._folder import provenance
     from episome.models._gene_tables import agreement
     from episome.models._inert import inert_classes, inert_dtype, number_from_bytes
     from episome.models._network import NetworkModel
@@ -95,7 +95,6 @@ _HOME = {
     "NetworkModel": "_network",
     "OptionalLabels": "_optional_labels",
     "checked_splitter": "_training",
-    "provenance": "_folder",
     "ReconstructionMixin": "_reconstruction",
     "ReferenceWeights": "_reference",
     "SeenDonorsMixin": "_warm_start",
@@ -106,7 +105,10 @@ _HOME = {
     "SupportsTranslation": "_capabilities",
     "TranslationMixin": "_translation",
     "TuningSpace": "_tuning",
+    "CardFacts": "_card",
+    "CardStatements": "_card",
     "ClassifierModel": "_classifier",
+    "card_text": "_card",
     "Ensemble": "_ensemble",
     "EpisomeModel": "_base",
     "label_transfer": "_transfer",

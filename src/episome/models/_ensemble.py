@@ -20,14 +20,20 @@ from episome.inference import (
     folder_spec,
     mean_importance,
 )
-from episome.io import EnsembleFolder, encode, read_ensemble_folder, write_ensemble_folder
+from episome.io import (
+    EnsembleFolder,
+    encode,
+    provenance,
+    read_ensemble_folder,
+    write_ensemble_folder,
+)
 from episome.log import get_logger
 from episome.models._calls import CallsMixin
-from episome.models._card import ensemble_card
+from episome.models._card import CardFacts, card_text
 from episome.models._classifier import ClassifierModel
 from episome.models._confidence import confidence_of, mean_held_out
 from episome.models._explanation import ExplanationMixin
-from episome.models._folder import model_folder, provenance
+from episome.models._folder import model_folder
 from episome.models._training import normalized_rows, part_of
 
 if TYPE_CHECKING:
@@ -300,9 +306,12 @@ class Ensemble(ExplanationMixin, CallsMixin):
             "provenance": {**provenance(), "seed": self._seed},
         }
         tensors = {f"{CONFIDENCE_PREFIX}{k}": v for k, v in sure.items()}
-        card = ensemble_card([f.manifest for f in folders], self.labels, confidence)
+        first = folders[0]
+        facts = CardFacts(manifest, first.genes, first.labels, [f.manifest for f in folders])
         write_ensemble_folder(
-            dir_path, EnsembleFolder(manifest, folders, card, tensors), overwrite=overwrite
+            dir_path,
+            EnsembleFolder(manifest, folders, card_text(facts), tensors),
+            overwrite=overwrite,
         )
         logger.info("saved %s", dir_path)
 

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import platform
-from datetime import UTC, datetime
-from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from episome import settings
 from episome.inference import CONFIDENCE_PREFIX, IMPORTANCE, INDEX_PREFIX
-from episome.io import ModelFolder, encode
-from episome.models._card import model_card
+from episome.io import ModelFolder, encode, provenance, version_of
+from episome.models._card import CardFacts, card_text
 from episome.models._parts import parts_of
 
 if TYPE_CHECKING:
     from episome.data import Labels
     from episome.models._base import EpisomeModel
 
-_VERSIONS = (
-    "episome",
-    "scvi-tools",
-    "torch",
-    "lightning",
-    "anndata",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-)
 _PARTS = ("train", "validation", "test", "calibration")
 
 
@@ -58,6 +44,7 @@ def model_folder(model: EpisomeModel) -> ModelFolder:
     if organisms := model.input_rule.organisms:
         manifest["organisms"] = list(organisms)
     table = {} if labels is None else {"label": labels.names, "ontology_term_id": labels.term_ids}
+    genes = {"id": features.ids, **features.other}
     return ModelFolder(
         manifest=manifest,
         tensors={
@@ -67,11 +54,11 @@ def model_folder(model: EpisomeModel) -> ModelFolder:
             **{f"{CONFIDENCE_PREFIX}{k}": v for k, v in sure.items()},
             **more_tensors,
         },
-        genes={"id": features.ids, **features.other},
+        genes=genes,
         labels=table,
         history=_history_columns(model.history_),
         files=files,
-        card=model_card(model, manifest),
+        card=card_text(CardFacts(manifest, genes, table)),
     )
 
 
@@ -87,27 +74,8 @@ def model_identity(cls: type[EpisomeModel]) -> dict[str, object]:
     if spec is not None:
         distribution = cls.__module__.split(".")[0].replace("_", "-")
         identity |= {"spec": spec.name, "plugin": spec.plugin, "distribution": distribution}
-        identity["version"] = _version(distribution)
+        identity["version"] = version_of(distribution)
     return identity
-
-
-def provenance() -> dict[str, Any]:
-    """Versions, seed and date; no user, host or path."""
-    versions = {name: _version(name) for name in _VERSIONS}
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seed": settings.seed,
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "versions": versions,
-    }
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _plain_init(model: EpisomeModel) -> dict[str, object]:

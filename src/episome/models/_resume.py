@@ -13,7 +13,8 @@ import numpy as np
 
 from episome import settings
 from episome.errors import UsageError
-from episome.models._folder import model_identity, provenance
+from episome.io import provenance
+from episome.models._folder import model_identity
 from episome.train import RunFolder
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def run_facts(
         "episome": versions["episome"],
         "plugin": f"{identity.get('plugin')} {identity.get('version')}",
         "seed": settings.seed,
-        "cells": cells_digest(data.source, data.others),
+        "cells": _cells_seen(data.source, data.others),
         "labels and donors": _digest(data.labels, *_text(data.donors)),
         "genes": model.features.digest,
         "classes": list(model.labels.names) if model.labels else [],
@@ -112,7 +113,7 @@ def run_facts(
     }
 
 
-def cells_digest(source: CellSource, others: Mapping[str, CellSource] | None = None) -> str:
+def _cells_seen(source: CellSource, others: Mapping[str, CellSource] | None = None) -> str:
     """Return a digest of names, genes and values; of large sources of some cells' values.
 
     Parameters

@@ -9,8 +9,9 @@ from episome._lazy import lazy_names
 if TYPE_CHECKING:
     from episome.ontology._bundle import cell_ontology, nearest_ontology, releases
     from episome.ontology._hierarchy import ClassHierarchy
+    from episome.ontology._levels import broader_names, level_names, tree_order
     from episome.ontology._ontology import ROOT, CellOntology
-    from episome.ontology._resolve import Resolution
+    from episome.ontology._resolve import Resolution, schema_term
     from episome.ontology._terms import OwnTerm, Term
 
 _HOME = {
@@ -20,9 +21,13 @@ _HOME = {
     "ROOT": "_ontology",
     "Resolution": "_resolve",
     "Term": "_terms",
+    "broader_names": "_levels",
     "cell_ontology": "_bundle",
+    "level_names": "_levels",
     "nearest_ontology": "_bundle",
     "releases": "_bundle",
+    "schema_term": "_resolve",
+    "tree_order": "_levels",
 }
 __all__ = sorted(_HOME)
 

@@ -37,6 +37,24 @@ NO_TYPE = frozenset({"", "unknown", "na", "nan", "none"})
 #: Terms that the CELLxGENE schema does not take: they say no more than "cell".
 FORBIDDEN = frozenset({"CL:0000255", "CL:0000257", "CL:0000548"})
 
+
+def schema_term(term: str, ontology: CellOntology) -> str:
+    """Return a term as the CELLxGENE schema takes it, or an empty text.
+
+    Obsolete terms are replaced by their successor; those that the schema refuses, and terms of
+    other ontologies, are none.
+
+    Parameters
+    ----------
+    term
+        Identifier.
+    ontology
+        That it is looked for in.
+    """
+    now = ontology.current(term) if term.startswith("CL:") and term in ontology else None
+    return "" if now is None or {term, now} & FORBIDDEN else now
+
+
 #: Similar names are looked for so many labels at most: each takes about 12 ms.
 MAX_NEAR = 20
 SHOWN = 3

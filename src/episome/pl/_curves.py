@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from episome.pl._axes import axes_for, finished, short
 from episome.pl._colours import COLOURS
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ def scaling_curves(
     label: str = "",
     ax: Axes | None = None,
     title: str | None = None,
+    save: str | Path | None = None,
 ) -> Axes:
     """Draw scores against numbers of training cells, on a logarithmic axis.
 
@@ -39,32 +42,26 @@ def scaling_curves(
         size.
     label
         What the values are.
-    ax
-        Where to draw; a new figure otherwise.
-    title
-        Text above.
+    ax, title, save
+        Where to draw, a new figure otherwise; text above; file, ``.svg`` or ``.png``, which must
+        not exist.
 
     Returns
     -------
     The axes.
     """
-    import matplotlib.pyplot as plt
-
-    if ax is None:
-        ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")[1]
+    ax = axes_for(ax, 6.4, 4.2)
     for i, (name, part) in enumerate(table.groupby("name", sort=True)):
         colour = COLOURS[i % len(COLOURS)]
         style = _STYLES[(i // len(COLOURS)) % len(_STYLES)]
         means = part.groupby("n_cells")["value"].mean()
         ax.plot(part["n_cells"], part["value"], ".", color=colour, alpha=0.5)
-        ax.plot(means.index, means, style, color=colour, marker="o", label=str(name))
+        ax.plot(means.index, means, style, color=colour, marker="o", label=short(name, 60))
         if fits and str(name) in fits:
             sizes = np.geomspace(means.index.min(), 1.25 * means.index.max(), 60)
             ax.plot(sizes, fits[str(name)](sizes), style, color=colour, linewidth=0.8, alpha=0.8)
     ax.set_xscale("log")
     ax.set_xlabel("training cells")
-    ax.set_ylabel(label)
-    if title:
-        ax.set_title(title)
+    ax.set_ylabel(short(label, 80))
     ax.legend(fontsize="small")
-    return ax
+    return finished(ax, title, save)

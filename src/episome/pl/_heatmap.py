@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from episome.pl._axes import axes_for, finished, short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +25,7 @@ def heatmap(
     digits: int = 2,
     ax: Axes | None = None,
     title: str | None = None,
+    save: str | Path | None = None,
 ) -> Axes:
     """Draw a table of numbers.
 
@@ -36,25 +40,23 @@ def heatmap(
         What the numbers are.
     digits
         Of the numbers that are written.
-    ax
-        Where to draw; a new figure of fitting size otherwise.
-    title
-        Text above.
+    ax, title, save
+        Where to draw, a new figure of fitting size otherwise; text above; file, ``.svg`` or
+        ``.png``, which must not exist.
 
     Returns
     -------
     The axes. Numbers are written where rows and columns are at most 24.
     """
-    import matplotlib.pyplot as plt
+    from matplotlib import colormaps
 
     values = table.to_numpy(dtype=float)
     n_rows, n_columns = values.shape
-    if ax is None:
-        size = (
-            float(np.clip(0.7 * n_columns + 3.0, 4.0, 20.0)),
-            float(np.clip(0.45 * n_rows + 1.8, 2.5, 20.0)),
-        )
-        ax = plt.subplots(figsize=size, layout="constrained")[1]
+    ax = axes_for(
+        ax,
+        float(np.clip(0.7 * n_columns + 3.0, 4.0, 20.0)),
+        float(np.clip(0.45 * n_rows + 1.8, 2.5, 20.0)),
+    )
     known = values[np.isfinite(values)]
     if center is None:
         low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
@@ -63,14 +65,12 @@ def heatmap(
         far = max(float(np.abs(known - center).max()) if len(known) else 0.0, 1e-12)
         low, high = center - far, center + far
         name = "PuOr_r"
-    colours = plt.get_cmap(name).with_extremes(bad="0.85")
+    colours = colormaps[name].with_extremes(bad="0.85")
     image = ax.imshow(
         np.ma.masked_invalid(values), vmin=low, vmax=high, cmap=colours, aspect="auto"
     )
-    ax.set_xticks(range(n_columns), [str(c) for c in table.columns], rotation=45, ha="right")
-    ax.set_yticks(range(n_rows), [str(r) for r in table.index])
-    if title:
-        ax.set_title(title)
+    ax.set_xticks(range(n_columns), [short(c, 60) for c in table.columns], rotation=45, ha="right")
+    ax.set_yticks(range(n_rows), [short(r, 60) for r in table.index])
     if max(n_rows, n_columns) <= _WRITTEN:
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
@@ -86,5 +86,5 @@ def heatmap(
                     color="white" if dark else "black",
                     fontsize=8,
                 )
-    ax.figure.colorbar(image, ax=ax, label=label)
-    return ax
+    ax.figure.colorbar(image, ax=ax, label=short(label, 80))
+    return finished(ax, title, save)

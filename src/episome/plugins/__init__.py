@@ -17,6 +17,7 @@ from episome.plugins._manager import (
     after_evaluate,
     after_train,
     before_train,
+    converters,
     datasets,
     get_manager,
     get_spec,
@@ -34,6 +35,7 @@ from episome.plugins._manager import (
     tasks,
 )
 from episome.plugins._specs import (
+    ConverterSpec,
     DatasetSpec,
     MetricSpec,
     ModelSpec,
@@ -45,6 +47,7 @@ from episome.plugins._specs import (
 
 __all__ = [
     "API_VERSION",
+    "ConverterSpec",
     "DatasetSpec",
     "MetricSpec",
     "ModelSpec",
@@ -59,6 +62,7 @@ __all__ = [
     "after_evaluate",
     "after_train",
     "before_train",
+    "converters",
     "datasets",
     "get_manager",
     "get_spec",

@@ -12,6 +12,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from episome.plugins._specs import (
+        ConverterSpec,
         DatasetSpec,
         MetricSpec,
         ModelSpec,
@@ -65,6 +66,12 @@ def episome_register_pretext_tasks() -> Iterable[PretextSpec]:
 @hookspec
 def episome_register_sources() -> Iterable[SourceSpec]:
     """Return the cell sources of the plugin."""
+    return ()
+
+
+@hookspec
+def episome_register_converters() -> Iterable[ConverterSpec]:
+    """Return the formats of other programs that the plugin reads or writes."""
     return ()
 
 

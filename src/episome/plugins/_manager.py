@@ -37,6 +37,7 @@ from episome.plugins._discovery import (
 from episome.plugins._embedded import PREFIX as EMBEDDING
 from episome.plugins._embedded import embedding_spec, reading
 from episome.plugins._specs import (
+    ConverterSpec,
     DatasetSpec,
     MetricSpec,
     ModelSpec,
@@ -70,6 +71,7 @@ _REGISTER: dict[str, type[Spec]] = {
     "episome_register_studies": StudySpec,
     "episome_register_pretext_tasks": PretextSpec,
     "episome_register_sources": SourceSpec,
+    "episome_register_converters": ConverterSpec,
 }
 
 # what importing a plugin can raise, also when a module calls exit()
@@ -553,6 +555,11 @@ def pretext_tasks() -> dict[str, PretextSpec]:
 def sources() -> dict[str, SourceSpec]:
     """Return the registered cell sources by name."""
     return get_manager().specs(SourceSpec)
+
+
+def converters() -> dict[str, ConverterSpec]:
+    """Return the registered converters of models by name."""
+    return get_manager().specs(ConverterSpec)
 
 
 def get_spec(name: str) -> ModelSpec:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 __all__ = [
+    "ConverterSpec",
     "DatasetSpec",
     "MetricSpec",
     "ModelSpec",
@@ -278,6 +279,42 @@ class SourceSpec:
         _check(self, self.target)
 
 
+@dataclass(frozen=True, slots=True)
+class ConverterSpec:
+    """A way between the files of other programs and model folders: `episome models convert`.
+
+    Parameters
+    ----------
+    name, target, summary
+        Name of the format, ``"package.module:function"``, one line.
+    direction
+        ``import``: the target takes the path of the file or folder and returns a model.
+        ``export``: it takes a model and the path, and writes there. Its other parameters are what
+        the command may give: ``genes``, ``labels`` (paths), ``trust``, ``adata``, and those of
+        ``--set``.
+    plugin, distribution, version
+        Filled in by the manager.
+    """
+
+    name: str
+    target: str
+    summary: str = ""
+    direction: Literal["import", "export"] = "import"
+    plugin: str = ""
+    distribution: str = ""
+    version: str = ""
+
+    def __post_init__(self) -> None:
+        _check(self, self.target)
+
+
 Spec: TypeAlias = (
-    ModelSpec | DatasetSpec | MetricSpec | TaskSpec | StudySpec | PretextSpec | SourceSpec
+    ModelSpec
+    | DatasetSpec
+    | MetricSpec
+    | TaskSpec
+    | StudySpec
+    | PretextSpec
+    | SourceSpec
+    | ConverterSpec
 )

@@ -71,12 +71,31 @@ class Figure:
     def svg(self) -> str:
         """Return the picture as text of HTML."""
         out = io.StringIO()
-        self.drawing.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None})
+        # What is drawn as points is a picture in the picture: at 110 dots an inch it stays small.
+        # A layout that fits by itself is not fitted a second time, which takes as long as drawing.
+        box = None if self.drawing.get_layout_engine() else "tight"
+        self.drawing.savefig(out, format="svg", bbox_inches=box, metadata={"Date": None}, dpi=110)
         text = out.getvalue()
         return text[text.index("<svg") :]
 
 
-Part: TypeAlias = Text | Table | Figure
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Lines to copy, such as a command.
+
+    Parameters
+    ----------
+    text
+        The lines.
+    caption
+        What they are, above them.
+    """
+
+    text: str
+    caption: str = ""
+
+
+Part: TypeAlias = Text | Table | Figure | Code
 
 
 @dataclass(slots=True, eq=False)
@@ -107,7 +126,7 @@ class Page:
     def html(self) -> str:
         """Return the page as one text of HTML; it loads nothing from anywhere."""
         # A script ends at the first "</", whatever is around it.
-        held = json.dumps(self.data, default=str).replace("</", "<\\/")
+        held = json.dumps(_strict(self.data), default=str, allow_nan=False).replace("<", "\\u003c")
         return _ENVIRONMENT.from_string(_HTML).render(
             page=self, kind=lambda p: type(p).__name__, held=held
         )
@@ -123,6 +142,8 @@ class Page:
                     lines += [part.text, ""]
                 elif isinstance(part, Table):
                     lines += [*_markdown(part), ""]
+                elif isinstance(part, Code):
+                    lines += [part.caption, "", "```", part.text, "```", ""]
         return "\n".join(lines)
 
     def write(self, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -139,6 +160,17 @@ class Page:
         text = self.markdown() if place.suffix == ".md" else self.html()
         write_file(place, text.encode(), overwrite=overwrite)
         return place
+
+
+def _strict(value: Any) -> Any:
+    """Return plain data that every program reads: numbers that are none are null."""
+    if isinstance(value, Mapping):
+        return {str(k): _strict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(v) for v in value]
+    if hasattr(value, "tolist"):
+        return _strict(value.tolist())
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def shown(value: Any, digits: int = 3) -> str:
@@ -187,7 +219,7 @@ _HTML = """<!doctype html>
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem;
  padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; margin: .9rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 caption { caption-side: bottom; text-align: left; padding-top: .4rem; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .6rem; text-align: left;
@@ -199,16 +231,31 @@ th button:focus-visible { outline: 2px solid; }
 .bad::before { content: "\\26A0  "; color: var(--bad); font-weight: 700; }
 figure { margin: 1rem 0; background: #fff; padding: .5rem; } figure svg { max-width: 100%;
  height: auto; }
-@media print { th button::after { content: none; } }
+pre { border: 1px solid var(--line); padding: .6rem; white-space: pre-wrap;
+ overflow-wrap: anywhere; font-size: .85rem; }
+nav ul { columns: 3 14rem; padding-left: 1.2rem; }
+@media print {
+ :root { color-scheme: light; }
+ body { margin: 0; max-width: none; padding: 0; font-size: 10pt; color: #000; background: #fff; }
+ nav { display: none; }
+ .wide { overflow: visible; } table { font-size: 8.5pt; } thead { display: table-header-group; }
+ h2, figcaption { break-after: avoid; } figure, tr, pre { break-inside: avoid; }
+ figure svg { max-height: 16cm; }
+}
 </style>
 </head>
 <body>
 <main>
 <h1>{{ page.title }}</h1>
 {% if page.lead %}<p>{{ page.lead }}</p>{% endif %}
+{% if page.sections | length > 3 %}
+<nav aria-label="Sections"><ul>
+{% for heading in page.sections %}<li><a href="#s{{ loop.index }}">{{ heading }}</a></li>
+{% endfor %}</ul></nav>
+{% endif %}
 {% for heading, parts in page.sections.items() %}
-<section>
-<h2>{{ heading }}</h2>
+<section aria-labelledby="s{{ loop.index }}">
+<h2 id="s{{ loop.index }}">{{ heading }}</h2>
 {% for part in parts %}
 {% if kind(part) == "Text" %}
 <p{% if part.badge %} class="{{ part.badge }}"{% endif %}>{{ part.text }}</p>
@@ -227,6 +274,9 @@ figure { margin: 1rem 0; background: #fff; padding: .5rem; } figure svg { max-wi
 {% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
+{% elif kind(part) == "Code" %}
+{% if part.caption %}<p>{{ part.caption }}</p>{% endif %}
+<pre><code>{{ part.text }}</code></pre>
 {% else %}
 <figure role="img" aria-label="{{ part.alternative }}">{{ part.svg() | safe }}
 <figcaption>{{ part.alternative }}</figcaption></figure>

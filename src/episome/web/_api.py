@@ -34,7 +34,7 @@ class NewFile(BaseModel):
 class NewJob(BaseModel):
     """A job."""
 
-    kind: str = Field(max_length=20, description="check, annotate, train or demo.")
+    kind: str = Field(max_length=20, description="check, annotate, explain, train or demo.")
     file: str | None = Field(None, max_length=64)
     model: str | None = Field(None, max_length=64)
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the command.")
@@ -162,7 +162,39 @@ def api_router(work: Work) -> APIRouter:
         """Return a page of the table of calls."""
         table = work.calls(store.job(request.state.owner, id_))
         rows, total = table.page(search=search, label=label, number=page)
-        return {"columns": table.columns(), "rows": rows, "total": total, "rows_per_page": ROWS}
+        return {
+            "columns": table.columns(),
+            "rows": [row[1:] for row in rows],
+            "numbers": [row[0] for row in rows],
+            "total": total,
+            "rows_per_page": ROWS,
+        }
+
+    @router.get("/jobs/{id_}/cells/{row}")
+    def cell(request: Request, id_: str, row: int) -> dict[str, Any]:
+        """Return the call of one cell, by its place in the file from 0."""
+        found = work.calls(store.job(request.state.owner, id_)).row(row)
+        if found is None:
+            raise not_found()
+        return found
+
+    @router.get("/jobs/{id_}/genes")
+    def genes(request: Request, id_: str, search: str = "") -> list[str]:
+        """Return genes whose name begins with a text."""
+        return work.expression(store.job(request.state.owner, id_)).names(search[:200])
+
+    @router.get("/jobs/{id_}/genes/{name}")
+    def gene(request: Request, id_: str, name: str) -> dict[str, Any]:
+        """Return a gene in the cells of the map, as percents of its largest value."""
+        found = work.expression(store.job(request.state.owner, id_)).gene(name)
+        if found is None:
+            raise not_found()
+        return found
+
+    @router.get("/compare")
+    def compare(request: Request, first: str, second: str) -> dict[str, Any]:
+        """Return how two annotations of one file agree."""
+        return work.compare(request.state.owner, first, second)
 
     return router
 

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from episome import plugins
 from episome.errors import EpisomeError
 from episome.io import read_manifest
 from episome.web._errors import not_found
@@ -137,9 +138,19 @@ def _facts(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
         "macro_f1": fit.get("validation_f1_macro"),
         "calibrated": bool(confidence.get("calibrated")),
         "calibration": _calibration(confidence),
+        "explains": _explains(manifest.get("model", {})),
         "organisms": list(organisms or ()),
         "input_kind": (manifest.get("input") or {}).get("input_kind"),
     }
+
+
+def _explains(model: dict[str, Any]) -> bool:
+    """Whether a model can say which genes speak for its calls."""
+    try:
+        spec = plugins.get_spec(f"{model.get('plugin')}:{model.get('spec')}")
+    except EpisomeError:
+        return False
+    return "explanation" in spec.capabilities
 
 
 def _calibration(confidence: dict[str, Any]) -> dict[str, Any] | None:

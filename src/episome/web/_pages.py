@@ -13,8 +13,11 @@ from starlette.responses import JSONResponse, Response
 
 from episome import __version__
 from episome.web import _present as present
+from episome.web._compare import confusion
 from episome.web._errors import not_found, wrong_form
+from episome.web._runner import read_json
 from episome.web._settings import SUFFIXES
+from episome.web._steps import OPTIONS
 from episome.web._store import DONE, Job
 from episome.web._upload import receive_form
 from episome.web._work import ROWS, Work
@@ -101,6 +104,8 @@ class Pages:
             "composition": present.composition(view, by, level) if by else None,
             "columns": table.columns(),
             "rows": rows,
+            **self._genes_shown(job, view, asked.get("gene", "")[:200]),
+            **self._truth(view, asked.get("truth", "")),
             "total": total,
             "page": page,
             "pages": max(-(-total // ROWS), 1),
@@ -108,11 +113,32 @@ class Pages:
             "label": label,
         }
 
+    def _genes_shown(self, job: Job, view: dict[str, Any], gene: str) -> dict[str, Any]:
+        """Return the gene that the map is coloured by, and names that begin as it does."""
+        if not gene or not (view.get("scatter") or {}).get("genes"):
+            return {"gene": gene, "gene_found": None, "offered": []}
+        known = self.work.expression(job)
+        found = known.gene(gene)
+        offered = known.names(gene) if found is None else []
+        return {"gene": gene, "gene_found": found, "offered": offered}
+
+    @staticmethod
+    def _truth(view: dict[str, Any], asked: str) -> dict[str, Any]:
+        """Return the table of a column of labels against the calls."""
+        names = list(view.get("reliability", {}))
+        truth = asked if asked in names else next(iter(names), None)
+        if truth is None or truth not in view["composition"]:
+            return {"truth": None, "truths": names, "against": None}
+        counts = view["composition"][truth]
+        pairs = [(a, b, n) for a, row in counts.items() for b, n in row.items()]
+        return {"truth": truth, "truths": names, "against": confusion(pairs)}
+
 
 def _template(job: Job) -> str:
     if job.active or job.state != DONE:
         return "job"
-    return {"annotate": "result", "train": "trained"}.get(job.kind, "job")
+    named = {"annotate": "result", "train": "trained", "explain": "explained"}
+    return named.get(job.kind, "job")
 
 
 def _number(text: str | None, default: int) -> int:
@@ -223,6 +249,42 @@ def pages_router(pages: Pages) -> APIRouter:
             raise not_found()
         return FileResponse(path, media_type="image/png")
 
+    @router.get("/jobs/{id_}/picture/gene.svg")
+    def gene_picture(request: Request, id_: str, name: str = "") -> Response:
+        found = store.job(request.state.owner, id_)
+        gene = work.expression(found).gene(name[:200])
+        points = read_json(store.job_folder(found.id) / "scatter.json")
+        if gene is None or not points:
+            raise not_found()
+        return Response(present.gene_svg(points, gene), media_type="image/svg+xml")
+
+    @router.get("/jobs/{id_}/cells/{row}")
+    def cell(request: Request, id_: str, row: int) -> Response:
+        found = store.job(request.state.owner, id_)
+        call = work.calls(found).row(row)
+        if call is None:
+            raise not_found()
+        kept = {k: found.options[k] for k in OPTIONS["explain"] if found.options.get(k)}
+        model = work.model_of(found)
+        return pages.render(
+            request,
+            "cell.html",
+            job=work.facts(found),
+            call=call,
+            row=row,
+            kept=kept,
+            explains=model is not None and model.facts["explains"],
+        )
+
+    @router.get("/compare")
+    def compare(request: Request, first: str = "", second: str = "") -> Response:
+        found = work.compare(request.state.owner, first, second)
+        pairs = [(p["first"], p["second"], p["n"]) for p in found["pairs"]]
+        names = [work.facts(store.job(request.state.owner, j)) for j in found["jobs"]]
+        return pages.render(
+            request, "compare.html", found=found, jobs=names, table=confusion(pairs)
+        )
+
     @router.get("/jobs/{id_}/download/{name}")
     def download(request: Request, id_: str, name: str) -> Response:
         return _download(work, store.job(request.state.owner, id_), name)
@@ -262,6 +324,7 @@ def _file_page(pages: Pages, request: Request, id_: str) -> Response:
         models=work.models.all(owner),
         methods=work.methods(),
         jobs=[work.facts(j) for j in jobs if j.kind != "check"],
+        annotations=[work.facts(j) for j in jobs if j.kind == "annotate" and j.state == DONE],
     )
 
 
@@ -311,4 +374,6 @@ def _download(work: Work, job: Job, name: str) -> Response:
         if not path.is_file():
             shutil.make_archive(str(folder / "model"), "zip", folder / "model")
         return FileResponse(path, media_type="application/zip", headers=headers)
-    return FileResponse(folder / name, media_type="application/x-hdf5", headers=headers)
+    kinds = {".html": "text/html; charset=utf-8", ".json": "application/json"}
+    kind = kinds.get(Path(name).suffix, "application/x-hdf5")
+    return FileResponse(folder / name, media_type=kind, headers=headers)

@@ -6,7 +6,16 @@ import datetime
 from collections import Counter
 from typing import Any
 
-__all__ = ["bars", "composition", "counts_at", "duration", "level_names", "size", "when"]
+__all__ = [
+    "bars",
+    "composition",
+    "counts_at",
+    "duration",
+    "gene_svg",
+    "level_names",
+    "size",
+    "when",
+]
 
 #: Labels of a composition that have a column of their own.
 SHOWN = 8
@@ -54,9 +63,15 @@ def composition(view: dict[str, Any], column: str, level: int) -> dict[str, Any]
     return {"labels": labels, "rows": table, "more": len(totals) > SHOWN}
 
 
-def bars(counts: list[int], width: float = 320.0, height: float = 120.0) -> list[dict[str, float]]:
-    """Return the bars of a histogram of values from 0 to 1."""
-    most = max([*counts, 1])
+def bars(
+    counts: list[int],
+    width: float = 320.0,
+    height: float = 120.0,
+    *,
+    beside: list[float] | None = None,
+) -> list[dict[str, float]]:
+    """Return the bars of a histogram of values from 0 to 1, with those of a reference."""
+    most = max([*counts, *(beside or ()), 1])
     step = width / max(len(counts), 1)
     return [
         {
@@ -65,11 +80,55 @@ def bars(counts: list[int], width: float = 320.0, height: float = 120.0) -> list
             "width": round(step - 2, 1),
             "height": round(height * n / most, 1),
             "n": n,
+            "beside": beside[i] if beside else 0.0,
+            "beside_y": round(height * (1 - (beside[i] if beside else 0.0) / most), 1),
             "low": i / len(counts),
             "high": (i + 1) / len(counts),
         }
         for i, n in enumerate(counts)
     ]
+
+
+def gene_svg(points: dict[str, Any], gene: dict[str, Any], most: int = 5000) -> str:
+    """Return the map of the cells coloured by a gene, as a picture that needs no script.
+
+    Parameters
+    ----------
+    points
+        Of the map.
+    gene
+        Percents of its largest value, one a point.
+    most
+        Points that are drawn; of more, every second, third and so on.
+    """
+    step = -(-len(points["x"]) // most)
+    rows = range(0, len(points["x"]), max(step, 1))
+    # Cells with much of the gene lie on those with little.
+    drawn = sorted(rows, key=lambda i: gene["cells"][i])
+    x, y = points["x"], points["y"]
+    parts = [
+        f'<circle cx="{12 + x[i] * 0.0776:.1f}" cy="{588 - y[i] * 0.0576:.1f}" r="3" '
+        f'fill="{viridis(gene["cells"][i])}"/>'
+        for i in drawn
+    ]
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 600" width="800" height="600">'
+        f'<rect width="800" height="600" fill="#ffffff"/>{"".join(parts)}</svg>'
+    )
+
+
+#: Colours from none to most, told apart with any colour vision.
+RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+
+
+def viridis(percent: int) -> str:
+    """Return the colour of a share from 0 to 100."""
+    at = percent / 100 * (len(RAMP) - 1)
+    low = min(int(at), len(RAMP) - 2)
+    mixed = [
+        round(a + (b - a) * (at - low)) for a, b in zip(RAMP[low], RAMP[low + 1], strict=True)
+    ]
+    return "#" + "".join(f"{v:02x}" for v in mixed)
 
 
 def size(n: float) -> str:

@@ -148,12 +148,14 @@ class Runner(threading.Thread):
             return
         try:
             file = self.store.file(job.owner, job.file) if job.file else None
-            model = self.models.find(job.owner, job.model).folder if job.model else None
+            model = self.models.find(job.owner, job.model) if job.model else None
         except EpisomeError as error:
             self._end(job, FAILED, error.to_json())
             return
         path = None if file is None else Path(file.path)
-        planned = steps(job, path, model, folder, self.settings)
+        names = ("" if file is None else file.name, "" if model is None else model.name)
+        place = None if model is None else model.folder
+        planned = steps(job, path, place, folder, self.settings, names)
         running = _Running(job, planned, folder, time.monotonic())
         self._running.append(running)
         self._launch(running)

@@ -26,6 +26,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "labels_key", "donor_key", "layer", "input_kind", "unlabeled", "duplicates", "max_epochs",
         "auto_raw", "nan",
     ),
+    "explain": ("cell", "layer", "input_kind", "duplicates", "gene_case", "nan", "auto_raw"),
     "demo": (),
 }  # fmt: skip
 #: Options without a value.
@@ -52,7 +53,12 @@ class Step:
 
 
 def steps(
-    job: Job, file: Path | None, model: Path | None, folder: Path, settings: ServeSettings
+    job: Job,
+    file: Path | None,
+    model: Path | None,
+    folder: Path,
+    settings: ServeSettings,
+    names: tuple[str, str] = ("cells.h5ad", "my-model"),
 ) -> list[Step]:
     """Return the steps of a job; the first one's answer is the answer of the job.
 
@@ -66,6 +72,8 @@ def steps(
         Of the job: everything that is written goes there.
     settings
         Of the page.
+    names
+        Of file and model, as the user knows them.
     """
     if job.kind == "demo":
         return [Step("writing the demo data", "episome.web._demo", (str(folder),))]
@@ -81,20 +89,33 @@ def steps(
         method = str(job.options.get("method") or "auto")
         words = ("train", method, str(file), *options, "-o", str(folder / "model"))
         return [Step("training", "episome", (*words, *device, *plain))]
+    if job.kind == "explain":
+        words = ("explain", str(file), "-m", str(model), "--by", "cells", *options, "-o", "-")
+        return [Step("asking the model", "episome", (*words, *device, *plain))]
     words = ("annotate", str(file), "-m", str(model), *options, *device, *plain)
     table = str(folder / "calls.parquet")
     found = [
-        Step("annotating", "episome", (*words, "-o", table)),
+        Step("annotating", "episome", (*words, "-o", table, *_report(folder, names))),
         Step(
             "making the tables and pictures",
             "episome.web._view",
-            (str(file), str(model), table, str(folder)),
+            (str(file), str(model), table, str(folder), str(job.options.get("layer") or "")),
         ),
     ]
     if job.options.get("h5ad"):
         whole = (*words, "-o", str(folder / "annotated.h5ad"), "--overwrite-columns")
+        whole += ("--no-report",)
         found.append(Step("writing the annotated h5ad", "episome", whole))
+        if author := job.options.get("author"):
+            made = (str(folder / "annotated.h5ad"), "-o", str(folder / "annotation.json"))
+            name = () if file is None else ("--title", file.name)
+            cas = ("data", "convert", *made, "--to", "cas", "--author", str(author), *name)
+            found.append(Step("writing the cell annotation", "episome", (*cas, *plain)))
     return found
+
+
+def _report(folder: Path, names: tuple[str, str]) -> tuple[str, ...]:
+    return ("--report", str(folder / "report.html"), "--report-names", *names)
 
 
 def repeat(job: Job, file: str, model: str) -> tuple[str, str] | None:
@@ -112,6 +133,17 @@ def repeat(job: Job, file: str, model: str) -> tuple[str, str] | None:
         meant = ("-m", model) if job.model else ()
         code = _python("check", "CheckRequest", input=file, model=model if job.model else None)
         return shlex.join(["episome", "check", file, *meant]), code
+    if job.kind == "explain":
+        words = ["episome", "explain", file, "-m", model, "--by", "cells", *options]
+        given = {k: job.options[k] for k in OPTIONS["explain"] if job.options.get(k)}
+        if given.pop("auto_raw", None):
+            given["use_raw"] = "auto"
+        cell = (given.pop("cell"),)
+        code = _python(
+            "explain", "ExplainRequest", input=file, model=model, output="genes.csv", by="cells",
+            cells=cell, **given,
+        )  # fmt: skip
+        return shlex.join([*words, "-o", "genes.csv"]), code
     if job.kind == "annotate":
         words = ["episome", "annotate", file, "-m", model, *options, "-o", "calls.csv"]
         given = {k: _value(job.options[k]) for k in OPTIONS["annotate"] if job.options.get(k)}

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from episome.confidence import reliability
-from episome.data import read_cells, variable_genes
+from episome.data import AnnDataSource, read_cells, variable_genes
+from episome.inference import Predictor
 from episome.metrics import expected_calibration_error
 from episome.ontology import cell_ontology
-from episome.pl import COLOURS
+from episome.pl import colours as colours_of
+from episome.web._expression import write_expression
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -28,36 +31,38 @@ __all__ = ["main"]
 
 #: Cells that are drawn, cells and genes that axes are computed from where the file has none.
 DRAWN, SAMPLED, GENES = 20_000, 4_000, 1_000
+#: Cells that are read at once, and values of all drawn cells that are kept: 800 MB.
+BLOCK, MOST_VALUES = 500, 100_000_000
 #: Values that a column of samples may have, columns that are taken, genes of a class.
 VALUES, COLUMNS, TOP = 60, 12, 12
 #: Arrays of obsm that may be drawn, the best first.
 BASES = ("X_umap", "X_tsne", "X_draw_graph_fa", "X_pca")
 #: Largest information content of the terms of a level, the finest first.
 LEVELS = (60.0, 40.0, 20.0, 8.0)
-#: Of cells without a call.
-GREY = "#bbbbbb"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write what the page shows of a table of calls."""
-    file, model, table, folder = map(Path, sys.argv[1:] if argv is None else argv)
+    """Write what the page shows of a table of calls: file, model, table, folder and layer."""
+    words = sys.argv[1:] if argv is None else argv
+    file, model, table, folder = map(Path, words[:4])
+    layer = words[4] if len(words) > 4 else ""
     calls = pd.read_parquet(table)
     _write_table(calls, folder / "calls.sqlite3")
-    labels = sorted(set(calls["label"].astype(str)))
-    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(labels)}
-    colours["unknown"] = GREY
+    colours = colours_of(sorted(set(calls["label"].astype(str))))
+    predictor = Predictor.from_folder(model, device="cpu")
     view: dict[str, Any] = {
         "n_obs": len(calls),
         "labels": _labels(calls, colours),
         "status": {str(k): int(v) for k, v in calls["status"].value_counts().items()},
         "levels": _levels(calls),
         "histograms": {c: _histogram(calls[c]) for c in ("confidence", "novelty")},
-        "genes": _genes(model),
+        "reference": _reference(predictor, len(calls)),
+        "genes": _genes(predictor),
     }
     cells = read_cells(file, backed=True)
     try:
         view |= _from_columns(cells.obs, calls)
-        view["scatter"] = _scatter(cells, calls, colours, folder)
+        view["scatter"] = _scatter(cells, calls, colours, folder, layer)
     finally:
         if cells.isbacked:
             cells.file.close()
@@ -129,11 +134,20 @@ def _histogram(values: pd.Series, n_bins: int = 20) -> list[int]:
     return [int(n) for n in np.histogram(numbers.clip(0.0, 1.0), n_bins, (0.0, 1.0))[0]]
 
 
-def _genes(model: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the genes that carry most of the weight of every class, where the model says."""
-    from episome.inference import Predictor
+def _reference(predictor: Predictor, n: int) -> dict[str, list[float]]:
+    """Return the histogram of novelty of the model's calibration cells, scaled to as many cells.
 
-    predictor = Predictor.from_folder(model, device="cpu")
+    Empty where the folder holds none.
+    """
+    novelty = predictor.confidence.novelty
+    if novelty is None:
+        return {}
+    counts = np.histogram(novelty.scores.clip(0.0, 1.0), 20, (0.0, 1.0))[0]
+    return {"novelty": [round(float(c) / len(novelty.scores) * n, 2) for c in counts]}
+
+
+def _genes(predictor: Predictor) -> dict[str, list[dict[str, Any]]]:
+    """Return the genes that carry most of the weight of every class, where the model says."""
     if predictor.importance is None:
         return {}
     table, ids = predictor.importance, list(predictor.features.ids)
@@ -161,7 +175,7 @@ def _from_columns(obs: pd.DataFrame, calls: pd.DataFrame) -> dict[str, Any]:
         text = values.astype(object).where(values.notna(), None)
         if found := _reliability(text.to_numpy(), called, calls["confidence"].to_numpy(float)):
             reliability[str(name)] = found
-        if len(composition) < COLUMNS and values.nunique() > 1:
+        if (found or len(composition) < COLUMNS) and values.nunique() > 1:
             table = pd.crosstab(text.astype(str), called)
             composition[str(name)] = {
                 str(k): {c: int(n) for c, n in row.items() if n} for k, row in table.iterrows()
@@ -196,13 +210,18 @@ def _reliability(
 
 
 def _scatter(
-    cells: AnnData, calls: pd.DataFrame, colours: dict[str, str], folder: Path
+    cells: AnnData, calls: pd.DataFrame, colours: dict[str, str], folder: Path, layer: str = ""
 ) -> dict[str, Any] | None:
-    """Write the points of the map, for the browser and as pictures."""
-    found = _coordinates(cells)
+    """Write the points of the map, for the browser and as pictures, and the genes beside them."""
+    found = _coordinates(cells, layer)
     if found is None:
         return None
     rows, points, basis = found
+    values = _normalised(cells, rows, layer)
+    if values is not None:
+        write_expression(
+            folder / "expression.sqlite3", values, list(map(str, cells.var_names)), _symbols(cells)
+        )
     chosen = calls.iloc[rows]
     low, high = points.min(axis=0), points.max(axis=0)
     scaled = (points - low) / np.where(high > low, high - low, 1.0)
@@ -211,6 +230,7 @@ def _scatter(
     facts = {
         "x": [int(v) for v in np.rint(scaled[:, 0] * 10_000)],
         "y": [int(v) for v in np.rint(scaled[:, 1] * 10_000)],
+        "row": [int(r) for r in rows],
         "label": [int(c) for c in codes],
         "labels": names,
         "colours": [colours[n] for n in names],
@@ -218,7 +238,7 @@ def _scatter(
     }
     (folder / "scatter.json").write_text(json.dumps(facts), encoding="utf-8")
     _draw(scaled, chosen, [colours[n] for n in chosen["label"].astype(str)], basis, folder)
-    return {"basis": basis, "n": len(rows)}
+    return {"basis": basis, "n": len(rows), "layer": layer, "genes": values is not None}
 
 
 def _percent(values: pd.Series) -> list[int]:
@@ -227,7 +247,9 @@ def _percent(values: pd.Series) -> list[int]:
     return [-1 if not np.isfinite(v) else round(min(max(v, 0.0), 1.0) * 100) for v in numbers]
 
 
-def _coordinates(cells: AnnData) -> tuple[NDArray[np.int64], NDArray[np.float64], str] | None:
+def _coordinates(
+    cells: AnnData, layer: str = ""
+) -> tuple[NDArray[np.int64], NDArray[np.float64], str] | None:
     """Return rows, two coordinates of each, and what they are."""
     n = cells.n_obs
     if n < 3:
@@ -239,7 +261,7 @@ def _coordinates(cells: AnnData) -> tuple[NDArray[np.int64], NDArray[np.float64]
             if points.shape[1] == 2 and np.isfinite(points).all():
                 return rows, points, key.removeprefix("X_").replace("_", " ").upper()
     rows = _sample(n, SAMPLED)
-    points = _principal(cells, rows)
+    points = _principal(cells, rows, layer)
     return None if points is None else (rows, points, "PCA")
 
 
@@ -249,23 +271,48 @@ def _sample(n: int, most: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(0).choice(n, most, replace=False))
 
 
-def _principal(cells: AnnData, rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
+def _principal(
+    cells: AnnData, rows: NDArray[np.int64], layer: str = ""
+) -> NDArray[np.float64] | None:
     """Return the first two principal components of some cells."""
-    from scipy import sparse
     from sklearn.decomposition import PCA
 
-    block = cells[rows].to_memory().X
-    if block is None or min(block.shape) < 3:
+    matrix = _normalised(cells, rows, layer)
+    if matrix is None or min(matrix.shape) < 3:
         return None
-    matrix = sparse.csr_matrix(block, dtype=np.float32)
+    dense = matrix[:, variable_genes(matrix, GENES)].toarray()
+    return PCA(2, random_state=0).fit_transform(dense).astype(float)
+
+
+def _symbols(cells: AnnData) -> list[str] | None:
+    """Return the names of genes that people know, where a column holds them."""
+    for name in ("feature_name", "gene_symbols", "gene_symbol", "gene_name", "symbol"):
+        if name in cells.var:
+            return list(map(str, cells.var[name]))
+    return None
+
+
+def _normalised(
+    cells: AnnData, rows: NDArray[np.int64], layer: str = ""
+) -> sparse.csr_matrix | None:
+    """Return the values of some cells: log1p of counts, or what is no counts as it is."""
+    named = layer if layer and layer in cells.layers else None
+    if named is None and cells.X is None:
+        return None
+    source, blocks, n_values = AnnDataSource(cells, layer=named), [], 0
+    for start in range(0, len(rows), BLOCK):
+        blocks.append(source.read(rows[start : start + BLOCK]).astype(np.float32))
+        n_values += blocks[-1].nnz
+        if n_values > MOST_VALUES:
+            return None
+    matrix = sparse.vstack(blocks, format="csr")
     matrix.data = np.nan_to_num(matrix.data)
     # Values that are no counts are on a scale of their own already.
     if np.array_equal(matrix.data, np.abs(np.rint(matrix.data))):
         sums = np.asarray(matrix.sum(axis=1)).ravel()
         scale = np.divide(1e4, sums, out=np.zeros_like(sums), where=sums > 0)
         matrix = sparse.diags(scale).dot(matrix).tocsr().log1p()
-    dense = matrix[:, variable_genes(matrix, GENES)].toarray()
-    return PCA(2, random_state=0).fit_transform(dense).astype(float)
+    return matrix
 
 
 def _draw(

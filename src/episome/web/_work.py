@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from episome import plugins
 from episome.errors import EpisomeError
+from episome.web._compare import compared
 from episome.web._errors import not_found, told, wrong_form
+from episome.web._expression import Expression
 from episome.web._runner import read_json, read_progress
 from episome.web._steps import FLAGS, OPTIONS, repeat, steps
 from episome.web._store import DONE, FAILED, RUNNING, WAITING, File, Job, Store, shown
@@ -24,7 +26,12 @@ __all__ = ["ROWS", "Calls", "Work"]
 #: Rows of a page of calls, letters of an option, and what a spreadsheet takes for a formula.
 ROWS, LONGEST, FORMULA = 50, 200, ("=", "+", "-", "@", "\t", "\r")
 #: What a job leaves for its user: name of the download -> file in the job's folder.
-RESULTS = {"calls.csv": "calls.sqlite3", "annotated.h5ad": "annotated.h5ad"}
+RESULTS = {
+    "report.html": "report.html",
+    "calls.csv": "calls.sqlite3",
+    "annotated.h5ad": "annotated.h5ad",
+    "annotation.json": "annotation.json",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +78,13 @@ class Work:
                 raise wrong_form(
                     what="the upload is not complete", fix="send the rest of it first"
                 )
-        if kind == "annotate" and not model:
+        if kind in {"annotate", "explain"} and not model:
             raise wrong_form(what="no model is chosen", fix="choose one of the models")
         if model:
             self.models.find(owner, model)
         chosen = _chosen(kind, options or {})
+        if kind == "explain" and not chosen.get("cell"):
+            raise wrong_form(what="no cell is named", fix="choose one of the table of calls")
         if kind == "train" and not chosen.get("labels_key"):
             raise wrong_form(
                 what="no column of labels is named", fix="choose the column with cell types"
@@ -222,6 +231,38 @@ class Work:
             "my-model" if model is None else model.name,
         )
 
+    def expression(self, job: Job) -> Expression:
+        """Return the values of genes in the cells of the map.
+
+        Raises
+        ------
+        UsageError
+            There are none (E-W04).
+        """
+        path = self.store.job_folder(job.id) / "expression.sqlite3"
+        if not path.is_file():
+            raise not_found()
+        return Expression(path)
+
+    def compare(self, owner: str, first: str, second: str) -> dict[str, Any]:
+        """Return how two annotations of one file agree.
+
+        Raises
+        ------
+        UsageError
+            One is not there (E-W04), or they are of other files (E-W14).
+        """
+        jobs = [self.store.job(owner, first), self.store.job(owner, second)]
+        if jobs[0].file != jobs[1].file:
+            raise wrong_form(
+                what="the two annotations are of different files",
+                fix="choose two of the same file",
+            )
+        found = compared(*(self.calls(job).path for job in jobs))
+        models = [self.model_of(job) for job in jobs]
+        named = [None if m is None else m.name for m in models]
+        return {"jobs": [j.id for j in jobs], "models": named, "file": jobs[0].file, **found}
+
     def calls(self, job: Job) -> Calls:
         """Return the table of calls of a job.
 
@@ -284,7 +325,7 @@ class Calls:
             conditions.append("label = ?")
             values.append(label)
         where = " AND ".join(conditions)
-        names = ", ".join(_quoted(n) for n in self.columns())
+        names = ", ".join(_quoted(n) for n in ("row", *self.columns()))
         db = self._open()
         try:
             total = db.execute(f"SELECT count(*) FROM calls WHERE {where}", values).fetchone()[0]
@@ -293,6 +334,17 @@ class Calls:
             return db.execute(query, (*values, rows, start)).fetchall(), int(total)
         finally:
             db.close()
+
+    def row(self, number: int) -> dict[str, Any] | None:
+        """Return the call of one cell; ``None`` where there is no such row."""
+        names = self.columns()
+        listed = ", ".join(_quoted(n) for n in names)
+        db = self._open()
+        try:
+            found = db.execute(f"SELECT {listed} FROM calls WHERE row = ?", (number,)).fetchone()
+        finally:
+            db.close()
+        return None if found is None else dict(zip(names, found, strict=True))
 
     def csv(self) -> Iterator[str]:
         """Yield the table as csv in which no text is a formula to a spreadsheet."""
@@ -332,7 +384,10 @@ def _chosen(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
     UsageError
         One is too long, or there is no such (E-W14).
     """
-    known = {*OPTIONS[kind], *{"annotate": ("h5ad",), "train": ("method", "name")}.get(kind, ())}
+    known = {
+        *OPTIONS[kind],
+        *{"annotate": ("h5ad", "author"), "train": ("method", "name")}.get(kind, ()),
+    }
     found: dict[str, Any] = {}
     for name, value in options.items():
         if value in (None, "", False):

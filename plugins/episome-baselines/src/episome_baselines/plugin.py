@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from episome.plugins import ModelSpec, StudySpec, hookimpl
+from episome.plugins import ConverterSpec, ModelSpec, StudySpec, hookimpl
 
 EPISOME_API = (1, 0)
 
@@ -202,5 +202,17 @@ def episome_register_studies() -> tuple[StudySpec, ...]:
             target="episome_baselines.studies:annotators",
             summary="all installed annotators on seven splits of public sets",
             tasks=("annotation",),
+        ),
+    )
+
+
+@hookimpl
+def episome_register_converters() -> tuple[ConverterSpec, ...]:
+    """Return the format of models of CellTypist."""
+    return (
+        ConverterSpec(
+            name="celltypist",
+            target="episome_baselines.celltypist_model:CellTypist.from_file",
+            summary="models of CellTypist (.pkl)",
         ),
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata
 import numpy as np
 import pandas as pd
 
-from episome.errors import ModelMismatchError, UsageError
+from episome.errors import ModelFileError, ModelMismatchError, UntrustedModelError, UsageError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -152,3 +153,73 @@ def _dropout(block: Any) -> float:
 def _batches_of(model: LinearSCVI) -> list[str]:
     state = model.registry["field_registries"]["batch"]["state_registry"]
     return [str(name) for name in state["categorical_mapping"]]
+
+
+def read_scvi(path: str | Path, adata: AnnData, *, trust: bool = False) -> LDVAE:
+    """Return a saved ``LinearSCVI`` under the host's contract.
+
+    Parameters
+    ----------
+    path
+        Folder that ``LinearSCVI.save`` wrote. It holds a pickle: opening it runs what is in it.
+    adata
+        The cells that it was trained on.
+    trust
+        You know who made the folder, and run code of theirs.
+
+    Raises
+    ------
+    UntrustedModelError
+        ``trust`` was not given (E-M02); nothing is opened.
+    ModelFileError
+        The folder cannot be read (E-M31).
+    """
+    if not trust:
+        raise UntrustedModelError(
+            "E-M02",
+            "a model of scvi-tools holds a pickle",
+            where=str(path),
+            why="opening it runs whatever code is in it",
+            fix="pass trust=True (--trust) for a file that you made",
+        )
+    from scvi.model import LinearSCVI
+
+    from episome_datamix.model import LDVAE
+
+    try:
+        model = LinearSCVI.load(str(path), adata=adata.copy(), accelerator="cpu")
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelFileError(
+            "E-M31",
+            "the folder cannot be read as a LinearSCVI model of these cells",
+            where=str(path),
+            why=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
+            fix="pass the folder that LinearSCVI.save wrote, and its cells",
+        ) from error
+    return from_scvi(LDVAE, model)
+
+
+def write_scvi(model: LDVAE, path: str | Path, adata: AnnData) -> None:
+    """Save a model as ``LinearSCVI`` does.
+
+    Parameters
+    ----------
+    model
+        A trained ``LDVAE``.
+    path
+        Folder to write.
+    adata
+        The cells that it was trained on; scvi-tools wants them again when it loads the folder.
+
+    Raises
+    ------
+    ModelMismatchError
+        The model is of another class (E-M06).
+    """
+    from episome_datamix.model import LDVAE
+
+    if not isinstance(model, LDVAE):
+        raise ModelMismatchError(
+            "E-M06", f"a {type(model).__name__} is no LDVAE", fix="pass the folder of an LDVAE"
+        )
+    to_scvi(model, adata).save(str(path), overwrite=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from episome.plugins import (
+    ConverterSpec,
     DatasetSpec,
     ModelSpec,
     SourceSpec,
@@ -103,4 +104,22 @@ def episome_register_datasets() -> tuple[DatasetSpec, ...]:
             summary=f"Simulated cells of known programmes: {name}",
         )
         for name in ("near", "far", "mixed", "target")
+    )
+
+
+@hookimpl
+def episome_register_converters() -> tuple[ConverterSpec, ...]:
+    """Return the format of scvi-tools, both ways."""
+    return (
+        ConverterSpec(
+            name="linear-scvi",
+            target="episome_datamix.convert:read_scvi",
+            summary="saved LinearSCVI models of scvi-tools, with their cells",
+        ),
+        ConverterSpec(
+            name="linear-scvi-export",
+            target="episome_datamix.convert:write_scvi",
+            summary="LDVAE as a saved LinearSCVI model of scvi-tools, with its cells",
+            direction="export",
+        ),
     )

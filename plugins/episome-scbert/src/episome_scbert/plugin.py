@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from episome.plugins import ModelSpec, StudySpec, TaskSpec, hookimpl
+from episome.plugins import ConverterSpec, ModelSpec, StudySpec, TaskSpec, hookimpl
 
 if TYPE_CHECKING:
     import click
@@ -74,3 +74,15 @@ def episome_cli(app: click.Group) -> None:
     from episome_scbert.cli import command
 
     app.add_command(command)
+
+
+@hookimpl
+def episome_register_converters() -> tuple[ConverterSpec, ...]:
+    """Return the format of published weights."""
+    return (
+        ConverterSpec(
+            name="scbert",
+            target="episome_scbert.model:SCBERT.from_reference_checkpoint",
+            summary="your own checkpoints of the original scBERT",
+        ),
+    )

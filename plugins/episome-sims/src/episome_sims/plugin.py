@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from episome.plugins import ModelSpec, StudySpec, hookimpl
+from episome.plugins import ConverterSpec, ModelSpec, StudySpec, hookimpl
 
 if TYPE_CHECKING:
     import click
@@ -48,3 +48,15 @@ def episome_cli(app: click.Group) -> None:
     from episome_sims.cli import command
 
     app.add_command(command)
+
+
+@hookimpl
+def episome_register_converters() -> tuple[ConverterSpec, ...]:
+    """Return the format of published weights."""
+    return (
+        ConverterSpec(
+            name="sims",
+            target="episome_sims.model:SIMS.from_reference_checkpoint",
+            summary="checkpoints of the published SIMS",
+        ),
+    )

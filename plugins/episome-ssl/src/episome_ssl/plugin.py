@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from episome.plugins import ModelSpec, PretextSpec, StudySpec, hookimpl
+from episome.plugins import ConverterSpec, ModelSpec, PretextSpec, StudySpec, hookimpl
 
 if TYPE_CHECKING:
     import click
@@ -121,3 +121,15 @@ def episome_cli(app: click.Group) -> None:
     from episome_ssl.cli import command
 
     app.add_command(command)
+
+
+@hookimpl
+def episome_register_converters() -> tuple[ConverterSpec, ...]:
+    """Return the format of published weights."""
+    return (
+        ConverterSpec(
+            name="ssl",
+            target="episome_ssl.model:SSLEncoder.from_reference_checkpoint",
+            summary="checkpoints of the published self-supervised networks",
+        ),
+    )

@@ -24,6 +24,46 @@
     const mixed = RAMP[low].map((v, i) => Math.round(v + (RAMP[low + 1][i] - v) * (at - low)));
     return `rgb(${mixed.join(",")})`;
   }
+  let gene = null;
+  async function takeGene(name) {
+    const found = await fetch(`${place.dataset.genes}/${encodeURIComponent(name)}`);
+    if (!found.ok) return false;
+    gene = await found.json();
+    points.gene = gene.cells;
+    let option = choice.querySelector('option[value="gene"]');
+    if (!option) {
+      option = document.createElement("option");
+      option.value = "gene";
+      choice.append(option);
+    }
+    option.textContent = gene.gene;
+    choice.value = "gene";
+    return true;
+  }
+  if (place.dataset.gene) await takeGene(place.dataset.gene);
+  const form = document.getElementById("by-gene");
+  if (form) {
+    const box = form.querySelector("input[type=search]");
+    const names = document.getElementById("gene-names");
+    let waits = 0;
+    box.addEventListener("input", () => {
+      clearTimeout(waits);
+      waits = setTimeout(async () => {
+        const found = await fetch(`${place.dataset.genes}?search=${encodeURIComponent(box.value)}`);
+        if (!found.ok) return;
+        names.replaceChildren(...(await found.json()).map((text) => {
+          const option = document.createElement("option");
+          option.value = text;
+          return option;
+        }));
+      }, 150);
+    });
+    form.addEventListener("submit", async (event) => {
+      if (!box.value) return;
+      event.preventDefault();
+      if (await takeGene(box.value)) { paint(); name(); } else form.submit();
+    });
+  }
   const colour = (i) => choice.value === "label" ? points.colours[points.label[i]] : ramp(points[choice.value][i]);
   const margin = 12;
   const toX = (v) => (margin + (v / 10000) * (canvas.width - 2 * margin)) * view.scale + view.x;
@@ -34,7 +74,10 @@
     draw.fillStyle = "#ffffff";
     draw.fillRect(0, 0, canvas.width, canvas.height);
     const size = radius();
-    for (let i = 0; i < points.x.length; i += 1) {
+    // Cells with much of a gene lie on those with little.
+    const order = points.x.map((_, i) => i);
+    if (choice.value === "gene") order.sort((a, b) => points.gene[a] - points.gene[b]);
+    for (const i of order) {
       draw.fillStyle = colour(i);
       draw.fillRect(toX(points.x[i]) - size, toY(points.y[i]) - size, 2 * size, 2 * size);
     }
@@ -43,7 +86,7 @@
     legend.replaceChildren();
     const rows = choice.value === "label"
       ? points.labels.map((label, i) => [label, points.colours[i]])
-      : [0, 25, 50, 75, 100].map((v) => [(v / 100).toFixed(2), ramp(v)]);
+      : [0, 25, 50, 75, 100].map((v) => [((v / 100) * (choice.value === "gene" ? gene.most : 1)).toFixed(2), ramp(v)]);
     for (const [text, fill] of rows) {
       const item = document.createElement("li");
       const box = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -85,8 +128,13 @@
     else return;
     event.preventDefault();
   });
-  let held = null;
-  canvas.addEventListener("pointerdown", (event) => { held = at(event); });
+  let held = null, begun = null, pointed = -1;
+  canvas.addEventListener("pointerdown", (event) => { held = at(event); begun = held; });
+  canvas.addEventListener("click", (event) => {
+    const [x, y] = at(event);
+    const still = begun && Math.hypot(x - begun[0], y - begun[1]) < 5;
+    if (still && pointed >= 0) location.href = place.dataset.cells + points.row[pointed];
+  });
   addEventListener("pointerup", () => { held = null; });
   canvas.addEventListener("pointermove", (event) => {
     const [x, y] = at(event);
@@ -102,6 +150,7 @@
       const far = (toX(points.x[i]) - x) ** 2 + (toY(points.y[i]) - y) ** 2;
       if (far < near) { near = far; best = i; }
     }
+    pointed = best;
     under.textContent = best < 0 ? hint
       : `${points.labels[points.label[best]]}, confidence ${(points.confidence[best] / 100).toFixed(2)}, novelty ${(points.novelty[best] / 100).toFixed(2)}`;
   });

@@ -7,7 +7,7 @@ process EPISOME_ANNOTATE {
     path model
 
     output:
-    tuple val(meta), path("*.calls.csv"), path("*.calls.csv.json"), emit: calls
+    tuple val(meta), path("*.calls.csv"), path("*.calls.csv.run.json"), emit: calls
     path "versions.yml", emit: versions
 
     when:
@@ -26,7 +26,7 @@ process EPISOME_ANNOTATE {
     def prefix = task.ext.prefix ?: meta.id
     """
     echo 'barcode,label' > '${prefix}.calls.csv'
-    echo '{}' > '${prefix}.calls.csv.json'
+    echo '{}' > '${prefix}.calls.csv.run.json'
     printf '"%s":\\n    episome: stub\\n' '${task.process}' > versions.yml
     """
 }
