@@ -107,9 +107,9 @@ def _small() -> tuple[Plan, ...]:
     atlas = ("pbmc3k", "sorted", "frozen A", "two chemistries")
     # Genes that a target lacks would be zeros there that no training cell has: with half of them
     # missing a model is worse than the mean of its training cells.
-    genes = {"gene_space": "measured"}
+    genes: dict[str, Any] = {"gene_space": "measured"}
     # As many cells as the smallest corpus has, nearly.
-    size = {"n_cells": 380, "seeds": (0, 1, 2), **genes}
+    size: dict[str, Any] = {"n_cells": 380, "seeds": (0, 1, 2), **genes}
     found = _questions(corpora, evaluation, "pbmc3k", atlas, _models(_SMALL), **size)
     series = Plan(
         {"pbmc3k": corpora["pbmc3k"]},
