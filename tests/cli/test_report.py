@@ -129,7 +129,7 @@ def test_report_reads_what_an_annotated_h5ad_holds(run, files):
     assert anndata.read_h5ad("done.h5ad").n_obs == 50
     assert run("report", "done.h5ad", code=3)["error"]["code"] == "E-F26"
     assert run("report", "done.h5ad", "-o", "done.md")["outputs"] == [{"path": "done.md"}]
-    assert Path("done.md").read_text(encoding="utf-8").startswith("# Calls of done.h5ad")
+    assert Path("done.md").read_text(encoding="utf-8").startswith("# Calls of query.h5ad")
 
 
 def test_what_no_report_is_made_of_is_told(run):

@@ -238,7 +238,7 @@ def test_without_a_name_the_calls_are_in_calls_csv(files, tmp_path, model, run, 
     monkeypatch.chdir(tmp_path)
 
     assert run("annotate", files / "query.h5ad", "-m", model).exit_code == 0
-    assert [p.name for p in tmp_path.iterdir()] == ["calls.csv"]
+    assert {p.name for p in tmp_path.iterdir()} == {"calls.csv", "calls.csv.run.json"}
 
 
 def test_labels_of_a_file_are_joined_by_barcode(files, tmp_path, model, run):

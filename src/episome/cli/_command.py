@@ -301,7 +301,8 @@ def command_options(function: F) -> F:
             callback=_store("run_folder"),
             metavar="FOLDER",
             help="Keep the record of the run (manifest.json, config.toml, log.jsonl) in this new "
-            "folder; `episome rerun` repeats it. Long commands keep one beside their output.",
+            "folder; `episome rerun` repeats it. train, annotate and others keep one beside their "
+            "output.",
         ),
         click.option(
             "--config",
