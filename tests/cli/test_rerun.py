@@ -135,9 +135,9 @@ def test_a_folder_that_is_there_is_no_run_folder():
 
 def test_a_short_run_that_was_not_asked_to_be_kept_leaves_nothing():
     done(*TRAIN)
-    done("explain", "cells.h5ad", "-m", "model", "-o", "genes.csv")
+    done("data", "convert", "cells.h5ad", "-o", "same.h5ad")
 
-    made = {"cells.h5ad", "model", "model.run.json", "genes.csv"}
+    made = {"cells.h5ad", "model", "model.run.json", "same.h5ad"}
     assert {p.name for p in Path.cwd().iterdir()} == made
 
 
