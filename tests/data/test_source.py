@@ -386,3 +386,19 @@ def test_chosen_cells_are_rows_of_their_source():
     assert list(chosen.obs_column("cell_type")) == list(cells.obs["cell_type"].iloc[rows])
     np.testing.assert_array_equal(chosen.read(slice(0, 3)).toarray(), cells.X[rows].toarray())
     np.testing.assert_array_equal(chosen.read(np.array([1])).toarray(), cells.X[[2]].toarray())
+
+
+def test_raw_takes_the_place_of_scaled_values_where_it_is_asked_to_be_found():
+    cells = simulate_cells(60, 30)
+    scaled = cells.copy()
+    logged = np.log1p(cells.X.toarray() / cells.X.sum(axis=1).reshape(-1, 1) * 1e4)
+    scaled.X = np.float32(logged)
+    scaled.raw = scaled
+    scaled.X = np.float32((logged - logged.mean(axis=0)) / (logged.std(axis=0) + 1))
+
+    found = AnnDataSource(scaled, use_raw="auto")
+
+    assert found.use_raw
+    assert "log1p values of raw" in found.notes[0]
+    whole = AnnDataSource(scaled.raw.to_adata(), use_raw="auto")
+    assert not whole.use_raw

@@ -797,6 +797,10 @@ CODES: dict[str, str] = {
     "E-U114": "Intervals are asked of a model that has none.",
     "E-U110": "A decoder is asked for a batch, or given cells of one, that it does not know.",
     "E-T14": "An embedding gives all cells nearly the same numbers: it has collapsed.",
+    "E-L48": (
+        "A model is scored on donors or cells that it was trained on. A folder keeps digests of "
+        "its donors and of some names of its cells, by which they are known again."
+    ),
     "E-L46": "An encoder was pretrained on donors that are held out to score what came of it.",
     "E-D67": (
         "Cells that were written are read back, and others came out: something between the "

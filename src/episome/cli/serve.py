@@ -19,7 +19,7 @@ __all__ = ["command"]
     "serve",
     epilog=examples(
         "episome serve --models my-models",
-        "episome serve --port 8080 --no-browser",
+        "episome serve --port 8080",
         "episome serve --host 0.0.0.0 --token a-long-secret --allow-host lab-server",
     ),
 )

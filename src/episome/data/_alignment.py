@@ -194,6 +194,22 @@ def too_few_genes(
             ),
             *unnamed(var.index, clean_names(var.index), report.where),
         ]
+    if report.n_matched >= 0.5 * len(var) > 0:
+        # Their names are understood: there are few of them.
+        problem = Problem(
+            "E-G03",
+            "the data have too few genes for the model",
+            report.where,
+            report.n_matched,
+            report.n_model,
+            why=f"of the data's {len(var):,} genes {report.n_matched:,} are the model's, which "
+            f"was trained on {report.n_model:,}, and a call made from missing genes would be a "
+            "guess",
+            fix="pass all genes that were measured (raw or a layer may have them), train on the "
+            f"genes that the data have, or lower min_gene_overlap (--min-gene-overlap, now "
+            f"{limit:g})",
+        )
+        return [problem, *unnamed(var.index, clean_names(var.index), report.where)]
     problem = Problem(
         "E-G02" if report.n_matched == 0 else "E-G03",
         "too few of the model's genes are found",

@@ -111,9 +111,10 @@ class AnnDataSource:
             raise UsageError("E-U30", f"use_raw={use_raw!r}", fix='use True, False or "auto"')
         self.notes: tuple[str, ...] = ()
         if use_raw == "auto":
-            use_raw = layer is None and _only_raw_holds_counts(adata)
-            if use_raw:
-                self.notes = ("X holds no counts: those of raw are used, with its genes",)
+            why = _why_raw(adata) if layer is None else ""
+            use_raw = bool(why)
+            if why:
+                self.notes = (why,)
         if layer is not None and use_raw:
             raise UsageError(
                 "E-U27", "both `layer` and `use_raw` are given", fix="pass only one of them"
@@ -434,15 +435,23 @@ class WithoutGenes(ChangedSource):
         return sparse.csr_matrix(parts, shape=block.shape)
 
 
-def _only_raw_holds_counts(adata: AnnData) -> bool:
-    """Whether ``raw`` holds counts and ``X`` none."""
+def _why_raw(adata: AnnData) -> str:
+    """Return why ``raw`` is to be read instead of ``X``; empty where it is not.
+
+    It holds counts and ``X`` none, or log1p values and ``X`` what no model reads.
+    """
     if adata.raw is None or adata.n_obs == 0:
-        return False
+        return ""
     slots = [AnnDataSource(adata, use_raw=True)]
     if adata.X is not None:
         slots.append(AnnDataSource(adata))
-    raw, *x = (inspect_values(source) for source in slots)
-    return raw.kind == "counts" and not any(report.kind == "counts" for report in x)
+    raw, *x = (inspect_values(source).kind for source in slots)
+    if raw == "counts" and "counts" not in x:
+        return "X holds no counts: those of raw are used, with its genes"
+    if raw == "log1p" and (not x or x[0] == "scaled"):
+        held = "scaled values" if x else "nothing"
+        return f"X holds {held}: the log1p values of raw are used, with its genes"
+    return ""
 
 
 def _in_memory(matrix: Matrix) -> bool:

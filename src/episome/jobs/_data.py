@@ -164,10 +164,10 @@ def input_digest(path: Path) -> str:
 
     Returns
     -------
-    That of :func:`file_digest`; of a corpus that of its manifest, which holds the digests of what
-    may be terabytes.
+    That of :func:`file_digest`; of a corpus or a model that of its manifest, which holds the
+    digests of what may be terabytes, and is the same when a card was written.
     """
-    if _is_corpus(path):
+    if (path / "manifest.sha256").is_file():
         return (path / "manifest.sha256").read_text(encoding="utf-8").split()[0]
     return file_digest(path)
 

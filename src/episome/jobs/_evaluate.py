@@ -52,7 +52,7 @@ from episome.metrics import (
     expected_calibration_error,
     negative_log_likelihood,
 )
-from episome.models import shared_donors
+from episome.models import known_share, shared_donors
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from episome.data import CellSource, Labels, Query
     from episome.ontology import ClassHierarchy
 
+#: Share of cells with names of training cells from which on they are taken for the same.
+_KNOWN = 0.5
 #: Scores that have an interval.
 WITH_INTERVAL = ("f1_macro", "accuracy")
 #: Pairs of truth and call that are listed.
@@ -262,11 +264,13 @@ def evaluate(
         part = None if len(chosen) == found.n_obs else chosen
         source = chosen_cells(found, part, predictor.rule.obsm_key)
         query = prepared_query(request, predictor, source)
+        shared = _shared(manifest, donors)
+        _warn_known(request, manifest, query.source.obs_names, shared)
         seen = _answers(predictor, query, labels.codes(truth[scored]), request, progress)
         result = _scored(request, truth[scored], terms, labels, seen, donors)
         done = EvaluateResult(
             **result,
-            shared_donors=_shared(manifest, donors),
+            shared_donors=shared,
             data=_described(request),
             n_obs=len(truth),
             n_scored=len(scored),
@@ -331,6 +335,43 @@ def _shared(manifest: Mapping[str, Any], donors: NDArray[np.object_] | None) -> 
     """Return donors of training among the scored ones, where the folder knows its own."""
     digests = manifest.get("fit", {}).get("donor_digests")
     return None if donors is None or not digests else shared_donors(digests, donors)
+
+
+def _warn_known(
+    request: EvaluateRequest,
+    manifest: Mapping[str, Any],
+    names: pd.Index,
+    shared: list[str] | None,
+) -> None:
+    """Warn where the model was trained on what it is scored on: that says nothing of new cells."""
+    where = f"{shown_name(request.input)}.obs[{request.donor_key!r}]"
+    fix = "score cells of other donors: episome train --split, or a file that was not trained on"
+    if shared:
+        warn(
+            Problem(
+                "E-L48",
+                "donors that are scored are those of the training",
+                where=where,
+                count=len(shared),
+                examples=shared[:3],
+                why="the model knows them, and the scores say too much of new donors",
+                fix=fix,
+            )
+        )
+        return
+    share = known_share(manifest.get("fit", {}).get("cell_sketch", []), names)
+    if share >= _KNOWN:
+        warn(
+            Problem(
+                "E-L48",
+                "cells that are scored have the names of training cells",
+                where=shown_name(request.input),
+                count=round(share * len(names)),
+                total=len(names),
+                why="if they are the same cells the model knows the answers",
+                fix=fix,
+            )
+        )
 
 
 def _described(request: EvaluateRequest) -> dict[str, object]:
@@ -468,7 +509,8 @@ def _warn_other_names(
             count=0,
             total=len(names),
             examples=others,
-            why=f"the model's classes are {', '.join(labels.names[:3])}, ...",
+            why=f"the model's classes are {', '.join(labels.names[:3])}"
+            + (", ..." if len(labels.names) > 3 else ""),
             fix="pass the column with the names of the model's classes (--labels-key), or one "
             "with Cell Ontology terms (--ontology-term-key)",
         )

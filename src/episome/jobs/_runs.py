@@ -13,7 +13,7 @@ from typing import Any
 import episome
 from episome import plugins, settings
 from episome.errors import ResourceError
-from episome.io import write_file
+from episome.io import CARD, EVALUATION, SEALED, write_file
 from episome.log import get_logger
 
 logger = get_logger(__name__)
@@ -100,11 +100,13 @@ class Run:
 def file_state(path: Path) -> list[list[object]]:
     """Name, size, times and number of every file; empty where there is none.
 
-    The time of the last change of the entry cannot be set back, as the time of writing can.
+    The time of the last change of the entry cannot be set back, as the time of writing can. Cards
+    and scores of a model folder are outside its seal, and left out here.
     """
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     found = []
-    for file in files:
+    beside = {path / CARD, path / EVALUATION} if (path / SEALED[1]).is_file() else set()
+    for file in (f for f in files if f not in beside):
         try:
             stat = file.stat()
         except OSError:

@@ -50,15 +50,14 @@ if TYPE_CHECKING:
     from episome.models._parts import (
         EncoderPart,
         EncoderReport,
-        donor_digests,
         filled_by_gene,
         gene_places,
         require_known_genes,
-        shared_donors,
     )
     from episome.models._reconstruction import ReconstructionMixin, decoding_into
     from episome.models._reference import ReferenceWeights
     from episome.models._registry import registry_from_parts
+    from episome.models._seen import digests_of_training, donor_digests, known_share, shared_donors
     from episome.models._training import (
         checked_splitter,
         knowing_what_was_measured,
@@ -67,11 +66,7 @@ if TYPE_CHECKING:
     from episome.models._transfer import LabelTransfer, label_transfer
     from episome.models._translation import TranslationMixin
     from episome.models._tuning import Between, TuningSpace
-    from episome.models._warm_start import (
-        SeenDonorsMixin,
-        WarmStartMixin,
-        digests_of_training,
-    )
+    from episome.models._warm_start import SeenDonorsMixin, WarmStartMixin
     from episome.models._weights_file import (
         WeightsContent,
         WeightsFile,
@@ -111,13 +106,14 @@ _HOME = {
     "card_text": "_card",
     "Ensemble": "_ensemble",
     "EpisomeModel": "_base",
+    "known_share": "_seen",
     "label_transfer": "_transfer",
     "LabelTransfer": "_transfer",
-    "shared_donors": "_parts",
+    "shared_donors": "_seen",
     "require_known_genes": "_parts",
     "gene_places": "_parts",
     "filled_by_gene": "_parts",
-    "donor_digests": "_parts",
+    "donor_digests": "_seen",
     "EncoderReport": "_parts",
     "EncoderPart": "_parts",
     "ExplanationMixin": "_explanation",
@@ -125,7 +121,7 @@ _HOME = {
     "WarmStartMixin": "_warm_start",
     "WithoutModule": "_without_module",
     "WeightsContent": "_weights_file",
-    "digests_of_training": "_warm_start",
+    "digests_of_training": "_seen",
     "WeightsFile": "_weights_file",
     "add_batches": "_batches",
     "batch_names": "_batches",

@@ -15,6 +15,7 @@ from episome.data import given_split, read_split
 from episome.errors import UsageError, with_option
 from episome.models._arguments import row_numbers
 from episome.models._base import EpisomeModel
+from episome.models._seen import known_again
 from episome.models._training import normalized_rows, require_one_split
 from episome.train import CellDataModule, balanced_weights
 
@@ -138,6 +139,7 @@ class ArrayModel(EpisomeModel):
             "n_train": len(rows),
             "n_cells": len(rows),
             "seconds": round(time.monotonic() - started, 2),
+            **known_again(self, rows, cells.donors),
             **facts,
         }
         self.fit_["seed"] = settings.seed

@@ -16,6 +16,7 @@ from episome.errors import UsageError
 from episome.models._arguments import row_numbers
 from episome.models._base import EpisomeModel
 from episome.models._resume import checked_resume, run_facts, run_parts
+from episome.models._seen import known_again
 from episome.models._training import (
     append_history,
     checked_splitter,
@@ -456,6 +457,8 @@ class NetworkModel(EpisomeModel):
             for name, values in result.history.items():
                 if name.startswith("validation_"):
                     best[name] = float(values.loc[result.best_epoch].iloc[0])
+        # The validation cells chose the epoch: neither they nor their donors are unseen.
+        seen = np.concatenate([split.train, split.validation])
         self.fit_ = {
             "n_epochs": result.n_epochs,
             "best_epoch": result.best_epoch,
@@ -468,6 +471,7 @@ class NetworkModel(EpisomeModel):
             "split_sha256": split.digest,
             "seed": split.seed,
             "n_cells": len(split.train) + (len(split.validation) if facts["refit"] else 0),
+            **known_again(self, seen, None if data.donors is None else data.donors[seen]),
             **facts,
             **best,
         }

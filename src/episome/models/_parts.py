@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -354,37 +353,3 @@ def filled_by_gene(
     out = mine.detach().cpu().clone()
     out.index_copy_(axis, known, its.index_select(axis, from_where).to(out.dtype))
     return out
-
-
-def donor_digests(donors: Iterable[object] | None) -> list[str]:
-    """Return a digest of every donor, sorted; what a folder keeps instead of names.
-
-    Parameters
-    ----------
-    donors
-        Names of donors; ``None`` where a cell has no definite one, and where none are known.
-    """
-    return sorted(_digest(d) for d in _named(donors))
-
-
-def shared_donors(digests: Collection[str], donors: Iterable[object] | None) -> list[str]:
-    """Return the donors whose digests are among others, sorted.
-
-    Parameters
-    ----------
-    digests
-        Of :func:`donor_digests`.
-    donors
-        Names of donors.
-    """
-    known = set(digests)
-    return sorted(d for d in _named(donors) if _digest(d) in known)
-
-
-def _named(donors: Iterable[object] | None) -> set[str]:
-    """Return the donors that are named; columns of a table mark others by other than ``None``."""
-    return set() if donors is None else {str(d) for d in donors if not pd.isna(d)}
-
-
-def _digest(donor: str) -> str:
-    return hashlib.sha256(donor.encode()).hexdigest()[:16]

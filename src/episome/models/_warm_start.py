@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from episome.errors import InputDataError, Problem, UsageError, warn
-from episome.models._parts import EncoderPart, EncoderReport, donor_digests, shared_donors
+from episome.models._parts import EncoderPart, EncoderReport
+from episome.models._seen import digests_of_training, shared_donors
 
 if TYPE_CHECKING:
     from episome.io import ModelFolder
@@ -166,22 +167,3 @@ class WarmStartMixin(_Model):
                     fix="pretrain on other donors, or keep other donors for the test",
                 )
             )
-
-
-def digests_of_training(data: Any, *before: Collection[str]) -> list[str]:
-    """Return the digests of the donors that an encoder has seen, sorted.
-
-    Parameters
-    ----------
-    data
-        A data module that was trained on.
-    *before
-        Digests of trainings that this one went on from.
-    """
-    found = {digest for digests in before for digest in digests}
-    if data.donors is None:
-        return sorted(found)
-    # The validation cells chose the epoch: their donors are no unseen ones either.
-    parts = (data.split.train, data.split.validation)
-    rows = np.concatenate([np.asarray(p, dtype=np.int64) for p in parts])
-    return sorted(found.union(donor_digests(data.donors[rows])))

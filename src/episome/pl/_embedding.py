@@ -103,7 +103,7 @@ def embedding(
             _dot_numbers(ax, points, numbers, label, limits)
     else:
         codes, types = types_of(values)
-        shades = palette_of(types, palette)
+        shades = palette_of(types, palette, _terms(adata, color))
         (_bin_types if binned else _dot_types)(ax, points, codes, [shades[t] for t in types], bins)
         _legend(ax, codes, types, shades)
     ax.set_xlabel(f"{short(names)} 1")
@@ -111,6 +111,15 @@ def embedding(
     ax.set_xticks([])
     ax.set_yticks([])
     return finished(ax, title, save)
+
+
+def _terms(adata: AnnData | ArrayLike, color: object) -> dict[str, str] | None:
+    """Return the terms beside a column of names, as annotate and CELLxGENE have them."""
+    obs, beside = getattr(adata, "obs", None), f"{color}_ontology_term_id"
+    if obs is None or not isinstance(color, str) or color not in obs or beside not in obs:
+        return None
+    pairs = obs[[color, beside]].astype(str).drop_duplicates(color)
+    return {n: t for n, t in pairs.itertuples(index=False) if ":" in t}
 
 
 def map_of(

@@ -63,6 +63,10 @@ class CallSummary:
             self._labels.setdefault(name, len(self._labels))
         n = np.bincount(codes, minlength=len(names))
         sure = _numbers(calls, "confidence")
+        if "label_confidence" in calls:
+            # Of a label that was rolled up; ``confidence`` is that of ``label_raw``.
+            reached = _numbers(calls, "label_confidence")
+            sure = np.where(np.isfinite(reached), reached, sure)
         known = np.isfinite(sure)
         sums = np.bincount(codes[known], weights=sure[known], minlength=len(names))
         sized = np.bincount(codes[known], minlength=len(names))

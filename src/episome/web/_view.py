@@ -48,7 +48,9 @@ def main(argv: list[str] | None = None) -> None:
     layer = words[4] if len(words) > 4 else ""
     calls = pd.read_parquet(table)
     _write_table(calls, folder / "calls.sqlite3")
-    colours = colours_of(sorted(set(calls["label"].astype(str))))
+    named = calls[["label", "label_ontology_term_id"]].astype(str).drop_duplicates("label")
+    terms = {n: t for n, t in named.itertuples(index=False) if t.startswith("CL:")}
+    colours = colours_of(sorted(named["label"]), terms=terms)
     predictor = Predictor.from_folder(model, device="cpu")
     view: dict[str, Any] = {
         "n_obs": len(calls),
