@@ -246,12 +246,16 @@ def counts_in_raw(folder):
     got.save(folder / "model")
     back = load(folder / "model", adata=normalised_with_raw(cells()))
     np.testing.assert_array_equal(back.predict(), model().predict())
-    # where X holds counts, or raw holds none, X stays
+    # log1p values of raw are better than scaled ones of X
+    shown = scaled(query())
+    shown.raw = logged(query())
+    said(model(), shown, "log1p values of raw are used", use_raw="auto")
+    # where X holds counts, or raw holds nothing that can be used, X stays
     both = query()
     both.raw = logged(query())
     same(model(), both, use_raw="auto")
     neither = scaled(query())
-    neither.raw = logged(query())
+    neither.raw = scaled(query())
     refused(
         lambda: model().predict(neither, use_raw="auto"),
         neither,
