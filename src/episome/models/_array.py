@@ -139,7 +139,7 @@ class ArrayModel(EpisomeModel):
             "n_train": len(rows),
             "n_cells": len(rows),
             "seconds": round(time.monotonic() - started, 2),
-            **known_again(self, rows, cells.donors),
+            **known_again(self.training_query().source, rows, cells.donors),
             **facts,
         }
         self.fit_["seed"] = settings.seed

@@ -471,7 +471,7 @@ class NetworkModel(EpisomeModel):
             "split_sha256": split.digest,
             "seed": split.seed,
             "n_cells": len(split.train) + (len(split.validation) if facts["refit"] else 0),
-            **known_again(self, seen, None if data.donors is None else data.donors[seen]),
+            **known_again(data.source, seen, None if data.donors is None else data.donors[seen]),
             **facts,
             **best,
         }

@@ -12,7 +12,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from episome.models._base import EpisomeModel
+    from episome.data import CellSource
 
 #: Smallest hashes of names that are kept of the cells of a training.
 _SKETCH = 256
@@ -63,20 +63,20 @@ def _hashes(names: pd.Index) -> NDArray[np.uint64]:
 
 
 def known_again(
-    model: EpisomeModel, rows: NDArray[np.int64], donors: NDArray[np.object_] | None
+    source: CellSource, rows: NDArray[np.int64], donors: NDArray[np.object_] | None
 ) -> dict[str, list[str]]:
     """Return what a folder keeps to know the cells and donors of its training again.
 
     Parameters
     ----------
-    model
-        It was trained.
+    source
+        Cells that were trained on.
     rows
         Rows of its training cells, those that chose the epoch among them.
     donors
         Of these rows, where they are known.
     """
-    found = {"cell_sketch": cell_sketch(model.training_source().obs_names[rows])}
+    found = {"cell_sketch": cell_sketch(source.obs_names[rows])}
     return found if donors is None else {**found, "donor_digests": donor_digests(donors)}
 
 
