@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Smallest hashes of names that are kept of the cells of a training.
 _SKETCH = 256
+#: Cells of more are not looked at: all their names would be in memory at once.
+_MOST = 2_000_000
 
 
 def cell_sketch(names: pd.Index) -> list[str]:
@@ -76,7 +78,8 @@ def known_again(
     donors
         Of these rows, where they are known.
     """
-    found = {"cell_sketch": cell_sketch(source.obs_names[rows])}
+    few = source.n_obs <= _MOST
+    found = {"cell_sketch": cell_sketch(source.obs_names[rows])} if few else {}
     return found if donors is None else {**found, "donor_digests": donor_digests(donors)}
 
 
