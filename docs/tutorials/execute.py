@@ -31,7 +31,9 @@ def _checked(command):
         raise SystemError(f"exit code {_done.returncode} of: {command}")
 _shell.system = _checked
 _warnings.filterwarnings("ignore", "IProgress not found")
-_warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, for their developers
+# Of libraries, for their developers.
+_warnings.filterwarnings("ignore", category=FutureWarning)
+_warnings.filterwarnings("ignore", "Cannot join columns")
 _os.environ.update(COLUMNS="100", NO_COLOR="1", TQDM_DISABLE="1")
 """
 
