@@ -67,13 +67,13 @@ def execute(path: Path, *, timeout: int = 600) -> nbformat.NotebookNode:
             if "outputs" in cell:
                 cell.outputs = [o for o in cell.outputs if o.get("text", "...").strip()]
     run.cells.pop(0)
-    for i, cell in enumerate(run.cells, 1):
+    for cell in run.cells:
         cell.metadata.pop("execution", None)
-        if cell.cell_type == "code":
-            cell.execution_count = i
-            for output in cell.outputs:
-                if output.output_type == "execute_result":
-                    output.execution_count = i
+    for i, cell in enumerate((c for c in run.cells if c.cell_type == "code"), 1):
+        cell.execution_count = i
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = i
     return run
 
 
