@@ -175,6 +175,7 @@ needs_scib = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_scib
 def test_integration_scores_a_space_beside_the_one_nobody_touched(folder, tmp_path):
     # In a process of its own: jax has threads, and other tests fork this one.
@@ -212,6 +213,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 @needs_scib
 def test_integration_scores_are_those_of_scib_metrics(golden, tmp_path):
     case = golden("10a_scib_metrics")

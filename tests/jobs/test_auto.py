@@ -242,6 +242,7 @@ def test_one_type_is_nothing_to_compare():
         compared(adata)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tmp_path):
     cells().write_h5ad(tmp_path / "cells.h5ad")
     folder = str(tmp_path / "m")

@@ -261,6 +261,7 @@ def environment(tmp_path_factory):
     return Environment(tmp_path_factory.mktemp("new_plugin") / "env")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_a_package_is_built_installed_checked_used_and_removed(tmp_path, environment, task):
     made = make(tmp_path, task)

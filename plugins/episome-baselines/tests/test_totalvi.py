@@ -179,6 +179,7 @@ def test_the_batch_of_a_query_is_not_needed_and_changes_nothing(model):
     np.testing.assert_array_equal(model.predict_modality(other).X, wanted)
 
 
+@pytest.mark.slow
 def test_cells_outside_the_training_part_change_no_weight():
     rows = [np.arange(100), np.arange(100, 120), np.arange(120, 150)]
     splitter = {"datasplitter_kwargs": {"external_indexing": rows}}
@@ -198,6 +199,7 @@ def test_cells_outside_the_training_part_change_no_weight():
 # -- batches -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_protein_that_a_batch_lacks_is_expected_by_the_others():
     data = pairs()
     lacks = (data.mod["rna"].obs["batch"] == "2").to_numpy()

@@ -50,6 +50,7 @@ def test_another_scale_is_refused():
         ssl("huge")
 
 
+@pytest.mark.slow
 @real
 def test_its_sets_and_gene_sets_are_there_and_can_be_split():
     assert (DATA / CELL_TYPES).is_file()
