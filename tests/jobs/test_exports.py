@@ -15,7 +15,7 @@ from scipy import io as scipy_io
 from scipy import sparse
 
 from episome.data import simulate_cells
-from episome.errors import InputDataError, InputFileError, UsageError
+from episome.errors import EpisomeWarning, InputDataError, InputFileError, UsageError
 from episome.jobs import ExportRequest, cell_annotation, data_export
 
 TERMS = {"type 0": "CL:0000236", "type 1": "CL:0000548", "unknown": ""}
@@ -189,6 +189,36 @@ def test_a_cell_browser_folder_has_matrix_meta_map_and_settings():
     assert set(meta["donor_id"]) == {"a b"}
     with gzip.open("browser/matrix.mtx.gz") as handle:
         assert (scipy_io.mmread(handle).T.tocsr() != cells.X).nnz == 0
+
+
+def scaled(cells):
+    """Cells after the usual preparation for a map: scaled genes in X, all in raw."""
+    shown = cells[:, :12].copy()
+    values = np.log1p(cells.X.toarray()[:, :12])
+    shown.X = ((values - values.mean(axis=0)) / (values.std(axis=0) + 1)).astype("float32")
+    return shown
+
+
+@pytest.mark.parametrize("form", ["vitessce", "cellbrowser"])
+def test_viewers_get_the_values_of_raw_where_x_is_scaled(form):
+    cells = annotated()
+    shown = scaled(cells)
+    shown.raw = cells
+
+    found = exported(shown, form, "view")
+
+    assert found.n_vars == 20
+    if form == "vitessce":
+        matrix = sparse.csr_matrix(anndata.read_zarr("view/cells.zarr").X)
+    else:
+        with gzip.open("view/matrix.mtx.gz") as handle:
+            matrix = scipy_io.mmread(handle).T.tocsr()
+    assert (matrix != cells.X).nnz == 0
+
+
+def test_scaled_values_alone_are_written_with_a_warning():
+    with pytest.warns(EpisomeWarning, match=r"scaled by gene.*E-D73"):
+        exported(scaled(annotated()), "vitessce", "view")
 
 
 def test_what_cannot_be_written_is_refused_and_nothing_is():

@@ -827,6 +827,7 @@ CODES: dict[str, str] = {
     ),
     "E-D70": "Only annotated cells can be written for viewers and portals: there are no calls.",
     "E-D71": "The CELLxGENE schema requires counts, and the cells have none in X, raw or a layer.",
+    "E-D73": "Viewers show values as they are, and those of X were scaled by gene.",
     "E-D72": "Viewers draw a map of the cells, such as obsm['X_umap'], and there is none.",
     "E-U142": "An annotation in the cell annotation schema names its author.",
     "E-U141": "A format of other programs needs the cells of a model, or has no place for them.",

@@ -16,14 +16,17 @@ import pandas as pd
 from scipy import io as scipy_io
 from scipy import sparse
 
-from episome.data import check_inputs, read_cells
-from episome.errors import InputDataError, UsageError
+from episome.data import AnnDataSource, check_inputs, inspect_values, read_cells
+from episome.errors import InputDataError, Problem, UsageError, warn
 from episome.io import check_output, ensure_free, folder_beside, write_file
 from episome.jobs._inputs import shown_name
+from episome.log import get_logger
 from episome.ontology import cell_ontology, schema_term
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+logger = get_logger(__name__)
 
 ExportForm = Literal["cellxgene", "cas", "vitessce", "cellbrowser"]
 EXPORT_FORMS: tuple[ExportForm, ...] = get_args(ExportForm)
@@ -147,6 +150,7 @@ def data_export(request: ExportRequest) -> ExportResult:
         write_file(request.output, text.encode(), overwrite=request.overwrite)
     else:
         basis = _basis(cells, name)
+        cells = _drawn(cells, name)
         write = _vitessce if request.form == "vitessce" else _cell_browser
         with folder_beside(request.output, overwrite=request.overwrite) as folder:
             folder.mkdir()
@@ -406,6 +410,31 @@ def _basis(cells: AnnData, name: str) -> str:
         why="a viewer draws X_umap, X_tsne, X_draw_graph_fa or X_pca",
         fix="sc.pp.neighbors(adata); sc.tl.umap(adata)",
     )
+
+
+def _drawn(cells: AnnData, name: str) -> AnnData:
+    """Return cells with values that a reader of a map understands: not scaled by gene.
+
+    ``raw`` takes the place of a scaled ``X``; without one the scaled values are shown, with a
+    warning.
+    """
+    if inspect_values(AnnDataSource(cells)).kind != "scaled":
+        return cells
+    if cells.raw is None or inspect_values(AnnDataSource(cells, use_raw=True)).kind == "scaled":
+        warn(
+            Problem(
+                "E-D73",
+                "X holds values that were scaled by gene, and there is no raw",
+                where=name,
+                why="a viewer shows them as they are: below zero where a gene is low",
+                fix="export cells with counts or log1p values in X or raw",
+            )
+        )
+        return cells
+    logger.info("%s: X holds scaled values, those of raw are written, with its genes", name)
+    shown = cells.raw.to_adata()
+    shown.uns = dict(cells.uns)
+    return shown
 
 
 def _vitessce(cells: AnnData, calls: pd.DataFrame, basis: str, title: str, folder: Path) -> None:
