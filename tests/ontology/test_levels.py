@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from episome.ontology import broader_names, level_names, tree_order
+from episome.ontology import ROOT, broader_names, cell_ontology, level_names, tree_order
 
 T, CD4, CD8, B = (
     "T cell",
@@ -36,3 +36,20 @@ def test_levels_put_ever_more_types_together():
 def test_types_without_a_broader_one_stay_as_they_are():
     assert broader_names(TERMS, max_information=100)[B] == B
     assert broader_names({}) == {}
+
+
+def test_broader_types_divide_the_cells():
+    terms = {
+        "B cell": "CL:0000236",
+        "CD4-positive, alpha-beta T cell": "CL:0000624",
+        "CD8-positive, alpha-beta T cell": "CL:0000625",
+        "natural killer cell": "CL:0000623",
+        "classical monocyte": "CL:0000860",
+        "dendritic cell": "CL:0000451",
+    }
+    ontology = cell_ontology()
+    by_name = {ontology.label(t): t for t in ontology.descendants(ROOT)}
+
+    for names in level_names(terms):
+        plain = {by_name[n] for n in names.values() if n in by_name}
+        assert not [a for a in plain for b in plain if a in ontology.ancestors(b)], names

@@ -34,7 +34,8 @@ def broader_names(
 
     Returns
     -------
-    Name -> name of the broader type; the name itself where there is none.
+    Name -> name of the broader type; the name itself where there is none. The types divide the
+    cells: one of which another is a kind is called "other ...", as that has cells of its own.
 
     Examples
     --------
@@ -44,10 +45,13 @@ def broader_names(
     found = cell_ontology() if ontology is None else ontology
     known = {name: term for name, term in terms.items() if term}
     coarse = found.coarse_terms(list(known.values()), max_information=max_information)
-    names = {
-        name: found.label(term) if term in found and term != known[name] else name
-        for name, term in zip(known, coarse, strict=True)
-    }
+    above = {a for term in set(coarse) if term in found for a in found.ancestors(term)}
+    names = {}
+    for name, term in zip(known, coarse, strict=True):
+        if term not in found or term == known[name]:
+            names[name] = name
+        else:
+            names[name] = f"{'other ' if term in above else ''}{found.label(term)}"
     return {name: names.get(name, name) for name in terms}
 
 

@@ -19,7 +19,7 @@ from episome.confidence import reliability
 from episome.data import AnnDataSource, read_cells, variable_genes
 from episome.inference import Predictor
 from episome.metrics import expected_calibration_error
-from episome.ontology import cell_ontology
+from episome.ontology import level_names
 from episome.pl import colours as colours_of
 from episome.web._expression import write_expression
 
@@ -37,8 +37,6 @@ BLOCK, MOST_VALUES = 500, 100_000_000
 VALUES, COLUMNS, TOP = 60, 12, 12
 #: Arrays of obsm that may be drawn, the best first.
 BASES = ("X_umap", "X_tsne", "X_draw_graph_fa", "X_pca")
-#: Largest information content of the terms of a level, the finest first.
-LEVELS = (60.0, 40.0, 20.0, 8.0)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -113,21 +111,7 @@ def _levels(calls: pd.DataFrame) -> list[dict[str, str]]:
     terms = dict(
         zip(calls["label"].astype(str), map(_text, calls["label_ontology_term_id"]), strict=True)
     )
-    known = {label: term for label, term in terms.items() if term}
-    if not known:
-        return []
-    ontology, found = cell_ontology(), []
-    previous: dict[str, str] = {label: label for label in known}
-    for limit in LEVELS:
-        coarse = ontology.coarse_terms(list(known.values()), max_information=limit)
-        names = {
-            label: ontology.label(term) if term in ontology and term != known[label] else label
-            for label, term in zip(known, coarse, strict=True)
-        }
-        if len(set(names.values())) < len(set(previous.values())):
-            found.append({label: names.get(label, label) for label in terms})
-            previous = names
-    return found
+    return level_names(terms)
 
 
 def _histogram(values: pd.Series, n_bins: int = 20) -> list[int]:
