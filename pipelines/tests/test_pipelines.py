@@ -31,7 +31,7 @@ def complete(folder: Path, sample: str) -> None:
     assert check["ok"]
     assert len(calls) == 50
     assert set(calls["label"].dropna()) <= {"type 0", "type 1", "type 2", "unknown"}
-    assert record
+    assert (record["command"], record["exit_code"]) == ("annotate", 0)
     assert page.startswith("<!doctype html>")
 
 

@@ -110,7 +110,17 @@ def annotate(args: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
     commands = {"CellTypist": [sys.executable, str(script), str(path), str(theirs), str(out)]}
     for name, train in (("linear", {}), ("sctab", {"max_epochs": 10})):
         model = fitted(name, reference, folder, **train)
-        verb = ["annotate", str(path), "-m", str(model), "-o", str(out), "--overwrite", "-q"]
+        verb = [
+            "annotate",
+            str(path),
+            "-m",
+            str(model),
+            "-o",
+            str(out),
+            "--overwrite",
+            "-q",
+            "--no-report",
+        ]
         commands[name] = [sys.executable, "-m", "episome", *verb]
     seconds: dict[str, list[float]] = {n: [] for n in commands}
     scores = {}

@@ -94,6 +94,7 @@ if TYPE_CHECKING:
         PredictModalityResult,
         predict_modality,
     )
+    from episome.jobs._repeat import request_code
     from episome.jobs._report import ReportRequest, ReportResult, report
     from episome.jobs._report_facts import agreement, composition, sample_columns
     from episome.jobs._runs import Run, file_state
@@ -193,6 +194,7 @@ _HOME = {
     "file_state": "_runs",
     "TrainRequest": "_train",
     "TrainResult": "_train",
+    "request_code": "_repeat",
     "agreement": "_report_facts",
     "annotate": "_annotate",
     "audit": "_audit",

@@ -265,7 +265,7 @@ def evaluate(
         source = chosen_cells(found, part, predictor.rule.obsm_key)
         query = prepared_query(request, predictor, source)
         shared = _shared(manifest, donors)
-        _warn_known(request, manifest, query.source.obs_names, shared)
+        _warn_known(request, manifest, query.source, shared)
         seen = _answers(predictor, query, labels.codes(truth[scored]), request, progress)
         result = _scored(request, truth[scored], terms, labels, seen, donors)
         done = EvaluateResult(
@@ -340,7 +340,7 @@ def _shared(manifest: Mapping[str, Any], donors: NDArray[np.object_] | None) -> 
 def _warn_known(
     request: EvaluateRequest,
     manifest: Mapping[str, Any],
-    names: pd.Index,
+    source: CellSource,
     shared: list[str] | None,
 ) -> None:
     """Warn where the model was trained on what it is scored on: that says nothing of new cells."""
@@ -359,15 +359,16 @@ def _warn_known(
             )
         )
         return
-    share = known_share(manifest.get("fit", {}).get("cell_sketch", []), names)
+    sketch = manifest.get("fit", {}).get("cell_sketch", [])
+    share = known_share(sketch, source.obs_names) if sketch else 0.0
     if share >= _KNOWN:
         warn(
             Problem(
                 "E-L48",
                 "cells that are scored have the names of training cells",
                 where=shown_name(request.input),
-                count=round(share * len(names)),
-                total=len(names),
+                count=round(share * source.n_obs),
+                total=source.n_obs,
                 why="if they are the same cells the model knows the answers",
                 fix=fix,
             )

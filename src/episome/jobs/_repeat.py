@@ -31,7 +31,10 @@ def repeated(verb: str, request: Any, names: Mapping[str, str]) -> dict[str, str
     names
         Names of ``input``, ``model`` and ``output`` as the reader knows them.
     """
-    words, given = ["episome", verb, names["input"], "-m", names["model"]], dict(names)
+    words, given = (
+        ["episome", verb, names["input"], "-m", names["model"]],
+        {"output": None, **names},
+    )
     for field in fields(request):
         name, value = field.name, getattr(request, field.name)
         if name in _FIRST or name in _NO_DIFFERENCE or value == _default(field):
@@ -55,15 +58,15 @@ def request_code(verb: str, request: str, given: Mapping[str, Any]) -> str:
     verb, request
         Names of the function and of the class of its request.
     given
-        Fields of the request; paths as texts.
+        Fields of the request; paths as texts. What is ``None`` is left out, but for an output.
     """
     lines = []
     for name, value in given.items():
-        if value is not None:
+        if value is None and name == "output":
+            lines.append("        output=None,\n")
+        elif value is not None:
             shown = f"Path({value!r})" if name in _PATHS else repr(value)
             lines.append(f"        {name}={shown},\n")
-    if "output" not in given:
-        lines.append("        output=None,\n")
     return (
         f"from pathlib import Path\n\nfrom episome.jobs import {request}, {verb}\n\n"
         f"result = {verb}(\n    {request}(\n{''.join(lines)}    )\n)\n"

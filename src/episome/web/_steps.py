@@ -6,6 +6,8 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from episome.jobs import request_code
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -131,7 +133,8 @@ def repeat(job: Job, file: str, model: str) -> tuple[str, str] | None:
     options = _options(job)
     if job.kind == "check":
         meant = ("-m", model) if job.model else ()
-        code = _python("check", "CheckRequest", input=file, model=model if job.model else None)
+        known = {"input": file, "model": model if job.model else None}
+        code = request_code("check", "CheckRequest", known)
         return shlex.join(["episome", "check", file, *meant]), code
     if job.kind == "explain":
         words = ["episome", "explain", file, "-m", model, "--by", "cells", *options]
@@ -139,19 +142,16 @@ def repeat(job: Job, file: str, model: str) -> tuple[str, str] | None:
         if given.pop("auto_raw", None):
             given["use_raw"] = "auto"
         cell = (given.pop("cell"),)
-        code = _python(
-            "explain", "ExplainRequest", input=file, model=model, output="genes.csv", by="cells",
-            cells=cell, **given,
-        )  # fmt: skip
+        known = {"input": file, "model": model, "output": "genes.csv", "by": "cells"}
+        code = request_code("explain", "ExplainRequest", {**known, "cells": cell, **given})
         return shlex.join([*words, "-o", "genes.csv"]), code
     if job.kind == "annotate":
         words = ["episome", "annotate", file, "-m", model, *options, "-o", "calls.csv"]
         given = {k: _value(job.options[k]) for k in OPTIONS["annotate"] if job.options.get(k)}
         if given.pop("auto_raw", None):
             given["use_raw"] = "auto"
-        code = _python(
-            "annotate", "AnnotateRequest", input=file, model=model, output="calls.csv", **given
-        )
+        known = {"input": file, "model": model, "output": "calls.csv"}
+        code = request_code("annotate", "AnnotateRequest", {**known, **given})
         return shlex.join(words), code
     if job.kind == "train":
         method = str(job.options.get("method") or "auto")
@@ -179,21 +179,6 @@ def _value(text: Any) -> Any:
         return float(text) if not isinstance(text, bool) else text
     except ValueError:
         return text
-
-
-def _python(verb: str, request: str, **fields: Any) -> str:
-    """Return code that calls a verb."""
-    paths = {"input", "model", "output"}
-    lines = []
-    for name, value in fields.items():
-        if value is not None:
-            shown = f"Path({value!r})" if name in paths else repr(value)
-            lines.append(f"    {name}={shown},")
-    body = "\n".join(lines)
-    return (
-        f"from pathlib import Path\n\nfrom episome.jobs import {request}, {verb}\n\n"
-        f"result = {verb}({request}(\n{body}\n))\n"
-    )
 
 
 def _python_of_training(job: Job, method: str, file: str) -> str:

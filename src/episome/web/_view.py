@@ -15,12 +15,11 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from episome.confidence import reliability
 from episome.data import AnnDataSource, read_cells, variable_genes
 from episome.inference import Predictor
-from episome.metrics import expected_calibration_error
-from episome.ontology import level_names
+from episome.jobs import agreement, composition
 from episome.pl import colours as colours_of
+from episome.report import CallSummary
 from episome.web._expression import write_expression
 
 if TYPE_CHECKING:
@@ -46,16 +45,13 @@ def main(argv: list[str] | None = None) -> None:
     layer = words[4] if len(words) > 4 else ""
     calls = pd.read_parquet(table)
     _write_table(calls, folder / "calls.sqlite3")
-    named = calls[["label", "label_ontology_term_id"]].astype(str).drop_duplicates("label")
-    terms = {n: t for n, t in named.itertuples(index=False) if t.startswith("CL:")}
-    colours = colours_of(sorted(named["label"]), terms=terms)
+    summary = CallSummary.of(calls)
+    colours = colours_of(sorted(summary.terms), terms=summary.terms)
     predictor = Predictor.from_folder(model, device="cpu")
+    facts = summary.facts()
     view: dict[str, Any] = {
-        "n_obs": len(calls),
-        "labels": _labels(calls, colours),
-        "status": {str(k): int(v) for k, v in calls["status"].value_counts().items()},
-        "levels": _levels(calls),
-        "histograms": {c: _histogram(calls[c]) for c in ("confidence", "novelty")},
+        **facts,
+        "labels": [{**row, "colour": colours[row["label"]]} for row in facts["labels"]],
         "reference": _reference(predictor, len(calls)),
         "genes": _genes(predictor),
     }
@@ -82,44 +78,6 @@ def _write_table(calls: pd.DataFrame, path: Path) -> None:
     db.close()
 
 
-def _labels(calls: pd.DataFrame, colours: dict[str, str]) -> list[dict[str, Any]]:
-    """Return every label with its count, commonest first."""
-    grouped = calls.groupby(calls["label"].astype(str), observed=True, sort=False)
-    table = grouped.agg(
-        n=("confidence", "size"),
-        confidence=("confidence", "mean"),
-        term=("label_ontology_term_id", "first"),
-    ).sort_values("n", ascending=False, kind="stable")
-    return [
-        {
-            "label": label,
-            "term": _text(row.term),
-            "n": int(row.n),
-            "confidence": None if pd.isna(row.confidence) else round(float(row.confidence), 3),
-            "colour": colours[label],
-        }
-        for label, row in zip(table.index, table.itertuples(), strict=True)
-    ]
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _levels(calls: pd.DataFrame) -> list[dict[str, str]]:
-    """Return for every level the broader type of each label; levels that change nothing go."""
-    terms = dict(
-        zip(calls["label"].astype(str), map(_text, calls["label_ontology_term_id"]), strict=True)
-    )
-    return level_names(terms)
-
-
-def _histogram(values: pd.Series, n_bins: int = 20) -> list[int]:
-    """Return counts of values from 0 to 1."""
-    numbers = pd.to_numeric(values, errors="coerce").dropna().to_numpy(dtype=float)
-    return [int(n) for n in np.histogram(numbers.clip(0.0, 1.0), n_bins, (0.0, 1.0))[0]]
-
-
 def _reference(predictor: Predictor, n: int) -> dict[str, list[float]]:
     """Return the histogram of novelty of the model's calibration cells, scaled to as many cells.
 
@@ -136,14 +94,11 @@ def _genes(predictor: Predictor) -> dict[str, list[dict[str, Any]]]:
     """Return the genes that carry most of the weight of every class, where the model says."""
     if predictor.importance is None:
         return {}
-    table, ids = predictor.importance, list(predictor.features.ids)
-    found = {}
-    for name, weights in zip(table.classes, table.weights, strict=True):
-        best = np.argsort(-weights, kind="stable")[:TOP]
-        genes = [{"gene": ids[i], "share": float(weights[i])} for i in best if weights[i] > 0]
-        if genes:
-            found[str(name)] = genes
-    return found
+    table = predictor.importance.top(list(predictor.features.ids), TOP)
+    return {
+        str(name): [{"gene": g, "share": w} for g, w in zip(of["gene"], of["share"], strict=True)]
+        for name, of in table.groupby("group", sort=False)
+    }
 
 
 # -- columns of the file ---------------------------------------------------------------------
@@ -152,44 +107,25 @@ def _genes(predictor: Predictor) -> dict[str, list[dict[str, Any]]]:
 def _from_columns(obs: pd.DataFrame, calls: pd.DataFrame) -> dict[str, Any]:
     """Return the composition by column, and reliability where a column holds labels."""
     called = calls["label"].astype(str).to_numpy(dtype=object)
-    composition: dict[str, Any] = {}
+    samples: dict[str, Any] = {}
     reliability: dict[str, Any] = {}
     for name in obs.columns:
         values = obs[name]
         if pd.api.types.is_float_dtype(values.dtype) or values.nunique() > VALUES:
             continue
         text = values.astype(object).where(values.notna(), None)
-        if found := _reliability(text.to_numpy(), called, calls["confidence"].to_numpy(float)):
-            reliability[str(name)] = found
-        if (found or len(composition) < COLUMNS) and values.nunique() > 1:
-            table = pd.crosstab(text.astype(str), called)
-            composition[str(name)] = {
-                str(k): {c: int(n) for c, n in row.items() if n} for k, row in table.iterrows()
-            }
+        found = agreement(text.to_numpy(), called, calls["confidence"].to_numpy(float))
+        if found is not None:
+            kept = found["reliability"]
+            numbers = zip(kept["confidence"], kept["accuracy"], kept["n_cells"], strict=True)
+            bins = [{"confidence": c, "accuracy": a, "n": n} for c, a, n in numbers]
+            whole = ("n", "n_right", "accuracy", "ece")
+            reliability[str(name)] = {**{k: found[k] for k in whole}, "bins": bins}
+        if (found or len(samples) < COLUMNS) and values.nunique() > 1:
+            samples[str(name)] = composition(text, pd.Categorical(called))
     # Columns of labels say least about samples: they come last.
-    order = sorted(composition, key=lambda name: name in reliability)
-    return {"composition": {n: composition[n] for n in order}, "reliability": reliability}
-
-
-def _reliability(
-    truth: NDArray[np.object_], called: NDArray[np.object_], confidence: NDArray[np.float64]
-) -> dict[str, Any] | None:
-    """Compare calls with a column; ``None`` where it names other things than the calls."""
-    use = np.array([isinstance(t, str) for t in truth]) & np.isfinite(confidence)
-    if not use.any():
-        return None
-    shared = set(truth[use]) & set(called[use])
-    if np.isin(truth[use], list(shared)).mean() < 0.5:
-        return None
-    right, sure = truth[use] == called[use], confidence[use].clip(0, 1)
-    found = reliability(sure, right)
-    rows = [
-        {"confidence": c, "accuracy": a, "n": n}
-        for c, a, n in zip(found["confidence"], found["accuracy"], found["n_cells"], strict=True)
-    ]
-    error = expected_calibration_error(sure, right)
-    n_right, n = int(right.sum()), len(right)
-    return {"bins": rows, "accuracy": n_right / n, "n_right": n_right, "n": n, "ece": error}
+    order = sorted(samples, key=lambda name: name in reliability)
+    return {"composition": {n: samples[n] for n in order}, "reliability": reliability}
 
 
 # -- the map ---------------------------------------------------------------------------------
