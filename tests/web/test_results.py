@@ -188,8 +188,8 @@ def test_values_of_a_layer_are_those_of_the_map(tmp_path):
 
     found = _view._normalised(cells, np.arange(5), "other")
 
-    assert found.nnz
-    assert not _view._normalised(cells, np.arange(5)).nnz
+    assert found.count_nonzero()
+    assert not _view._normalised(cells, np.arange(5)).count_nonzero()
 
 
 def test_too_many_values_are_not_kept(monkeypatch):

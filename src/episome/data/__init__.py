@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         term_column,
     )
     from episome.data._loader import CellLoader
+    from episome.data._logs import log_counts
     from episome.data._many import ManyCells
     from episome.data._match_features import FeatureMatch, MatchedSource, match_features
     from episome.data._modalities import (
@@ -253,6 +254,7 @@ _HOME = {
     "term_column": "_labels",
     "transposed": "_gene_names",
     "unusable_values": "_values",
+    "log_counts": "_logs",
     "variable_genes": "_genes",
 }
 __all__ = sorted(_HOME)

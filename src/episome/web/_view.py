@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from episome.data import AnnDataSource, read_cells, variable_genes
+from episome.data import AnnDataSource, log_counts, read_cells, variable_genes
 from episome.inference import Predictor
 from episome.jobs import agreement, composition
 from episome.pl import colours as colours_of
@@ -231,9 +231,7 @@ def _normalised(
     matrix.data = np.nan_to_num(matrix.data)
     # Values that are no counts are on a scale of their own already.
     if np.array_equal(matrix.data, np.abs(np.rint(matrix.data))):
-        sums = np.asarray(matrix.sum(axis=1)).ravel()
-        scale = np.divide(1e4, sums, out=np.zeros_like(sums), where=sums > 0)
-        matrix = sparse.diags(scale).dot(matrix).tocsr().log1p()
+        return log_counts(matrix)
     return matrix
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from sklearn.decomposition import TruncatedSVD
 from sklearn.neighbors import NearestNeighbors
 
-from episome.data import variable_genes
+from episome.data import log_counts, variable_genes
 from episome_datamix.pools import NO_TYPE
-from episome_datamix.scale import log_counts, mean_molecules
+from episome_datamix.scale import mean_molecules
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from episome.data import variable_genes
+from episome.data import log_counts, variable_genes
 from episome_datamix.mixing import MixedCells, gene_space
 from episome_datamix.pools import pool_of
-from episome_datamix.scale import log_counts, mean_molecules, mean_of_source
+from episome_datamix.scale import mean_molecules, mean_of_source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from sklearn.decomposition import TruncatedSVD
 
-from episome_datamix.scale import BLOCK, log_counts
+from episome.data import log_counts
+from episome_datamix.scale import BLOCK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
+
+from episome.data import log_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,21 +17,6 @@ if TYPE_CHECKING:
 SIZE = 1e4
 #: Cells that are read at once.
 BLOCK = 8192
-
-
-def log_counts(counts: object) -> sparse.csr_matrix:
-    """Return log1p of 10,000 molecules a cell, CSR float32.
-
-    Parameters
-    ----------
-    counts
-        (n_cells, n_genes).
-    """
-    found = sparse.csr_matrix(counts, dtype=np.float32).copy()
-    sums = np.asarray(found.sum(axis=1)).ravel()
-    scale = SIZE / np.where(sums > 0, sums, 1)
-    found.data = np.log1p(found.data * np.repeat(scale, np.diff(found.indptr))).astype(np.float32)
-    return found
 
 
 def mean_molecules(counts: object) -> NDArray[np.float64]:

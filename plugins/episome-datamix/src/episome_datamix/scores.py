@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from episome.data import variable_genes
+from episome.data import log_counts, variable_genes
 from episome.errors import UsageError
 from episome.metrics import cell_scores
 from episome.models import normalized_rows
-from episome_datamix.scale import SIZE, log_counts
+from episome_datamix.scale import SIZE
 
 if TYPE_CHECKING:
     from anndata import AnnData

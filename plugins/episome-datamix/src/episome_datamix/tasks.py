@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from episome.benchmark import LABEL, Case, Outcome, Task, call_scores
-from episome.data import variable_genes
+from episome.data import log_counts, variable_genes
 from episome.metrics import macro_f1
 from episome_datamix.coverage import CoverageOf
 from episome_datamix.mixing import CORPUS, EVALUATION, MIX_DONOR, TYPE
 from episome_datamix.pools import NO_TYPE, TERM
-from episome_datamix.scale import log_counts, mean_molecules
+from episome_datamix.scale import mean_molecules
 from episome_datamix.scores import cell_correlations, mean_of, reconstruction_r2
 
 if TYPE_CHECKING:
