@@ -39,6 +39,7 @@ def main() -> None:
         mark = paths[0].with_name("mark")
         if not mark.exists():
             mark.touch()
+            (folder / "stays").touch()
             time.sleep(600)
     if asked[0] == "secret":
         error = {"code": "E-F01", "class": "InputFileError", "fix": None, "details": {}}

@@ -141,7 +141,8 @@ def stop_at(target: str, arguments, folder: Path) -> int:
 
 def remove_outputs(folder: Path) -> None:
     shutil.rmtree(folder / "new", ignore_errors=True)
-    (folder / "calls.csv").unlink(missing_ok=True)
+    for name in ("calls.csv", "calls.csv.run.json", "new.run.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def in_ascii(arguments, folder: Path) -> int:

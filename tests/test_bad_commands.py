@@ -247,12 +247,17 @@ def interrupted(folder):
             assert "Traceback" not in said
             assert (folder / "out").read_text() == ""
             assert {k: after.pop(k) for k in before} == before, target
-            # stopped after the end, when only the run was to be remembered: the output is whole
-            if "calls.csv" in after:
+            # stopped after the end, when only the run was to be remembered: the output is whole,
+            # and so is the record where the signal came to another thread, a moment later
+            left = {Path(k).parts[0] for k in after}
+            assert left <= {"calls.csv", "calls.csv.run.json", "new", "new.run.json"}, target
+            if "calls.csv" in left:
                 assert len(pd.read_csv("calls.csv")) == 60
-            if after.keys() - {"calls.csv"}:
-                assert {Path(k).parts[0] for k in after} == {"new"}
+            if "new" in left:
                 load(folder / "new")
+            for record in (k for k in left if k.endswith(".run.json")):
+                assert record.removesuffix(".run.json") in left
+                assert json.loads(after[record])["command"] == name
             remove_outputs(folder)
     assert stopped == set(whole)
 

@@ -58,7 +58,7 @@ def test_a_server_that_stops_gives_its_jobs_back(tmp_path):
         visitor = Visitor(client)
         visitor.upload("once")
         job = visitor.jobs()[0]["id"]
-        until((tmp_path / "state" / "jobs" / job / "pid").is_file)
+        until((tmp_path / "state" / "jobs" / job / "stays").is_file)
     with served(tmp_path) as client:
         visitor.client._transport.app = client.app
 
