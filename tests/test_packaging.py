@@ -51,9 +51,12 @@ def test_the_entry_for_the_registry_of_the_scverse_has_all_that_it_wants():
 
     assert entry["name"] == project(ROOT)["name"]
     assert entry["license"] == project(ROOT)["license"]
-    assert {"description", "project_home", "documentation_home", "install", "contact"} <= set(
-        entry
-    )
+    # what its schema requires
+    wanted = {"name", "description", "project_home", "documentation_home", "install", "license"}
+    assert wanted | {"tags", "version", "category", "contact"} <= set(entry)
+    assert entry["category"] == "ecosystem"
+    assert entry["install"] == {"pypi": "episome"}
+    assert len(set(entry["tags"])) == len(entry["tags"]) > 0
 
 
 # --- releases ---------------------------------------------------------------------------------

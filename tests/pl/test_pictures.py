@@ -331,6 +331,18 @@ def test_the_best_epoch_and_resumed_ones_are_marked():
         pl.training_curves({})
 
 
+def test_the_best_epoch_is_that_which_training_went_by():
+    from episome.pl._training import MONITORS
+    from episome.train._plan import LOSS_MONITOR, MONITOR
+
+    assert MONITORS == (MONITOR, LOSS_MONITOR)
+    # an encoder's other numbers choose nothing
+    history = {"validation_loss": [3.0, 2.0, 1.0], "validation_embedding_rank": [9.0, 1.0, 1.0]}
+    assert "best, 2" in pl.training_curves(history).child_axes[-1].get_xlabel()
+    del history["validation_loss"]
+    assert "best" not in pl.training_curves(history).child_axes[-1].get_xlabel()
+
+
 def test_values_of_other_shapes_are_refused():
     with pytest.raises(UsageError, match=r"of shape \(3,\)[\s\S]*E-U131"):
         pl.predicted_true([1, 2, 3], [1, 2])

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Classes that are drawn of a shift.
 MOST = 25
+#: What training goes by unless told otherwise (``episome.train``), the first that there is.
+MONITORS = ("validation_f1_macro", "validation_loss")
 
 
 def training_curves(
@@ -38,8 +40,8 @@ def training_curves(
         ``model.history``, or columns of a folder's ``history.csv``: name -> values by epoch.
         Columns with ``loss`` are drawn together, so are learning rates (``lr``), and the others.
     monitor
-        Column by which the best epoch was chosen; default a validation score, else a validation
-        loss.
+        Column by which the best epoch was chosen; default what training goes by unless told
+        otherwise: ``validation_f1_macro`` where there is one, else ``validation_loss``.
     best
         The best epoch, from 0; default by ``monitor``: the least loss, or the largest score.
     resumed
@@ -121,9 +123,7 @@ def _kind(name: str) -> str:
 
 
 def _best(lines: Mapping[str, pd.Series], monitor: str | None) -> int | None:
-    held = [n for n in lines if n.startswith("validation")]
-    scores = [n for n in held if _kind(n) == "score" and "time" not in n]
-    name = monitor or next(iter([*sorted(scores, key=len), *held]), None)
+    name = monitor or next((n for n in MONITORS if n in lines), None)
     if name is None or name not in lines or len(lines[name].dropna()) < 2:
         return None
     line = lines[name].dropna()
