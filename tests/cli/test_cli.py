@@ -101,6 +101,19 @@ def test_help_of_a_command_ends_with_two_examples(run, command):
 def test_help_of_a_command_by_name_is_its_help(run):
     assert run("help", "doctor").stdout.strip() == run("doctor", "--help").stdout.strip()
     assert run("help").stdout.strip() == run("--help").stdout.strip()
+    deep = run("help", "models", "convert").stdout
+    assert deep.strip() == run("models", "convert", "--help").stdout.strip()
+
+
+def test_help_of_what_is_not_there_names_what_is_near(run):
+    assert "Did you mean models" in run("help", "modls").stderr
+    assert "convert" in run("help", "models", "cnvert").stderr
+
+
+@pytest.mark.parametrize("code", ["E-G03", "e-g03", "[E-G03]"])
+def test_help_of_a_code_is_what_it_means(run, code):
+    assert run("help", code).stdout == run("doctor", "--explain", "E-G03").stdout
+    assert "there is no code" in run("help", "E-P99x").stderr
 
 
 def test_version_with_v_lists_plugins(run):

@@ -33,10 +33,11 @@ _VARIABLES = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTHONPATH")
 @click.pass_context
 def command(ctx: click.Context, code: str | None) -> None:
     """Show versions, plugins, resources and folders, or explain a code."""
-    run_command(ctx, "doctor", lambda: _diagnosis() if code is None else _explanation(code))
+    run_command(ctx, "doctor", lambda: _diagnosis() if code is None else explanation(code))
 
 
-def _explanation(code: str) -> Outcome:
+def explanation(code: str) -> Outcome:
+    """Return what a code of a message means; one that is none is an error (E-U03)."""
     wanted = code.strip().strip("[]").upper()
     text = explain(wanted)
     if text is None:

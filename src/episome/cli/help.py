@@ -1,8 +1,10 @@
-"""``episome help``: exit codes, the schemas of answers, or the help of a command."""
+"""``episome help``: exit codes, a code, the schemas of answers, or the help of a command."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 
 import click
 
@@ -14,17 +16,27 @@ __all__ = ["command"]
 TOPIC, ANSWERS = "exit-codes", "answers"
 
 
-@click.command("help", epilog=examples("episome help exit-codes", "episome help doctor"))
-@click.argument("topic", required=False)
+@click.command("help", epilog=examples("episome help exit-codes", "episome help E-G03", "episome help models convert"))
+@click.argument("topic", nargs=-1)
 @command_options
 @click.pass_context
-def command(ctx: click.Context, topic: str | None) -> None:
-    """Explain exit codes (TOPIC exit-codes), or a command (TOPIC is its name).
+def command(ctx: click.Context, topic: tuple[str, ...]) -> None:
+    """Explain exit codes (TOPIC exit-codes), a code of a message, or a command (TOPIC is its name).
 
     TOPIC answers gives the JSON schemas of what commands answer with --json.
     """
+    run_command(ctx, "help", lambda: _about(ctx, topic))
+
+
+def _about(ctx: click.Context, topic: Sequence[str]) -> Outcome:
     known = {TOPIC: _codes, ANSWERS: _answers}
-    run_command(ctx, "help", known.get(topic or "", lambda: _help(ctx, topic)))
+    if len(topic) == 1 and topic[0] in known:
+        return known[topic[0]]()
+    if len(topic) == 1 and re.match(r"\[?E-", topic[0], re.I):
+        from episome.cli.doctor import explanation
+
+        return explanation(topic[0])
+    return _help(ctx.find_root(), topic)
 
 
 def _codes() -> Outcome:
@@ -40,17 +52,14 @@ def _answers() -> Outcome:
     return Outcome(text=json.dumps(schemas, indent=1), data={"schemas": schemas})
 
 
-def _help(ctx: click.Context, topic: str | None) -> Outcome:
-    root = ctx.find_root()
-    group = root.command
-    if topic is None or not isinstance(group, click.Group):
-        return _shown(root)
-    name, found, _ = group.resolve_command(root, [topic])
-    if found is None:  # resolve_command raises for a name it does not know
-        return _shown(root)
-    return _shown(click.Context(found, info_name=name, parent=root))
-
-
-def _shown(ctx: click.Context) -> Outcome:
+def _help(ctx: click.Context, topic: Sequence[str]) -> Outcome:
+    for word in topic:
+        if not isinstance(ctx.command, click.Group):
+            break  # what follows a command is not looked at, as with --help
+        # raises for a name it does not know, and says which are near
+        _, found, _ = ctx.command.resolve_command(ctx, [word])
+        if found is None:
+            break
+        ctx = click.Context(found, info_name=word, parent=ctx)
     text = ctx.get_help()
     return Outcome(text=text, data={"help": text})
