@@ -11,7 +11,7 @@ import nox
 ROOT = Path(__file__).parent
 PLUGINS = sorted(p.parent for p in ROOT.glob("plugins/*/pyproject.toml"))
 # TileDB may end the process that it runs in.
-APART = ["tests/data/test_soma.py"]
+APART = ["tests/data/test_soma.py", "plugins/episome-datamix/tests/test_soma_corpora.py"]
 PYTHONS = ["3.11", "3.12", "3.13"]
 
 nox.options.sessions = ["tests"]
