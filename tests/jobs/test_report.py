@@ -397,6 +397,7 @@ def test_columns_of_samples_are_told_from_others():
     obs = pd.DataFrame(
         {
             "score": [0.1, 0.2, 0.3, 0.4],
+            "phase_ontology_term_id": ["P:1", "P:2", "P:1", "P:2"],  # the phases once more
             "phase": ["G1", "S", "G1", "S"],
             "cell_type": ["a", "b", "a", "b"],
             "name": ["w", "x", "y", "z"],

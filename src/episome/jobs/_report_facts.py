@@ -181,16 +181,22 @@ def curve_points(
 
 
 def sample_columns(obs: pd.DataFrame, called: set[str], most: int = VALUES) -> list[str]:
-    """Return the columns that name samples: few values, none of them a call; samples first."""
-    found = []
-    for name in obs.columns:
+    """Return the columns that name samples: few values, none of them a call; samples first.
+
+    Of columns that divide the cells alike, such as a name and its term, one is kept.
+    """
+    found: dict[bytes, str] = {}
+    for name in sorted(obs.columns, key=lambda name: str(name).endswith("_ontology_term_id")):
         values = obs[name]
         if pd.api.types.is_float_dtype(values.dtype):
             continue
-        texts = {str(v) for v in values.unique() if not pd.isna(v)}
+        groups, unique = pd.factorize(values)  # numbered as they come: alike where groups are
+        texts = {str(v) for v in unique}
         if 1 < len(texts) <= most and len(texts & called) < len(texts) / 2:
-            found.append(str(name))
-    return sorted(found, key=lambda name: not _SAMPLES.search(name))
+            found.setdefault(groups.tobytes(), str(name))
+    kept = set(found.values())
+    own = [str(name) for name in obs.columns if str(name) in kept]
+    return sorted(own, key=lambda name: not _SAMPLES.search(name))
 
 
 def composition(samples: pd.Series, called: pd.Categorical) -> dict[str, dict[str, int]]:
