@@ -28,9 +28,14 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 def run_page(page: str, folder: Path) -> dict[str, Any]:
     """Run the page's blocks in their order, in a folder; return what Python has then."""
-    names: dict[str, Any] = {}
     found = blocks(page)
     assert {kind for kind, _ in found} == {"python", "console"}
+    return run_blocks(found, page, folder)
+
+
+def run_blocks(found: list[tuple[str, str]], page: str, folder: Path) -> dict[str, Any]:
+    """Run blocks in their order, in a folder; return what Python has then."""
+    names: dict[str, Any] = {}
     for kind, text in found:
         if kind == "python":
             exec(compile(text, page, "exec"), names)
@@ -48,6 +53,21 @@ def test_quickstart_as_written_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     assert len(pd.read_csv("calls.csv")) == 200
     assert (tmp_path / "from-table" / "manifest.json").is_file()
+
+
+@pytest.mark.slow
+def test_readme_as_written_runs_where_the_demo_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("episome demo", tmp_path)
+
+    readme = (DOCS.parent / "README.md").read_text()
+    used = readme[readme.index("## Use") : readme.index("## Plugins")]
+    run_blocks(BLOCK.findall(used), "README.md", tmp_path)
+
+    assert len(pd.read_csv("calls.csv")) == len(pd.read_csv("sure.csv")) == 210
+    assert "X_sctab" in anndata.read_h5ad("embedded.h5ad").obsm
 
 
 @pytest.mark.slow
@@ -168,7 +188,7 @@ def test_page_on_other_modalities_as_written_runs(
 
 
 def run(line: str, folder: Path) -> None:
-    program, *arguments = shlex.split(line)
+    program, *arguments = shlex.split(line, comments=True)
     assert program == "episome"
     command = [sys.executable, "-m", "episome", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

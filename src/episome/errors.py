@@ -86,7 +86,9 @@ class Problem:
     @property
     def text(self) -> str:
         """The message, without the code."""
-        parts = [self.what if self.where is None else f"{self.what} in {self.where}"]
+        # what is not there is not *in* its own path
+        joint = ": " if self.what.startswith("there is no such") else " in "
+        what = self.what if self.where is None else f"{self.what}{joint}{self.where}"
         facts = []
         if self.count is not None:
             facts.append(
@@ -95,7 +97,7 @@ class Problem:
         if self.examples:
             shown = ", ".join(str(e)[:80] for e in list(self.examples)[:MAX_EXAMPLES])
             facts.append(f"first: {shown}")
-        head = parts[0] + (": " + ", ".join(facts) if facts else "")
+        head = what + (": " + ", ".join(facts) if facts else "")
         sentences = [head, self.why, f"To fix: {self.fix}" if self.fix else None]
         return " ".join(s.rstrip(".") + "." for s in sentences if s)
 

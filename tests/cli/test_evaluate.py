@@ -58,8 +58,9 @@ def test_scores_are_printed_and_nothing_is_written(files):
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0] == "  100 of 100 cells have a label"
-    assert lines[1].startswith("  accuracy                   ")
-    assert " to " in lines[1]
+    assert lines[1] == "  in brackets 95 % intervals over cells"
+    assert lines[2].startswith("  accuracy                   ")
+    assert " to " in lines[2]
     assert any(line.startswith("  worst of 3 classes:") for line in lines)
     assert any(line.startswith("  label sets of error rate 0.05 hold the truth") for line in lines)
     assert tree() == {}

@@ -70,6 +70,14 @@ def test_a_class_above_others_counts_with_them():
     assert (probability[0], level[0]) == (pytest.approx(0.95), 0)
 
 
+def test_classes_above_others_are_named():
+    (found,) = blood().classes_above()
+
+    assert found[0] == "T"
+    assert {"CD4 T", "CD8 T"} <= set(found[1])
+    assert RollUp.of(["B", "NK"], [BLOOD["B"], BLOOD["NK"]], ONTOLOGY).classes_above() == []
+
+
 def test_nodes_are_the_terms_above_some_classes_but_not_all():
     roll = blood()
 

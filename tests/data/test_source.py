@@ -263,7 +263,13 @@ def test_objects_outside_the_schema_are_refused():
     with pytest.raises(UsageError, match=r"adata = adata.copy\(\).*E-U29"):
         cellxgene_choice(adata[:5], model="M")
     del adata.obs["cell_type"]
-    with pytest.raises(UsageError, match=r"M.setup_anndata\(adata, labels_key=...\).*E-U28"):
+    with pytest.raises(UsageError, match=r"M.setup_anndata\(adata, labels_key=....*E-U28"):
+        cellxgene_choice(adata, model="M")
+    # what looks like labels and donors is said, as `episome check` does
+    adata.obs["annotation"] = ["B cell", "T cell"] * (adata.n_obs // 2) + ["B cell"] * (
+        adata.n_obs % 2
+    )
+    with pytest.raises(UsageError, match=r"labels_key='annotation', donor_key='donor_id'\)"):
         cellxgene_choice(adata, model="M")
 
 

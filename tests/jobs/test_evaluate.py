@@ -228,6 +228,15 @@ def test_donors_have_scores_and_make_the_intervals(folder, calls):
     assert found.donors["f1_macro"][0] == pytest.approx(macro_f1(truth[one], names[one]))
 
 
+def test_few_donors_are_warned_of(folder, tmp_path):
+    cells = anndata.read_h5ad(folder / "query.h5ad")
+    some = cells[cells.obs["donor_id"].isin(cells.obs["donor_id"].unique()[:3])].copy()
+    some.write_h5ad(tmp_path / "three.h5ad")
+
+    with pytest.warns(EpisomeWarning, match=r"donors are too few.*donor_id.*3.*E-L49"):
+        evaluate(ask(folder, input=tmp_path / "three.h5ad", donor_key="donor_id"))
+
+
 def test_batches_and_chosen_cells(folder, calls):
     truth, called = calls
     cells = anndata.read_h5ad(folder / "query.h5ad")

@@ -801,6 +801,10 @@ CODES: dict[str, str] = {
         "A model is scored on donors or cells that it was trained on. A folder keeps digests of "
         "its donors and of some names of its cells, by which they are known again."
     ),
+    "E-L49": (
+        "Intervals over donors are asked for of fewer than five donors. They are drawn with "
+        "replacement, and few donors vary too little among themselves to stand for others."
+    ),
     "E-L46": "An encoder was pretrained on donors that are held out to score what came of it.",
     "E-D67": (
         "Cells that were written are read back, and others came out: something between the "

@@ -167,7 +167,11 @@ def _gated(outcome: Outcome, gates: dict[str, float]) -> Outcome:
 
 
 def _text(result: EvaluateResult) -> list[str]:
-    lines = [f"  {result.n_scored:,} of {result.n_obs:,} cells have a label"]
+    over = "cells" if result.donors is None else f"{len(result.donors)} donors"
+    lines = [
+        f"  {result.n_scored:,} of {result.n_obs:,} cells have a label",
+        f"  in brackets 95 % intervals over {over}",
+    ]
     for name, value in result.scores.items():
         low_high = result.intervals.get(name)
         span = "" if low_high is None else f" ({low_high[0]:.3f} to {low_high[1]:.3f})"

@@ -16,12 +16,17 @@ __all__ = ["command"]
 TOPIC, ANSWERS = "exit-codes", "answers"
 
 
-@click.command("help", epilog=examples("episome help exit-codes", "episome help E-G03", "episome help models convert"))
+@click.command(
+    "help",
+    epilog=examples(
+        "episome help exit-codes", "episome help E-G03", "episome help models convert"
+    ),
+)
 @click.argument("topic", nargs=-1)
 @command_options
 @click.pass_context
 def command(ctx: click.Context, topic: tuple[str, ...]) -> None:
-    """Explain exit codes (TOPIC exit-codes), a code of a message, or a command (TOPIC is its name).
+    """Explain exit codes (TOPIC exit-codes), the code of a message, or a command by its name.
 
     TOPIC answers gives the JSON schemas of what commands answer with --json.
     """

@@ -107,6 +107,18 @@ class RollUp:
             ontology.release,
         )
 
+    def classes_above(self) -> list[tuple[str, list[str]]]:
+        """Return the classes that other classes are a kind of, with those others.
+
+        A call that is rolled up to such a class has its name, and does not mean it alone: in the
+        Cell Ontology a CD16-positive monocyte may be a kind of CD14-positive monocyte.
+        """
+        own = self.covers[: self.n_classes] & ~np.eye(self.n_classes, dtype=bool)
+        return [
+            (self.names[i], [self.names[j] for j in np.flatnonzero(own[i])])
+            for i in np.flatnonzero(own.any(axis=1))
+        ]
+
     def probabilities(self, classes: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return the probability of every node.
 

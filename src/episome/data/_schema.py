@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from episome.data._columns import guess_donors, guess_labels
 from episome.data._keys import CELLXGENE_DATASET, CELLXGENE_DONOR, CELLXGENE_LABELS
 from episome.data._many import ManyCells
 from episome.data._own_sources import own_source
@@ -16,6 +17,7 @@ from episome.data._source import AnnDataSource, CellSource, existing_columns
 from episome.errors import InputDataError, UsageError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
     from episome.data._matrix import Matrix
@@ -73,7 +75,7 @@ def cellxgene_choice(adata: AnnData, *, model: str, needs_labels: bool = True) -
             "the object is not set up and has no column 'cell_type'",
             where="adata.obs",
             why=f"the columns are {[str(c) for c in adata.obs.columns][:12]}",
-            fix=f"call {model}.setup_anndata(adata, labels_key=...) first",
+            fix=f"call {model}.setup_anndata(adata, {_guessed(adata.obs)}) first",
         )
     donor: tuple[str, ...] | None = None
     if CELLXGENE_DONOR in adata.obs.columns:
@@ -81,6 +83,13 @@ def cellxgene_choice(adata: AnnData, *, model: str, needs_labels: bool = True) -
         donor = (*dataset, CELLXGENE_DONOR)
     layer, use_raw = _place(adata)
     return SchemaChoice(CELLXGENE_LABELS if needs_labels else None, donor, layer, use_raw)
+
+
+def _guessed(obs: pd.DataFrame) -> str:
+    """Return the arguments of a set-up, as far as the names and values of columns tell them."""
+    labels, donors = guess_labels(obs), guess_donors(obs)
+    said = [f"labels_key={labels[0].name!r}" if labels else "labels_key=..."]
+    return ", ".join(said + [f"donor_key={d.name!r}" for d in donors[:1] if d.n_values > 1])
 
 
 def cellxgene_source(

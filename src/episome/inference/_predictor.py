@@ -372,6 +372,16 @@ class Predictor:
                         fix="train with ontology_term_key= or own_terms=",
                     )
                 )
+            if above := self._rollup.classes_above():
+                said = "; ".join(f"{name} above {', '.join(of[:3])}" for name, of in above[:3])
+                logger.info(
+                    "%d of %d classes are above others in the Cell Ontology: %s. With status "
+                    "rolled_up such a label means the type or one below it; label_raw has the "
+                    "most probable class",
+                    len(above),
+                    len(labels),
+                    said,
+                )
         return self._rollup
 
     def possible(self, types: Sequence[str]) -> NDArray[np.bool_]:

@@ -63,6 +63,8 @@ if TYPE_CHECKING:
 
 #: Share of cells with names of training cells from which on they are taken for the same.
 _KNOWN = 0.5
+#: Fewer donors give intervals that are much too narrow.
+FEW_DONORS = 5
 #: Scores that have an interval.
 WITH_INTERVAL = ("f1_macro", "accuracy")
 #: Pairs of truth and call that are listed.
@@ -265,6 +267,7 @@ def evaluate(
         source = chosen_cells(found, part, predictor.rule.obsm_key)
         query = prepared_query(request, predictor, source)
         shared = _shared(manifest, donors)
+        _warn_few(request, donors)
         _warn_known(request, manifest, query.source, shared)
         seen = _answers(predictor, query, labels.codes(truth[scored]), request, progress)
         result = _scored(request, truth[scored], terms, labels, seen, donors)
@@ -335,6 +338,23 @@ def _shared(manifest: Mapping[str, Any], donors: NDArray[np.object_] | None) -> 
     """Return donors of training among the scored ones, where the folder knows its own."""
     digests = manifest.get("fit", {}).get("donor_digests")
     return None if donors is None or not digests else shared_donors(digests, donors)
+
+
+def _warn_few(request: EvaluateRequest, donors: NDArray[np.object_] | None) -> None:
+    """Warn of intervals over donors that are too few for one."""
+    n = 0 if donors is None else len({d for d in donors if d is not None})
+    if 2 <= n < FEW_DONORS:
+        warn(
+            Problem(
+                "E-L49",
+                "donors are too few for an interval",
+                where=f"{shown_name(request.input)}.obs[{request.donor_key!r}]",
+                count=n,
+                why="drawn again and again they vary less than new donors would: the intervals "
+                f"are much too narrow below {FEW_DONORS}",
+                fix="score more donors, or read the scores of each donor beside each other",
+            )
+        )
 
 
 def _warn_known(

@@ -124,14 +124,19 @@ def confidence_of(
     )
     found = replace(found, shift=shift_grid(held.shifted, found.map, codes))
     shared = "; they also chose the epoch" if held.source == "validation" else ""
+    after, before = found.facts["after"], found.facts["before"]
     logger.info(
-        "%s is calibrated on %d cells (%s%s): expected calibration error %.3f, before %.3f",
+        # The map is chosen by the second; of few cells the first is rough.
+        "%s is calibrated on %d cells (%s%s): expected calibration error %.3f, before %.3f; "
+        "log loss %.3f, before %.3f",
         name,
         len(held.rows),
         held.source,
         shared,
-        found.facts["after"]["ece"],
-        found.facts["before"]["ece"],
+        after["ece"],
+        before["ece"],
+        after["nll"],
+        before["nll"],
     )
     if len(held.rows) < FEW_CELLS:
         logger.info(

@@ -625,8 +625,8 @@ def load_object(target: str, *, plugin: str = "") -> Any:
 @contextlib.contextmanager
 def _announced(module: str) -> Iterator[None]:
     """Say that an import goes on when it takes long, so that nobody takes it for a hang."""
-    text = "importing %s takes more than %g s"
-    timer = threading.Timer(LONG_IMPORT, _log.warning, (text, module, LONG_IMPORT))
+    text = "importing %s, which takes a while the first time"
+    timer = threading.Timer(LONG_IMPORT, _log.info, (text, module))
     timer.daemon = True
     timer.start()
     try:
