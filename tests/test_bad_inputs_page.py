@@ -110,8 +110,10 @@ def page() -> str:
         "",
         "Nothing is read wrong without a word: input is refused before anything is computed, put",
         "right in a copy with a line in the report, or used with a warning that names counts. The",
-        "caller's object is never changed. Every row is a test of its name, from which this page",
-        "is written.",
+        "caller's object is never changed. A row is a test of its name, from which this page is",
+        "written. Rows that say *later* have no test yet, and the last column is empty. Rows",
+        "that say *not yet* have a test that shows that they do not hold so far: something is",
+        "done there in another way than is wanted, and no value is read wrong.",
     ]
     for section in SECTIONS:
         lines += ["", f"## {section.title}", "", "| Id | Input | What happens | Codes | Test |"]

@@ -51,7 +51,7 @@ def test_quickstart_as_written_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     run_page("quickstart.md", tmp_path)
 
-    assert len(pd.read_csv("calls.csv")) == 200
+    assert len(pd.read_csv("calls.csv")) == 300
     assert (tmp_path / "from-table" / "manifest.json").is_file()
 
 

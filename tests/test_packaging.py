@@ -81,8 +81,13 @@ def repository(place: Path, version: str, changelog: str) -> Path:
         )
         file.write_text(own)
     (place / "CHANGELOG.md").write_text(changelog)
-    text = (ROOT / "CITATION.cff").read_text()
-    (place / "CITATION.cff").write_text(re.sub(r"(?m)^version: .*$", f"version: {version}", text))
+    for file, pattern, line in (
+        ("CITATION.cff", r"(?m)^version: .*$", f"version: {version}"),
+        ("docs/packaging/meta.yaml", r"(?m)^version: .*$", f"version: v{version}"),
+        ("pipelines/snakemake/environment.yaml", r"==\S+", f"=={version}"),
+    ):
+        (place / file).parent.mkdir(parents=True, exist_ok=True)
+        (place / file).write_text(re.sub(pattern, line, (ROOT / file).read_text()))
     return place
 
 
@@ -98,7 +103,10 @@ def test_a_release_that_agrees_with_itself_is_let_through(tmp_path):
         ("v0.2.0", "0.1.0", "## 0.2.0 - 2026-12-01\n", "episome has version 0.1.0"),
         ("v0.2.0", "0.2.0", "## Unreleased\n", "CHANGELOG"),
         ("v0.2.0", "0.2.0", "## 0.3.0 - 2027-01-01\n## 0.2.0 - 2026-12-01\n", "CHANGELOG"),
+        ("v0.2.0", "0.2.0", "## Unreleased\n", "is missing: no ## 0.2.0 - YYYY-MM-DD"),
         ("v0.2.0", "0.1.0", "## 0.2.0 - 2026-12-01\n", "CITATION"),
+        ("v0.2.0", "0.1.0", "## 0.2.0 - 2026-12-01\n", "meta.yaml does not say version: v0.2.0"),
+        ("v0.2.0", "0.1.0", "## 0.2.0 - 2026-12-01\n", "environment.yaml does not say"),
         ("latest", "0.2.0", "", "no version"),
         ("0.2.0", "0.2.0", "", "written v0.2.0"),
     ],

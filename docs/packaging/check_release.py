@@ -1,4 +1,4 @@
-"""Refuse a tag that is not the version of every distribution and the newest of the changelog."""
+"""Refuse a tag that is not the version of every distribution and file that names one."""
 
 from __future__ import annotations
 
@@ -37,10 +37,18 @@ def problems(tag: str, root: Path = ROOT) -> list[str]:
     heads = re.findall(r"^## (?:\[?([^\]\s]+)\]?)(?: - (\d{4}-\d{2}-\d{2}))?$", changelog, re.M)
     dated = [name for name, date in heads if date]
     if not dated or dated[0] != str(version):
-        found.append(f"the newest dated part of CHANGELOG.md is {dated[:1]}, not {version}")
-    citation = (root / "CITATION.cff").read_text(encoding="utf-8")
-    if f"\nversion: {version}\n" not in citation:
-        found.append(f"CITATION.cff does not say version: {version}")
+        newest = (
+            f"{dated[0]}, not {version}" if dated else f"missing: no ## {version} - YYYY-MM-DD"
+        )
+        found.append(f"the newest dated part of CHANGELOG.md is {newest}")
+    for file, line in (
+        ("CITATION.cff", f"version: {version}"),
+        ("docs/packaging/meta.yaml", f"version: {tag}"),
+        ("pipelines/snakemake/environment.yaml", f"- episome[all]=={version}"),
+    ):
+        lines = (root / file).read_text(encoding="utf-8").splitlines()
+        if line not in (text.strip() for text in lines):
+            found.append(f"{file} does not say {line}")
     return found
 
 
