@@ -47,6 +47,7 @@ html_title = f"episome {release}"
 html_copy_source = False
 
 nb_execution_mode = "off"  # notebooks are committed executed
+nb_merge_streams = True  # one box for what a cell said, not one for every line
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 html_static_path = ["_static"]
