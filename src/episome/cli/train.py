@@ -491,9 +491,9 @@ def _held_out(fit: Any) -> list[str]:
     if name not in fit or "n_validation" not in fit:
         return []
     label = "macro F1" if name == "validation_f1_macro" else "loss"
+    how = "as --split says" if fit["split_by"] == "given" else f"by {fit['split_by']}"
     lines = [
-        f"  validation {label} {fit[name]:.3f} on {fit['n_validation']:,} cells, held out by "
-        f"{fit['split_by']}"
+        f"  validation {label} {fit[name]:.3f} on {fit['n_validation']:,} cells, held out {how}"
     ]
     if fit.get("refit"):
         lines.append(
