@@ -24,7 +24,7 @@ def test_the_plugin_registers_it():
     assert {s.task for s in scbert("small")} == set(spec.tasks)
 
 
-@pytest.mark.parametrize(("scale", "n_parts"), [("tiny", 7), ("small", 8), ("full", 8)])
+@pytest.mark.parametrize(("scale", "n_parts"), [("tiny", 8), ("small", 9), ("full", 9)])
 def test_parts_have_names_of_their_own_and_come_back_from_plain_data(scale, n_parts):
     parts = scbert(scale)
 

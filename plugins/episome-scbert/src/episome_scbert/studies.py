@@ -45,6 +45,7 @@ class _Scale:
     auxiliary: tuple[DataEntry, ...]
     sensitivity: tuple[DataEntry, ...]
     seeds: tuple[int, ...]
+    few_seeds: tuple[int, ...] = (0, 1, 2)
     fractions: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
     marker_options: Mapping[str, Any] = field(default_factory=lambda: {"markers": MARKERS})
     rivals: tuple[ModelEntry, ...] = _RIVALS
@@ -157,6 +158,7 @@ _SCALES = {
         auxiliary=(),
         sensitivity=(_simulated(SplitEntry("group")),),
         seeds=(0,),
+        few_seeds=(0,),
         fractions=(0.5,),
         marker_options={"genes": tuple(f"GENE{i}" for i in range(10)), "shares": (0.0, 1.0)},
         rivals=(),
@@ -269,6 +271,7 @@ def scbert(scale: str = "small") -> tuple[Study, ...]:
         _novel(at, shared),
         _markers(at, shared),
         _pretraining(at, shared),
+        _pretraining(at, shared, few=True),
         _sensitivity(at, shared),
     )
     return tuple(p for p in parts if p is not None)
@@ -368,7 +371,8 @@ def _markers(at: _Scale, shared: Mapping[str, Any]) -> Study:
     )
 
 
-def _pretraining(at: _Scale, shared: Mapping[str, Any]) -> Study:
+def _pretraining(at: _Scale, shared: Mapping[str, Any], *, few: bool = False) -> Study:
+    """Return the study with few labels and with all, or with few alone and more seeds."""
     start = Pretraining("scbert", init=at.init, train=at.pretrain)
     scratch, same, other = "from scratch", "pretrained on the same cells", "pretrained"
     last = "pretrained, last layer"
@@ -387,15 +391,16 @@ def _pretraining(at: _Scale, shared: Mapping[str, Any]) -> Study:
             Contrast(other, last, "training all layers is better than the last"),
         ]
     return Study(
-        "scbert-pretraining",
+        "scbert-few-labels" if few else "scbert-pretraining",
         "label-efficiency",
         at.pretraining,
         (*entries, *_LINEAR),
-        options={"fractions": (0.1, 1.0), "cells_per_class": ()},
+        options={"fractions": (0.1,) if few else (0.1, 1.0), "cells_per_class": ()},
         floor=False,
-        summary="What does pretraining on unlabelled cells add, with few labels and with all?",
+        summary="What does pretraining on unlabelled cells add, with "
+        + ("few labels?" if few else "few labels and with all?"),
         contrasts=(*contrasts, Contrast(same, _L2, "a pretrained transformer beats logreg L2")),
-        **shared,
+        **{**shared, "seeds": at.few_seeds if few else at.seeds},
     )
 
 
