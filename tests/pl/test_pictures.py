@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anndata
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -329,6 +330,23 @@ def test_the_best_epoch_and_resumed_ones_are_marked():
     assert ax.child_axes[-1].get_yscale() == "log"
     with pytest.raises(UsageError, match=r"history is empty[\s\S]*E-U131"):
         pl.training_curves({})
+
+
+@pytest.mark.parametrize("n", [1, 3, 4])
+def test_a_few_genes_of_one_type_are_no_colour(n):
+    rng = np.random.default_rng(0)
+    genes = [f"G{i}" for i in range(n)]
+    cells = anndata.AnnData(
+        rng.poisson(3.0, (30, n)).astype(np.float32),
+        obs=pd.DataFrame({"label": ["B cell"] * 30}, index=[f"c{i}" for i in range(30)]),
+        var=pd.DataFrame(index=genes),
+    )
+
+    ax = pl.dotplot(cells, genes, groupby="label")
+
+    (dots, *_) = ax.collections
+    assert len(dots.get_offsets()) == n
+    assert dots.get_array().shape == (n,)
 
 
 def test_the_best_epoch_is_that_which_training_went_by():

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import sparse
 
 from episome import settings
 from episome.data import simulate_cells
@@ -20,6 +21,7 @@ from episome.errors import (
 )
 from episome.testing import synthetic_adata
 from episome_scbert import SCBERT
+from episome_scbert.genes import coexpression_vectors
 
 SMALL = {"preset": "tiny", "dim": 16, "depth": 2, "heads": 2, "dim_head": 8, "hidden": (16, 8)}
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
@@ -156,9 +158,64 @@ def test_pretraining_on_held_out_cells_and_donors_is_refused():
     with pytest.raises(InputDataError, match=r"share: (barcode|cell).*E-L20"):
         model.pretrain(1, adata=cells, held_out=cells[:5].copy(), **QUIET)
     with pytest.raises(UsageError, match="E-U07"):
-        model.pretrain(1, adata=cells, held_out="test.h5ad", **QUIET)
+        model.pretrain(1, adata=cells, held_out=[1], **QUIET)
     model.pretrain(1, adata=cells, held_out=test, batch_size=32, **QUIET)
     assert model.pretraining_["own_cells"] is False
+
+
+@pytest.mark.parametrize("form", ["more genes", "fewer genes", "logarithms", "a file"])
+def test_held_out_cells_are_known_again_in_other_forms(form, tmp_path):
+    cells = synthetic_adata(80, 60, seed=3)
+    model = made(cells[:, :40].copy())
+    again = cells[:20].copy()
+    again.obs_names = [f"other{i}" for i in range(20)]
+    if form == "fewer genes":
+        again = again[:, :30].copy()
+    elif form == "logarithms":
+        again = again[:, :40].copy()
+        again.X = np.log1p(again.X.toarray() / again.X.sum(1) * 1e4).astype(np.float32)
+    elif form == "a file":
+        again.write_h5ad(tmp_path / "test.h5ad")
+        again = tmp_path / "test.h5ad"
+    strangers = synthetic_adata(20, 60, seed=9)
+    strangers.obs_names = [f"new{i}" for i in range(20)]
+
+    with pytest.raises(InputDataError, match=r"share: cell.*of 20.*cells of other donors.*E-L20"):
+        model.pretrain(1, held_out=again, **QUIET)
+    model.pretrain(1, held_out=strangers, batch_size=32, **QUIET)
+
+
+def test_donors_of_the_setup_are_those_of_other_cells_too():
+    model, cells = made(donors="donor_id"), synthetic_adata(80, 40, seed=3)
+    model.pretrain(1, adata=cells, batch_size=32, **QUIET)
+
+    names = sorted(cells.obs["donor_id"].astype(str).unique())
+    assert model.leaked_donors(names) == names
+    with pytest.raises(UsageError, match=r"nope.*E-U04"):
+        model.pretrain(1, adata=cells, donor_key="nope", **QUIET)
+    with pytest.raises(UsageError, match=r"setup_anndata\(donor_key=\).*E-U24"):
+        model.pretrain(1, donor_key="donor_id", **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        ({"max_epochs": 1.5}, "E-U22"),
+        ({"mask_rate": "a"}, "E-U15"),
+        ({"plan_kwargs": {"lr": "a"}}, "E-U15"),
+        ({"precision": "foo"}, "E-U16"),
+    ],
+)
+def test_values_of_other_kinds_are_refused(wrong, code):
+    with pytest.raises(UsageError, match=code):
+        made().pretrain(**{"max_epochs": 1, **wrong}, **QUIET)
+
+
+def test_one_gene_has_a_vector_by_chance():
+    one = coexpression_vectors(sparse.csr_matrix(np.ones((5, 1), np.float32)), 4)
+
+    assert one.shape == (1, 4)
+    assert torch.isfinite(one).all()
 
 
 def test_donors_of_other_cells_are_remembered_and_refused():

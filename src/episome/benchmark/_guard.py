@@ -86,7 +86,9 @@ def find_leaks(train: AnnData, test: AnnData, *, donor_key: str | None = None) -
     return tuple(leak for leak in found if leak is not None)
 
 
-def require_no_leaks(leaks: Collection[Leak], allowed: Collection[str], *, where: str) -> None:
+def require_no_leaks(
+    leaks: Collection[Leak], allowed: Collection[str], *, where: str, fix: str | None = None
+) -> None:
     """Refuse leaks that nobody allowed by name.
 
     Parameters
@@ -97,6 +99,8 @@ def require_no_leaks(leaks: Collection[Leak], allowed: Collection[str], *, where
         Kinds that a study says are meant.
     where
         How messages name the split.
+    fix
+        What to do about it; default what a study can.
 
     Raises
     ------
@@ -118,7 +122,7 @@ def require_no_leaks(leaks: Collection[Leak], allowed: Collection[str], *, where
             leak.total,
             list(leak.examples),
             KINDS[leak.kind],
-            f'split by another column, or say that it is meant: allow = ["{leak.kind}"]',
+            fix or f'split by another column, or say that it is meant: allow = ["{leak.kind}"]',
         )
         for leak in leaks
         if leak.kind not in allowed

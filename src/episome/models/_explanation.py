@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import (
@@ -519,8 +520,8 @@ class Groups(NamedTuple):
 
 
 def _require_genes(k: int) -> None:
-    if k < 1:
-        raise UsageError("E-U22", f"k={k}", fix="pass k of at least 1")
+    if not isinstance(k, numbers.Integral) or k < 1:
+        raise UsageError("E-U22", f"k={k!r}", fix="pass a whole number of at least 1")
 
 
 def _add(sums: NDArray[np.float64], member: sparse.csr_matrix, block: sparse.csr_matrix) -> None:

@@ -91,9 +91,10 @@ class NetworkModel(EpisomeModel):
             except (TypeError, ValueError) as error:
                 raise UsageError(
                     "E-U31",
-                    f"{type(self).__name__} cannot be built with {config}",
+                    f"{type(self).__name__} cannot be built so",
                     why=str(error),
-                    fix="pass numbers and words that its documentation names",
+                    fix="correct this option; its documentation says what each may be",
+                    details={"config": {k: str(v)[:80] for k, v in config.items()}},
                 ) from error
 
     def _training_defaults(self) -> dict[str, Any]:

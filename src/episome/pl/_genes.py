@@ -75,7 +75,9 @@ def dotplot(
         float(np.clip(0.24 * n_columns + 3.5, 4.5, 22.0)),
         float(np.clip(0.28 * n_rows + 2.0, 3.0, 22.0)),
     )
-    x, y = np.meshgrid(range(n_columns), range(n_rows))
+    # flat: matplotlib takes a table of three or four columns for colours
+    x, y = (part.ravel() for part in np.meshgrid(range(n_columns), range(n_rows)))
+    share, mean = share.ravel(), mean.ravel()
     room = float(np.clip(2400 / max(n_rows, n_columns, 12), 12, 130))
     drawn = ax.scatter(
         x, y, s=room * share, c=mean, cmap="cividis_r", vmin=0, edgecolors="0.4", linewidths=0.3

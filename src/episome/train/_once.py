@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping
 
-from episome.errors import Problem, ResourceError, TrainingError, warn
+from episome.errors import Problem, ResourceError, TrainingError, UsageError, warn
 from episome.train._callbacks import (
     FEW_UPDATES,
     AverageWeights,
@@ -247,7 +247,13 @@ def make_trainer(
         )
     except (pl.utilities.exceptions.MisconfigurationException, ValueError) as error:
         if accelerator in {"auto", "cpu"}:
-            raise
+            raise UsageError(
+                "E-U16",
+                "Lightning cannot train so",
+                where="train()",
+                why=str(error).splitlines()[0][:200],
+                fix="correct the settings of Lightning's trainer",
+            ) from error
         raise ResourceError(
             "E-R04",
             f"accelerator={accelerator!r}, devices={devices!r} cannot be used",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import numbers
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
@@ -471,7 +472,8 @@ def check_plan_kwargs(plan_kwargs: dict[str, Any], plan: type[CorePlan] = Classi
             where="plan_kwargs",
             fix='use "class", "set" or a list of classes',
         )
-    if not float(plan_kwargs.get("lr", 1.0)) > 0:
+    rate = plan_kwargs.get("lr", 1.0)
+    if not isinstance(rate, numbers.Real) or not float(rate) > 0:
         raise UsageError(
             "E-U15", f"lr={plan_kwargs['lr']!r}", where="plan_kwargs", fix="pass a positive number"
         )

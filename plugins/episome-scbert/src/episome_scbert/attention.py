@@ -104,7 +104,8 @@ class GeneAttentionMixin(_Model):
             name: pd.DataFrame(table.astype(np.float32), index=ids, columns=ids)
             for name, table in zip(groups.names, mean, strict=True)
         }
-        return frames if groupby is not None else frames.get("all", pd.DataFrame(index=ids))
+        nothing = pd.DataFrame(np.nan, index=ids, columns=ids, dtype=np.float32)
+        return frames if groupby is not None else frames.get("all", nothing)
 
     def gene_embeddings(
         self,
@@ -158,7 +159,7 @@ class GeneAttentionMixin(_Model):
 
     def _numbers(self, genes: Sequence[str]) -> torch.Tensor:
         """Numbers of the genes that are asked for, int64, each once."""
-        names = [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
+        names = [genes] if isinstance(genes, str) else list(dict.fromkeys(genes or ()))
         if not names:
             raise UsageError("E-U22", "no genes are asked for", fix="pass genes=[...]")
         return torch.from_numpy(self.features.places(names, where="genes"))

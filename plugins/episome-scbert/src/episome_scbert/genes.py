@@ -14,9 +14,9 @@ from scipy.sparse.linalg import LinearOperator, svds
 
 from episome import settings
 from episome.data import FeatureSpace
-from episome.errors import InputFileError, UsageError
+from episome.errors import GeneMatchError, InputFileError, UsageError
 from episome.log import get_logger
-from episome.models import gene_places, normalized_rows, require_known_genes
+from episome.models import gene_places, normalized_rows
 from episome.nn import host_batch
 from episome_scbert.heads import PooledHead
 from episome_scbert.tokens import level_tokens
@@ -57,6 +57,8 @@ def read_vectors(table: GeneVectors) -> pd.DataFrame:
     where = "gene_table"
     if isinstance(table, str | Path):
         where, table = str(table), _read_file(Path(table))
+    elif not isinstance(table, pd.DataFrame | Mapping):
+        raise _no_vectors(where, f"it is a {type(table).__name__}, in which no genes are named")
     elif not isinstance(table, pd.DataFrame):
         lengths = {np.size(vector) for vector in table.values()}
         if len(lengths) > 1:
@@ -93,7 +95,13 @@ def _read_file(path: Path) -> pd.DataFrame:
         )
     try:
         if path.suffix == ".parquet":
-            return pd.read_parquet(path)
+            found = pd.read_parquet(path)
+            first = found.columns[0] if len(found.columns) else None
+            named = first is not None and not pd.api.types.is_numeric_dtype(found[first].dtype)
+            return found.set_index(first) if named else found
+        if path.suffix in {".npy", ".npz"}:
+            msg = "an array of numpy has no names of genes"
+            raise ValueError(msg)
         if path.suffix in {".csv", ".tsv"}:
             return pd.read_csv(path, index_col=0, sep="," if path.suffix == ".csv" else "\t")
         with path.open(encoding="utf-8") as lines:
@@ -132,7 +140,15 @@ def vectors_for(
         Too few genes are in the table (E-G03).
     """
     places = gene_places(features, FeatureSpace(tuple(table.index)))
-    require_known_genes(places, min_gene_overlap, where="gene_table")
+    n_known = int((places >= 0).sum())
+    if n_known < min_gene_overlap * len(places):
+        raise GeneMatchError(
+            "E-G03",
+            f"only {n_known:,} of {len(places):,} genes are in the table of vectors",
+            where="gene_table",
+            why=f"the others would get some by chance; min_gene_overlap is {min_gene_overlap:g}",
+            fix="take a table with the names that the data have, or leave it out",
+        )
     values = table.to_numpy(dtype=np.float32)
     rng = np.random.default_rng(settings.stream_seed("genes"))
     out = rng.normal(values.mean(0), values.std(0), (len(places), values.shape[1]))
@@ -230,6 +246,8 @@ def coexpression_vectors(values: sparse.csr_matrix, width: int) -> torch.Tensor:
     )
     rng = np.random.default_rng(settings.stream_seed("genes"))
     k = min(width, n_cells - 1, n_genes - 1)
+    if k < 1:  # nothing goes together with anything
+        return torch.from_numpy(rng.normal(size=(n_genes, width)).astype(np.float32))
     _, s, vt = svds(operator, k=k, v0=rng.normal(size=min(values.shape)))
     order = np.argsort(-s)
     vectors = vt[order].T * s[order] / np.sqrt(n_cells)

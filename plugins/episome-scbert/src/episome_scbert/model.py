@@ -248,7 +248,8 @@ class SCBERT(
         max_epochs
             Passes over the training cells; default by the preset and the number of cells.
         trainable
-            ``"head"``: the head alone; ``"last"``: the last layer and norm too; ``"all"``. By
+            ``"head"``: the heads, of classes and of hidden genes; ``"last"``: the last layer and
+            norm too; ``"all"``. By
             default ``"last"`` of a pretrained encoder, as published but for the layer that is
             meant, and ``"all"`` of a fresh one. What is not trained stays equal bit by bit.
         **kwargs

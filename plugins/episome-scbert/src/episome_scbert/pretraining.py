@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import numbers
 from collections.abc import Collection, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
 from episome import settings
 from episome.benchmark import find_leaks, require_no_leaks
-from episome.data import combined_column, definite_donors, given_split, read_any, split_cells
+from episome.data import (
+    combined_column,
+    definite_donors,
+    existing_columns,
+    given_split,
+    split_cells,
+)
 from episome.errors import InputDataError, UsageError
 from episome.log import get_logger
 from episome.models import (
@@ -33,7 +41,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from episome.data import CellSource, Split
+    from episome.data import CellSource, Query, Split
     from episome.models import ClassifierModel
     from episome.train import CellDataModule, Fit
     from episome_scbert.core import SCBERTCore
@@ -62,7 +70,7 @@ class PretrainingMixin(SeenDonorsMixin, _Model):
         max_epochs: int | None = None,
         *,
         adata: AnnData | str | Path | CellSource | None = None,
-        held_out: AnnData | None = None,
+        held_out: AnnData | str | Path | None = None,
         donor_key: str | list[str] | None = None,
         mask_rate: float | None = None,
         accelerator: str = "auto",
@@ -91,9 +99,12 @@ class PretrainingMixin(SeenDonorsMixin, _Model):
             ``None`` takes the training cells.
         held_out
             Cells that will be tested on: pretraining on one of them, or on a donor of theirs, is
-            refused.
+            refused. A cell is known again by its name, and by the order of its values among the
+            genes of the model that both parts have, so as counts and as their logarithms; cells
+            with fewer than 10 of these genes are not told apart.
         donor_key
-            Column of the donors of ``adata`` and ``held_out``; default that of the set-up.
+            Column of the donors of ``adata`` and ``held_out``; default that of the set-up, where
+            they have it.
         mask_rate
             Share of the expressed genes of a cell that are hidden; default the model's.
         accelerator, devices
@@ -127,7 +138,7 @@ class PretrainingMixin(SeenDonorsMixin, _Model):
             The loss is not finite (E-T01).
         """
         rate = float(self.module.config["mask_rate"]) if mask_rate is None else mask_rate
-        if not 0 < rate < 1:
+        if not isinstance(rate, numbers.Real) or not 0 < float(rate) < 1:
             raise UsageError(
                 "E-U15",
                 f"mask_rate={mask_rate}",
@@ -139,8 +150,15 @@ class PretrainingMixin(SeenDonorsMixin, _Model):
         progress = trainer_kwargs.pop("progress", None)
         check_trainer_kwargs(trainer_kwargs)
         for name, value in (("max_epochs", max_epochs), ("batch_size", batch_size)):
-            if value is not None and value < 1:
-                raise UsageError("E-U22", f"{name}={value}", fix=f"pass {name} of at least 1")
+            if value is not None and not (isinstance(value, numbers.Integral) and value > 0):
+                raise UsageError("E-U22", f"{name}={value!r}", fix=f"pass {name} of at least 1")
+        if adata is None and held_out is None and donor_key is not None:
+            raise UsageError(
+                "E-U24",
+                f"donor_key={donor_key!r} names donors of other cells, and there are none",
+                where="pretrain()",
+                fix="setup_anndata(donor_key=) names those of the model's own cells",
+            )
         if held_out is not None:
             self._require_apart(adata, held_out, donor_key)
         data = self._unlabelled(
@@ -244,11 +262,8 @@ class PretrainingMixin(SeenDonorsMixin, _Model):
         given = splitter.get("external_indexing")
         if adata is not None:
             query = self.prepare(adata)
-            donors = None
-            if donor_key is not None:
-                frame = query.source.obs_column
-                keys = [donor_key] if isinstance(donor_key, str) else donor_key
-                donors = _donors_of(pd.DataFrame({k: frame(k) for k in keys}))
+            keys = self._donor_keys(query, donor_key)
+            donors = _donors_of(query, keys) if keys else None
             codes = np.zeros(query.source.n_obs, dtype=np.int64)
             split = (
                 split_cells(codes, donors=donors, **sizes)
@@ -271,22 +286,30 @@ class PretrainingMixin(SeenDonorsMixin, _Model):
     ) -> None:
         """Refuse cells and donors that are to be tested on."""
         cells: Any = self._require_adata() if adata is None else adata
-        if isinstance(cells, str | Path):
-            cells = read_any(cells)
-        if not isinstance(cells, AnnData) or not isinstance(held_out, AnnData):
-            raise UsageError(
-                "E-U07",
-                "cells can be told apart only where both parts are objects",
-                where="pretrain(held_out=)",
-                fix="pass AnnData, or the path of a file that fits into memory",
-            )
-        key = self.setup_args.get("donor_key") if donor_key is None else donor_key
-        parts = [_named_by_donor(part, key) for part in (cells, held_out)]
-        shared = parts[1].var_names.intersection(parts[0].var_names)
-        if len(shared) >= parts[1].n_vars / 2:
-            parts = [part[:, shared] for part in parts]
-        leaks = find_leaks(*parts, donor_key=None if key is None else _DONOR)
-        require_no_leaks(leaks, (), where="pretrain()")
+        for part in (cells, held_out):
+            if not isinstance(part, AnnData | str | Path):
+                raise UsageError(
+                    "E-U07",
+                    f"cells of a {type(part).__name__} cannot be compared",
+                    where="pretrain(held_out=)",
+                    why="all cells of both parts are looked at",
+                    fix="pass AnnData, or the path of a file that fits into memory",
+                )
+        own = None if adata is None else cells
+        queries = [self.prepare(part, min_gene_overlap=0.0) for part in (own, held_out)]
+        keys = [self._donor_keys(query, donor_key) for query in queries]
+        parts = _comparable(queries, keys)
+        leaks = find_leaks(*parts, donor_key=_DONOR)
+        fix = "pretrain on cells of other donors, or test on others"
+        require_no_leaks(leaks, (), where="pretrain()", fix=fix)
+
+    def _donor_keys(self, query: Query, donor_key: str | list[str] | None) -> list[str]:
+        """Return the columns that name the donors of cells: those asked for, or the set-up's."""
+        if donor_key is not None:
+            return [donor_key] if isinstance(donor_key, str) else list(donor_key)
+        usual = self.setup_args.get("donor_key") or []
+        keys = [usual] if isinstance(usual, str) else list(usual)
+        return keys if len(existing_columns(query.source, keys)) == len(keys) else []
 
     def _require_untouched(self, split: Split) -> None:
         """Refuse a test part that was pretrained on."""
@@ -313,19 +336,57 @@ class PretrainingMixin(SeenDonorsMixin, _Model):
 
 
 _DONOR = "_donor"
+#: Cells with fewer expressed genes are too alike to be told apart.
+FEWEST = 10
+_BLOCK = 4096
 
 
-def _donors_of(table: pd.DataFrame) -> NDArray[np.object_]:
-    return definite_donors(combined_column(AnnData(obs=table), list(table.columns)))
+def _donors_of(query: Query, keys: list[str]) -> NDArray[np.object_]:
+    table = pd.DataFrame({k: query.source.obs_column(k) for k in keys})
+    return definite_donors(combined_column(AnnData(obs=table), keys))
 
 
-def _named_by_donor(cells: AnnData, key: str | list[str] | None) -> AnnData:
-    """Return cells with nothing but their donors; values are shared."""
-    obs = pd.DataFrame(index=cells.obs_names)
-    if key is not None:
-        keys = [key] if isinstance(key, str) else list(key)
-        obs[_DONOR] = _donors_of(cells.obs[keys])
-    return AnnData(cells.X, obs=obs, var=pd.DataFrame(index=cells.var_names))
+def _comparable(queries: list[Query], keys: list[list[str]]) -> list[AnnData]:
+    """Return cells with what they are known by: names, donors, and the order of their values.
+
+    Values are ranks within a cell among the model's genes that all parts have: those of counts and
+    of their logarithms are the same. Cells with few expressed genes have none.
+    """
+    places = [np.unique(q.alignment.columns[q.alignment.columns >= 0]) for q in queries]
+    shared = np.intersect1d(*places)
+    found = []
+    for query, of in zip(queries, keys, strict=True):
+        at = query.alignment.columns
+        use = np.flatnonzero(np.isin(at, shared))
+        chosen = sparse.csr_matrix(
+            (np.ones(len(use), np.float32), (use, np.searchsorted(shared, at[use]))),
+            shape=(len(at), len(shared)),
+        )
+        n = query.source.n_obs
+        blocks = [
+            _ranks((query.source.read(slice(i, min(i + _BLOCK, n))) @ chosen).tocsr())
+            for i in range(0, n, _BLOCK)
+        ]
+        obs = pd.DataFrame(index=query.source.obs_names.astype(str))
+        obs[_DONOR] = _donors_of(query, of) if of else None
+        found.append(AnnData(sparse.vstack(blocks, format="csr"), obs=obs))
+    return found
+
+
+def _ranks(block: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Return the dense rank of every value in its cell, from 1; nothing of nearly empty cells."""
+    block.eliminate_zeros()
+    sizes = np.diff(block.indptr)
+    rows = np.repeat(np.arange(len(sizes)), sizes)
+    order = np.lexsort((block.data, rows))
+    values, of = block.data[order], rows[order]
+    higher = np.r_[True, (values[1:] != values[:-1]) | (of[1:] != of[:-1])]
+    ranks = np.cumsum(higher)
+    first = ranks[block.indptr[:-1][sizes > 0]]
+    ranks = ranks - np.repeat(first, sizes[sizes > 0]) + 1
+    out = np.empty(len(order), dtype=np.float32)
+    out[order] = np.where(sizes[of] >= FEWEST, ranks, 0)
+    return sparse.csr_matrix((out, block.indices, block.indptr), shape=block.shape)
 
 
 def _with_unlabelled(
