@@ -291,6 +291,7 @@ def test_nothing_of_the_query_is_changed_where_genes_are_hidden(toy, encoder):
         ({"library_size": np.inf}, "E-U22"),
         ({"mask": np.zeros((2, 2), dtype=bool)}, "E-U62"),
         ({"library_size": 0}, "E-U22"),
+        ({"library_size": "latent"}, "E-U22"),
     ],
 )
 def test_mistakes_in_reconstruction_are_refused(toy, encoder, wrong, code):

@@ -211,6 +211,20 @@ def test_values_of_other_kinds_are_refused(wrong, code):
         made().pretrain(**{"max_epochs": 1, **wrong}, **QUIET)
 
 
+def test_attention_of_no_cells_is_not_known(trained):
+    query = simulate_cells(10, 40, n_types=3, n_donors=5, fold_change=6.0, seed=1)
+    genes = list(trained.features.ids[:2])
+
+    found = trained.attention(query, genes=genes, indices=[])
+
+    assert list(found.index) == list(found.columns) == genes
+    assert found.isna().all(axis=None)
+    with pytest.raises(UsageError, match="E-U22"):
+        trained.attention(query, genes=None)
+    with pytest.raises(UsageError, match="E-U22"):
+        trained.attention_scores(query, top_k=2.5)
+
+
 def test_one_gene_has_a_vector_by_chance():
     one = coexpression_vectors(sparse.csr_matrix(np.ones((5, 1), np.float32)), 4)
 
@@ -412,6 +426,8 @@ def test_vectors_of_the_users_table_enter_by_name_and_are_not_trained(tmp_path, 
 
     forms = [table, {n: table.loc[n].tolist() for n in names}, word2vec]
     forms += [tmp_path / f"vectors.{end}" for end in ("csv", "tsv", "parquet")]
+    table.rename_axis("gene").reset_index().to_parquet(tmp_path / "named.parquet", index=False)
+    forms.append(tmp_path / "named.parquet")
     for form in forms:
         model = made(adata, gene_table=form)
         weight = model.module.encoder.genes.weight
@@ -439,8 +455,13 @@ def test_tables_that_are_none_are_refused(tmp_path):
         made(adata, gene_table={"GENE0": [1.0, 2.0], "GENE1": [1.0]})
     with pytest.raises(UsageError, match="E-U31"):
         made(adata, gene_table={"GENE0": ["a"]})
-    with pytest.raises(GeneMatchError, match="E-G03"):
+    with pytest.raises(GeneMatchError, match=r"0 of 40 genes are in the table.*E-G03"):
         made(adata, gene_table={f"X{i}": [1.0] for i in range(9)})
+    with pytest.raises(UsageError, match=r"a list, in which no genes are named.*E-U31"):
+        made(adata, gene_table=[[1.0, 2.0]])
+    np.save(tmp_path / "vectors.npy", np.ones((40, 3)))
+    with pytest.raises(InputFileError, match=r"no names of genes.*E-F22"):
+        made(adata, gene_table=tmp_path / "vectors.npy")
     with pytest.raises(UsageError, match=r"without a table.*E-U31"):
         made(adata, gene_embedding="table")
 

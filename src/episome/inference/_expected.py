@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -68,7 +67,7 @@ class ExpectedExpression:
         library_size: float = 1.0,
         min_gene_overlap: float = 0.5,
     ) -> None:
-        if not isinstance(library_size, numbers.Real) or not 0 < library_size < np.inf:
+        if not isinstance(library_size, int | float | np.number) or not 0 < library_size < np.inf:
             raise UsageError("E-U22", f"library_size={library_size!r}", fix="pass 1 or 10000")
         if hide is not None and len(hide):
             query = query.without_genes(hide, min_gene_overlap=min_gene_overlap)

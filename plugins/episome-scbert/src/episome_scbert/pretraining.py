@@ -138,7 +138,7 @@ class PretrainingMixin(SeenDonorsMixin, _Model):
             The loss is not finite (E-T01).
         """
         rate = float(self.module.config["mask_rate"]) if mask_rate is None else mask_rate
-        if not isinstance(rate, numbers.Real) or not 0 < float(rate) < 1:
+        if not isinstance(rate, int | float | np.number) or not 0 < rate < 1:
             raise UsageError(
                 "E-U15",
                 f"mask_rate={mask_rate}",
