@@ -217,7 +217,8 @@ def _said_of(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):
         # torch's own text is not for users: it advises to load without protection.
         return "its content is no plain data"
-    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+    said = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+    return f"torch did not write it, or it is damaged ({said})"
 
 
 def _unsafe_globals(path: Path) -> list[str]:
