@@ -37,7 +37,7 @@ def test_of_few_cells_nothing_is_said():
 @pytest.mark.parametrize("model", [NearestCentroid, LinearClassifier])
 @pytest.mark.parametrize("donor_key", [None, "donor_id"])
 def test_scores_of_training_cells_are_warned_of(tmp_path, model, donor_key):
-    cells = simulate_cells(240, 40, n_types=3, n_donors=8)
+    cells = simulate_cells(240, 40, n_types=3, n_donors=10)
     train = cells[cells.obs["donor_id"].isin([f"donor {i}" for i in range(5)]).to_numpy()].copy()
     others = cells[~cells.obs_names.isin(train.obs_names)].copy()
     train.write_h5ad(tmp_path / "train.h5ad")
