@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -193,7 +194,8 @@ def sample_columns(obs: pd.DataFrame, called: set[str], most: int = VALUES) -> l
         groups, unique = pd.factorize(values)  # numbered as they come: alike where groups are
         texts = {str(v) for v in unique}
         if 1 < len(texts) <= most and len(texts & called) < len(texts) / 2:
-            found.setdefault(groups.tobytes(), str(name))
+            alike = hashlib.blake2b(groups, digest_size=16).digest()
+            found.setdefault(alike, str(name))
     kept = set(found.values())
     own = [str(name) for name in obs.columns if str(name) in kept]
     return sorted(own, key=lambda name: not _SAMPLES.search(name))

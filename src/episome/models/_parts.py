@@ -304,8 +304,16 @@ def gene_places(features: FeatureSpace, known: FeatureSpace) -> NDArray[np.int64
     return known.match(mine, duplicates="first", where="the model's genes").columns
 
 
-def require_known_genes(places: NDArray[np.int64], min_gene_overlap: float, *, where: str) -> None:
-    """Refuse an encoder that knows too few genes.
+def require_known_genes(
+    places: NDArray[np.int64],
+    min_gene_overlap: float,
+    *,
+    where: str,
+    what: str = "known to the encoder",
+    why: str = "the others would start anew",
+    fix: str = "take a folder of the same species and gene names",
+) -> None:
+    """Refuse an encoder, or another table of genes, that knows too few.
 
     Parameters
     ----------
@@ -315,6 +323,8 @@ def require_known_genes(places: NDArray[np.int64], min_gene_overlap: float, *, w
         Smallest accepted share that is known.
     where
         How the message names the encoder.
+    what, why, fix
+        What the genes are that count, what becomes of the others, and what to do.
 
     Raises
     ------
@@ -325,10 +335,10 @@ def require_known_genes(places: NDArray[np.int64], min_gene_overlap: float, *, w
     if n_known < min_gene_overlap * len(places):
         raise GeneMatchError(
             "E-G03",
-            f"only {n_known:,} of {len(places):,} genes are known to the encoder",
+            f"only {n_known:,} of {len(places):,} genes are {what}",
             where=where,
-            why=f"the others would start anew; min_gene_overlap is {min_gene_overlap:g}",
-            fix="take a folder of the same species and gene names",
+            why=f"{why}; min_gene_overlap is {min_gene_overlap:g}",
+            fix=fix,
         )
 
 

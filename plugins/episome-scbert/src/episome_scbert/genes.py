@@ -14,9 +14,9 @@ from scipy.sparse.linalg import LinearOperator, svds
 
 from episome import settings
 from episome.data import FeatureSpace
-from episome.errors import GeneMatchError, InputFileError, UsageError
+from episome.errors import InputFileError, UsageError
 from episome.log import get_logger
-from episome.models import gene_places, normalized_rows
+from episome.models import gene_places, normalized_rows, require_known_genes
 from episome.nn import host_batch
 from episome_scbert.heads import PooledHead
 from episome_scbert.tokens import level_tokens
@@ -140,15 +140,14 @@ def vectors_for(
         Too few genes are in the table (E-G03).
     """
     places = gene_places(features, FeatureSpace(tuple(table.index)))
-    n_known = int((places >= 0).sum())
-    if n_known < min_gene_overlap * len(places):
-        raise GeneMatchError(
-            "E-G03",
-            f"only {n_known:,} of {len(places):,} genes are in the table of vectors",
-            where="gene_table",
-            why=f"the others would get some by chance; min_gene_overlap is {min_gene_overlap:g}",
-            fix="take a table with the names that the data have, or leave it out",
-        )
+    require_known_genes(
+        places,
+        min_gene_overlap,
+        where="gene_table",
+        what="in the table of vectors",
+        why="the others would get some by chance",
+        fix="take a table with the names that the data have, or leave it out",
+    )
     values = table.to_numpy(dtype=np.float32)
     rng = np.random.default_rng(settings.stream_seed("genes"))
     out = rng.normal(values.mean(0), values.std(0), (len(places), values.shape[1]))

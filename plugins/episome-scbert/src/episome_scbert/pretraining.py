@@ -380,7 +380,8 @@ def _ranks(block: sparse.csr_matrix) -> sparse.csr_matrix:
     rows = np.repeat(np.arange(len(sizes)), sizes)
     order = np.lexsort((block.data, rows))
     values, of = block.data[order], rows[order]
-    higher = np.r_[True, (values[1:] != values[:-1]) | (of[1:] != of[:-1])]
+    higher = np.ones(len(order), dtype=bool)
+    higher[1:] = (values[1:] != values[:-1]) | (of[1:] != of[:-1])
     ranks = np.cumsum(higher)
     first = ranks[block.indptr[:-1][sizes > 0]]
     ranks = ranks - np.repeat(first, sizes[sizes > 0]) + 1
