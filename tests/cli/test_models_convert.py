@@ -35,6 +35,7 @@ def test_a_format_that_no_plugin_knows_lists_those_that_are_known():
         (("genes.txt", "--from", "linear-scvi", "--trust"), 2, "E-U141"),
         (("genes.txt", "--from", "celltypist"), 4, "E-M36"),
         (("genes.txt", "--from", "ssl", "--set", "width=3"), 2, "E-U24"),
+        (("genes.txt", "--from", "ssl", "--set", "train.lr=3"), 2, "E-U26"),
         (("genes.txt", "--from", "ssl", "--genes", "genes.txt"), 4, "E-M31"),
     ],
 )

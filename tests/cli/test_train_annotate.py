@@ -178,6 +178,7 @@ def test_train_answers_in_json(files, tmp_path, run):
     arguments = ["train", "sctab", files / "reference.h5ad", "--labels-key", "cell_type"]
     arguments += ["-o", tmp_path / "m", "--max-epochs", 2, "--batch-size", 64, "--seed", 5]
     arguments += ["--preset", "small", "--set", "n_d=8", "--set", "mask=sparsemax"]
+    arguments += ["--set", "plan.lr=0.003", "--set", "train.refit=false"]
 
     result = run(*arguments, "--device", "cpu", "--threads", 1, "--json")
 
@@ -190,6 +191,7 @@ def test_train_answers_in_json(files, tmp_path, run):
     assert 0 <= found["metrics"]["validation_f1_macro"] <= 1
     assert (manifest["core"]["n_d"], manifest["core"]["mask"]) == (8, "sparsemax")
     assert (manifest["fit"]["seed"], manifest["fit"]["batch_size"]) == (5, 64)
+    assert (manifest["fit"]["plan"]["lr"], manifest["fit"]["refit"]) == (0.003, False)
 
 
 def test_annotate_answers_in_json(files, tmp_path, model, run):
@@ -275,6 +277,21 @@ FAILURES = {
     "bad choice": ((*ANNOTATE, "--input-kind", "raw"), 2, "E-U02"),
     "no key=value": ((*TRAIN, "--set", "x"), 2, "E-U26"),
     "unknown setting": ((*TRAIN, "--set", "x=1"), 2, "E-U24"),
+    "unknown kind of setting": ((*SCTAB, "--set", "fit.lr=1"), 2, "E-U26"),
+    "unknown setting of a training": ((*SCTAB, "--set", "train.x=1"), 2, "E-U16"),
+    "unknown setting of the optimiser": ((*SCTAB, "--set", "plan.x=1"), 2, "E-U14"),
+    "text for a number": ((*SCTAB, "--set", "train.train_size=x"), 2, "E-U26"),
+    "text for a number of lightning": ((*SCTAB, "--set", "train.max_steps=x"), 2, "E-U16"),
+    "no number for lightning": ((*SCTAB, "--set", "train.gradient_clip_val=x"), 2, "E-U16"),
+    "no accumulation": ((*SCTAB, "--set", "train.accumulate_grad_batches=0"), 2, "E-U16"),
+    "objects as text": ((*SCTAB, "--set", "train.callbacks=x"), 2, "E-U26"),
+    "settings of the optimiser as text": ((*SCTAB, "--set", "train.plan_kwargs=x"), 2, "E-U26"),
+    "given twice": ((*SCTAB, "--max-epochs", "2", "--set", "train.max_epochs=3"), 2, "E-U26"),
+    "settings of a training for auto": (
+        ("train", "auto", *TRAIN[2:], "--set", "train.max_epochs=3"),
+        2,
+        "E-U76",
+    ),
     "batch key": ((*TRAIN, "--batch-key", "batch"), 2, "E-U24"),
     "epochs of a model without": ((*TRAIN, "--max-epochs", "2"), 2, "E-U16"),
     "no column": ((*TRAIN[:3], "--labels-key", "kind", "-o", "{o}"), 2, "E-U04"),

@@ -11,8 +11,16 @@ import pytest
 import torch
 
 from episome.data import FeatureSpace, InputRule, Split, prepare_query
-from episome.errors import ResourceError, TrainingError
-from episome.train import MONITOR, BestWeights, CellDataModule, ClassifierPlan, History, fit
+from episome.errors import ResourceError, TrainingError, UsageError
+from episome.train import (
+    MONITOR,
+    BestWeights,
+    CellDataModule,
+    ClassifierPlan,
+    History,
+    check_trainer_kwargs,
+    fit,
+)
 
 
 def split_of(n, validation=0):
@@ -116,6 +124,22 @@ def test_without_validation_there_is_no_best_epoch(plan, data):
     assert set(result.history) == {"train_loss", "lr"}
     assert result.best_epoch is None
     assert result.n_epochs == 4
+
+
+def test_training_may_end_before_its_first_validation(plan, data, caplog):
+    with caplog.at_level("WARNING", "episome"):
+        result = run(plan(), data(), max_steps=2, early_stopping=True)
+
+    assert (result.n_updates, result.best_epoch) == (2, None)
+    assert "ended after 2 updates, before its first validation" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "given", [{"max_steps": 1.5}, {"accumulate_grad_batches": 0}, {"early_stopping_patience": "x"}]
+)
+def test_numbers_of_the_trainer_are_looked_at_before_anything_is_computed(given):
+    with pytest.raises(UsageError, match=r"pass a whole number.*E-U16"):
+        check_trainer_kwargs(given)
 
 
 def test_the_same_seed_gives_the_same_weights(plan, data):

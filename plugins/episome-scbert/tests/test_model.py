@@ -466,6 +466,38 @@ def test_tables_that_are_none_are_refused(tmp_path):
         made(adata, gene_embedding="table")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"nb_features": 8}, r"nb_features=8 changes nothing with attention='exact_nonzero'"),
+        ({"stabilizer": "cell"}, r"stabilizer='cell' changes nothing"),
+        ({"attention": "favor", "max_tokens": 9}, r"max_tokens=9 changes nothing .*'favor'"),
+        (
+            {
+                "gene_embedding": "coexpression",
+                "gene_table": {f"GENE{i}": [float(i)] for i in range(40)},
+            },
+            r"gene_embedding='coexpression' beside a gene_table",
+        ),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(options, message):
+    with pytest.raises(UsageError, match=rf"{message}.*E-U31"):
+        made(synthetic_adata(40, 40), **options)
+
+
+def test_options_of_a_kind_of_attention_are_taken_with_it(tmp_path):
+    adata = synthetic_adata(40, 40)
+    model = made(adata, attention="favor", nb_features=8, stabilizer="cell", max_tokens=0)
+    assert model.module.config["nb_features"] == 8
+    model.train(1, batch_size=32, **QUIET)
+    model.save(tmp_path / "model")
+    started = SCBERT(adata, init=tmp_path / "model")
+    started.train(1, batch_size=32, **QUIET)
+    started.save(tmp_path / "started")
+    assert SCBERT.load(tmp_path / "started").module.config["stabilizer"] == "cell"
+
+
 def test_vectors_by_co_expression_have_the_correlations_of_training_genes():
     from scipy import sparse
 

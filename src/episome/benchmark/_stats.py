@@ -11,7 +11,7 @@ from scipy import stats
 
 from episome import settings
 from episome.errors import UsageError
-from episome.metrics import bootstrap, class_table, macro_f1
+from episome.metrics import MIN_DONORS, bootstrap, class_table, macro_f1
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 #: What a comparison is between, besides the model.
 CELL = ("task", "data", "split", "condition")
-#: Fewer donors give no interval worth its name; cells are drawn then, and that is said.
-MIN_DONORS = 5
 #: Largest number of units whose sign flips are all tried.
 _EXACT = 14
 N_DRAWS = 1000
@@ -436,6 +434,7 @@ def _intervals(
         if said.empty:
             return {}
         donors = said["donor"].replace("", None)
+        # Of fewer donors cells are drawn, and that is said.
         several = donors.nunique() >= MIN_DONORS
         over = over if several else "cells"
         for metric, score in (("f1_macro", "macro_f1"), ("accuracy", "accuracy")):

@@ -465,7 +465,10 @@ CODES: dict[str, str] = {
         "lists those it takes."
     ),
     "E-U25": "Devices are auto, cpu, cuda, cuda:0, cuda:1 ... and mps.",
-    "E-U26": "--set takes KEY=VALUE; the value is read as JSON, and as text where it is none.",
+    "E-U26": (
+        "--set takes KEY=VALUE, train.KEY=VALUE or plan.KEY=VALUE; the value is read as JSON, and "
+        "as text where it is none. What has an option of its own is given once."
+    ),
     "E-U27": "Values are in a layer or in raw, and a split is a file or lists of rows: not both.",
     "E-U28": (
         "The object was not set up and does not follow the CELLxGENE schema. Call "

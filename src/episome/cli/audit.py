@@ -20,7 +20,7 @@ from episome.cli._command import (
     state_of,
     value_options,
 )
-from episome.cli.train import model_arguments, setup_arguments
+from episome.cli.train import given_settings, set_option, setup_arguments, with_settings
 from episome.errors import UsageError
 
 if TYPE_CHECKING:
@@ -122,9 +122,7 @@ SHOWN = 10
     show_default=True,
     help="keep leaves cells without a label out; they get no verdict.",
 )
-@click.option(
-    "--set", "settings_", multiple=True, metavar="KEY=VALUE", help="Argument of the model."
-)
+@set_option
 @click.option("--preset", help="Size preset of the model, where it has some.")
 @click.option("--max-epochs", type=click.IntRange(1), help="Passes over the cells.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
@@ -202,6 +200,7 @@ def _request(options: dict[str, Any]) -> AuditRequest:
     train: dict[str, object] = dict(device_arguments(options["device"]))
     if options["max_epochs"] is not None:
         train["max_epochs"] = options["max_epochs"]
+    model, train_settings = given_settings(options)
     same = (
         "input", "method", "cluster_key", "n_folds", "n_rounds", "false_discoveries", "threshold",
         "corrected", "prefix", "overwrite", "overwrite_columns", "dry_run", "seed", "max_memory",
@@ -210,8 +209,8 @@ def _request(options: dict[str, Any]) -> AuditRequest:
     return AuditRequest(
         output=None if options["dry_run"] else options["output"] or Path("audit.csv"),
         setup=setup_arguments(options),
-        model=model_arguments(options),
-        train=train,
+        model=model,
+        train=with_settings(train, train_settings),
         **{name: options[name] for name in same},
     )
 

@@ -302,7 +302,7 @@ def convert_command(ctx: click.Context, /, **options: Any) -> None:
 
 def _converted(options: dict[str, Any]) -> Outcome:
     from episome import plugins
-    from episome.cli.train import model_arguments
+    from episome.cli.train import given_settings
     from episome.errors import UsageError
     from episome.jobs import ConvertModelRequest, converter_of, models_convert
 
@@ -320,7 +320,15 @@ def _converted(options: dict[str, Any]) -> Outcome:
     arguments: dict[str, object] = {
         k: str(options[k]) for k in ("genes", "labels") if options[k] is not None
     }
-    arguments |= model_arguments({"settings_": options["settings_"]})
+    more, of_training = given_settings({"settings_": options["settings_"]})
+    if of_training:
+        raise UsageError(
+            "E-U26",
+            "--set of a training",
+            why="nothing is trained",
+            fix="leave train. and plan. out",
+        )
+    arguments |= more
     if options["trust"]:
         arguments["trust"] = True
     request = ConvertModelRequest(

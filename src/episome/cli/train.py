@@ -26,13 +26,29 @@ from episome.cli._command import (
     state_of,
     value_options,
 )
-from episome.errors import UsageError
+from episome.errors import UsageError, with_option
 
 if TYPE_CHECKING:
     from episome.jobs import Run, TrainRequest
     from episome.plugins import ModelSpec
 
 __all__ = ["command"]
+
+set_option = click.option(
+    "--set",
+    "settings_",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Argument of the model; train.KEY=VALUE: of its training, plan.KEY=VALUE: of the "
+    "optimiser. May be repeated.",
+)
+#: Arguments of a model that have an option of their own.
+_OF_MODEL = ("preset", "init", "markers")
+#: Arguments of a training that are objects, or have an option or a name of their own here.
+_NO_TEXT = {
+    *("plan_kwargs", "datasplitter_kwargs", "datamodule", "progress", "checkpoint_dir"),
+    *("callbacks", "logger", "plugins", "profiler", "shuffle_set_split"),
+}
 
 
 @click.command(
@@ -135,9 +151,7 @@ __all__ = ["command"]
     show_default=True,
     help="Train so many models that differ by their seed, and average their probabilities.",
 )
-@click.option(
-    "--set", "settings_", multiple=True, metavar="KEY=VALUE", help="Argument of the model."
-)
+@set_option
 @click.option(
     "--models",
     help="Names that METHOD auto compares, separated by commas; default all installed annotators.",
@@ -225,24 +239,25 @@ def train_command(ctx: click.Context, options: dict[str, Any], *, verb: str = "t
     if run is not None and (before := made_before(run, overwrite=options["overwrite"])):
         return before
     check_model_output(options["output"], overwrite=options["overwrite"])
-    model = model_arguments(options)
+    model, train_settings = given_settings(options)
 
     from episome.cli._ui import progress
     from episome.jobs import TrainRequest, describe_input, device_arguments, train
     from episome.resources import set_threads
 
     train_arguments = device_arguments(options["device"])
-    for name in ("max_epochs", "batch_size", "refit", "augment", "sampling"):
-        if options[name] is not None:
-            if auto:
-                raise UsageError(
-                    "E-U76",
-                    f"--{name.replace('_', '-')} is a setting of one model",
-                    where="auto",
-                    why="every candidate is taken as it comes",
-                    fix="leave it out, or name the model",
-                )
-            train_arguments[name] = options[name]
+    names = ("max_epochs", "batch_size", "refit", "augment", "sampling")
+    said = {n: options[n] for n in names if options[n] is not None}
+    if auto and (said or train_settings):
+        name = f"--{next(iter(said)).replace('_', '-')}" if said else "--set"
+        raise UsageError(
+            "E-U76",
+            f"{name} is a setting of one model",
+            where="auto",
+            why="every candidate is taken as it comes",
+            fix="leave it out, or name the model",
+        )
+    train_arguments |= said
     splitter = {"sampling": train_arguments.pop("sampling", None)}
     splitter["split"] = None if options["split"] is None else str(options["split"])
     if any(splitter.values()):
@@ -251,6 +266,7 @@ def train_command(ctx: click.Context, options: dict[str, Any], *, verb: str = "t
         train_arguments["strategy"] = options["strategy"]
     if options["devices"] is not None:
         train_arguments["devices"] = options["devices"]
+    train_arguments = with_settings(train_arguments, train_settings)
     request = TrainRequest(
         method=options["method"],
         input=options["input"],
@@ -391,23 +407,45 @@ def _json_file(path: Path) -> dict[str, Any]:
     return found
 
 
-def model_arguments(options: dict[str, Any]) -> dict[str, object]:
-    """Return the arguments of a model: --set, and what has an option of its own."""
-    arguments: dict[str, object] = {}
+def given_settings(options: dict[str, Any]) -> tuple[dict[str, object], dict[str, object]]:
+    """Return the arguments of a model and of its training.
+
+    Those of ``--set``, and of the model what has an option of its own.
+    """
+    found: dict[str, dict[str, object]] = {"model": {}, "train": {}, "plan": {}}
     for pair in options["settings_"]:
-        key, equals, value = pair.partition("=")
-        if not equals or not key.isidentifier():
+        name, equals, value = pair.partition("=")
+        kind, dot, key = name.partition(".")
+        kind, key = (kind, key) if dot else ("model", name)
+        if not equals or kind not in found or not key.isidentifier():
             raise UsageError(
-                "E-U26", f"--set {pair!r} is no KEY=VALUE", fix="for example --set n_steps=3"
+                "E-U26",
+                f"--set {pair!r} is no KEY=VALUE",
+                fix="for example --set n_steps=3, --set train.train_size=0.8, --set plan.lr=0.01",
             )
-        arguments[key] = json_value(value)
-    if options.get("preset"):
-        arguments["preset"] = options["preset"]
-    if options.get("init"):
-        arguments["init"] = str(options["init"])
-    if options.get("markers"):
-        arguments["markers"] = str(options["markers"])
-    return arguments
+        if kind == "train" and key in _NO_TEXT:
+            raise UsageError(
+                "E-U26",
+                f"--set {name} cannot be given as text",
+                fix="use --set plan.KEY=VALUE" if key == "plan_kwargs" else "train in Python",
+            )
+        found[kind][key] = json_value(value)
+    model, train = found["model"], found["train"]
+    model |= {name: str(options[name]) for name in _OF_MODEL if options.get(name)}
+    if found["plan"]:
+        train["plan_kwargs"] = found["plan"]
+    return model, train
+
+
+def with_settings(named: dict[str, object], settings: dict[str, object]) -> dict[str, object]:
+    """Return the arguments of a training: those with options of their own, and --set."""
+    if twice := sorted({*named} & {*settings}):
+        raise UsageError(
+            "E-U26",
+            f"--set train.{twice[0]} is given beside {with_option(twice[0])}",
+            fix="give one of them",
+        )
+    return {**named, **settings}
 
 
 def json_value(text: str) -> object:

@@ -18,7 +18,13 @@ from episome.cli._command import (
     state_of,
     value_options,
 )
-from episome.cli.train import json_value, model_arguments, setup_arguments
+from episome.cli.train import (
+    given_settings,
+    json_value,
+    set_option,
+    setup_arguments,
+    with_settings,
+)
 from episome.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,9 +77,7 @@ __all__ = ["command"]
     type=click.IntRange(1),
     help="Settings that are tried at a time; default one per core or GPU.",
 )
-@click.option(
-    "--set", "settings_", multiple=True, metavar="KEY=VALUE", help="Argument of the model."
-)
+@set_option
 @click.option("--max-epochs", type=click.IntRange(1), help="Passes over the cells.")
 @value_options
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
@@ -100,6 +104,7 @@ def _tune(ctx: click.Context, options: dict[str, Any]) -> Outcome:
     train: dict[str, object] = dict(device_arguments(options["device"]))
     if options["max_epochs"] is not None:
         train["max_epochs"] = options["max_epochs"]
+    model, train_settings = given_settings(options)
     request = TuneRequest(
         method=options["method"],
         input=options["input"],
@@ -109,8 +114,8 @@ def _tune(ctx: click.Context, options: dict[str, Any]) -> Outcome:
         n_trials=options["n_trials"],
         time_budget=options["time_budget"],
         n_workers=options["n_workers"],
-        model=model_arguments(options),
-        train=train,
+        model=model,
+        train=with_settings(train, train_settings),
         overwrite=options["overwrite"],
         seed=options["seed"],
         max_memory=options["max_memory"],

@@ -12,6 +12,9 @@ from episome.errors import UsageError, did_you_mean, with_option
 if TYPE_CHECKING:
     from episome.models import EpisomeModel
 
+#: Annotations that no text fits, in words.
+_SAID = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+
 
 def known_arguments(
     function: Callable[..., object],
@@ -29,7 +32,7 @@ def known_arguments(
     Raises
     ------
     UsageError
-        E-U24, naming what it takes.
+        E-U24, naming what it takes; text for a number (E-U26).
     """
     parameters = _parameters_of(function)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -48,7 +51,25 @@ def known_arguments(
             why=f"it takes {', '.join(names)}" if names else "it takes none",
             fix=did_you_mean(unknown[0], names) or "leave them out, or use one of these",
         )
+    for name, value in given.items():
+        if name in parameters:
+            _require_kind(name, value, parameters[name].annotation, where)
     return dict(given)
+
+
+def _require_kind(name: str, value: object, annotation: object, where: str) -> None:
+    """Refuse text where a number, true or false is wanted: --set takes any text (E-U26)."""
+    kinds = {} if not isinstance(annotation, str) else dict.fromkeys(annotation.split(" | "))
+    kinds.pop("None", None)
+    if not kinds or not kinds.keys() <= _SAID.keys() or not isinstance(value, str):
+        return
+    raise UsageError(
+        "E-U26",
+        f"{with_option(name)} is {value!r}",
+        where=where,
+        why=f"it is {' or '.join(_SAID[k] for k in kinds)}",
+        fix="correct it, or leave it out",
+    )
 
 
 def _said(argument: str, option: str | None) -> str:

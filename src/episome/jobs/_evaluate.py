@@ -42,6 +42,7 @@ from episome.jobs._report import check_report, written_or_told
 from episome.jobs._report_calls import evaluation_report
 from episome.jobs._report_facts import curve_points
 from episome.metrics import (
+    MIN_DONORS,
     bootstrap,
     brier_score,
     by_group,
@@ -63,8 +64,6 @@ if TYPE_CHECKING:
 
 #: Share of cells with names of training cells from which on they are taken for the same.
 _KNOWN = 0.5
-#: Fewer donors give intervals that are much too narrow.
-FEW_DONORS = 5
 #: Scores that have an interval.
 WITH_INTERVAL = ("f1_macro", "accuracy")
 #: Pairs of truth and call that are listed.
@@ -343,7 +342,7 @@ def _shared(manifest: Mapping[str, Any], donors: NDArray[np.object_] | None) -> 
 def _warn_few(request: EvaluateRequest, donors: NDArray[np.object_] | None) -> None:
     """Warn of intervals over donors that are too few for one."""
     n = 0 if donors is None else len({d for d in donors if d is not None})
-    if 2 <= n < FEW_DONORS:
+    if 2 <= n < MIN_DONORS:
         warn(
             Problem(
                 "E-L49",
@@ -351,7 +350,7 @@ def _warn_few(request: EvaluateRequest, donors: NDArray[np.object_] | None) -> N
                 where=f"{shown_name(request.input)}.obs[{request.donor_key!r}]",
                 count=n,
                 why="drawn again and again they vary less than new donors would: the intervals "
-                f"are much too narrow below {FEW_DONORS}",
+                f"are much too narrow below {MIN_DONORS}",
                 fix="score more donors, or read the scores of each donor beside each other",
             )
         )

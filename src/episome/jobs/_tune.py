@@ -160,6 +160,7 @@ def _tune(request: TuneRequest, progress: Callable[[int, int], None] | None) -> 
     )
     known_arguments(cls.__init__, request.model, spec.name, option="--set")
     require_preset(cls, request.model)
+    cls.check_train_arguments(known_arguments(cls.train, request.train, f"{spec.name} (train)"))
     has_donors = setup.get("donor_key") is not None
     space = request.space or cls.tuning_space(has_donors=has_donors)
     candidates = _candidates(cls, request, space)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from episome._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from episome.metrics._bootstrap import Interval, bootstrap, class_intervals
+    from episome.metrics._bootstrap import MIN_DONORS, Interval, bootstrap, class_intervals
     from episome.metrics._bootstrap_mean import bootstrap_mean
     from episome.metrics._calibration import (
         brier_score,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from episome.metrics._neighbors import knn_mean, knn_probabilities
 
 _HOME = {
+    "MIN_DONORS": "_bootstrap",
     "Interval": "_bootstrap",
     "ModalityScores": "_modality",
     "accuracy": "_classification",

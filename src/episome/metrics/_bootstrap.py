@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from episome.ontology import ClassHierarchy
 
+#: Fewer donors give intervals over donors that are much too narrow: see :func:`bootstrap`.
+MIN_DONORS = 5
 #: Drawn numbers held at once, 64 MB.
 MAX_DRAWN = 8_000_000
 

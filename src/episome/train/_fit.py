@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
+import numpy as np
 import pandas as pd
 import torch
 
@@ -43,6 +44,13 @@ _EARLY: dict[str, Any] = {
     "early_stopping_patience": 10,
     "early_stopping_min_delta": 0.0,
 }
+#: Whole numbers of Lightning's trainer and scvi-tools, and the least that each can be.
+_NUMBERS = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "early_stopping_patience": 0,
+    "max_steps": -1,
+}
 _REFUSED = {
     "enable_checkpointing": "the best weights are kept and restored without it",
     "checkpointing_monitor": "pass early_stopping_monitor",
@@ -62,6 +70,7 @@ def check_trainer_kwargs(trainer_kwargs: Mapping[str, object]) -> None:
     known -= {"max_epochs", "accelerator", "devices", *_REFUSED}
     unknown = sorted(set(trainer_kwargs) - known)
     if not unknown:
+        _require_numbers(trainer_kwargs)
         return
     words = [*sorted(known), "plan_kwargs", "batch_size", "max_epochs", "train_size", "refit"]
     near = near_names(unknown[0], words)
@@ -69,9 +78,25 @@ def check_trainer_kwargs(trainer_kwargs: Mapping[str, object]) -> None:
         "E-U16",
         f"train() does not know {', '.join(map(with_option, unknown))}",
         why=_REFUSED.get(unknown[0]) or (f"near: {', '.join(near)}" if near else None),
-        fix="optimiser settings go into plan_kwargs={...}, settings of Lightning's trainer are "
-        "keywords",
+        fix="optimiser settings go into plan_kwargs={...} (--set plan.KEY=VALUE), settings of "
+        "Lightning's trainer are keywords (--set train.KEY=VALUE)",
     )
+
+
+def _require_numbers(trainer_kwargs: Mapping[str, object]) -> None:
+    """Refuse values that would fail, or be of no effect, when the training runs already."""
+    for name, least in _NUMBERS.items():
+        value = trainer_kwargs.get(name)
+        if value is None:
+            continue
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not whole or int(value) < least:  # type: ignore[call-overload]  # a number here
+            raise UsageError(
+                "E-U16",
+                f"{name}={value!r}",
+                where="train()",
+                fix=f"pass a whole number of at least {least}",
+            )
 
 
 def fit(

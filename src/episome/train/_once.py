@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping
 
 from episome.errors import Problem, ResourceError, TrainingError, UsageError, warn
+from episome.log import get_logger
 from episome.train._callbacks import (
     FEW_UPDATES,
     AverageWeights,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from episome.train._plan import CorePlan
     from episome.train._run_folder import RunPart
 
+logger = get_logger(__name__)
+
 #: How often the rate is halved before a run that diverges is given up.
 MAX_HALVED = 3
 
@@ -40,7 +43,7 @@ MAX_HALVED = 3
 class Fit:
     """What a training run leaves beside the weights.
 
-    ``best_epoch`` is ``None`` when there was no validation.
+    ``best_epoch`` is ``None`` when there was no validation; the weights are then the last ones.
     """
 
     history: Mapping[str, pd.DataFrame]
@@ -121,8 +124,15 @@ class Once:
                 raise
             self._smaller_batches(error, survive.at_failure, trainer)
             return None
-        if not self.validates and trainer.global_step < renorm.few_updates:
-            renorm.run(self.plan)
+        if best.epoch is None:
+            if self.validates:
+                logger.warning(
+                    "training ended after %d updates, before its first validation: the last "
+                    "weights are kept, and none were compared",
+                    trainer.global_step,
+                )
+            if trainer.global_step < renorm.few_updates:
+                renorm.run(self.plan)
         return Fit(
             history=history.frames(),
             best_epoch=best.epoch,
@@ -150,6 +160,8 @@ class Once:
                     mode=self.early["early_stopping_mode"],
                     patience=self.early["early_stopping_patience"],
                     min_delta=self.early["early_stopping_min_delta"],
+                    # A limit of steps or time may end training before the first validation.
+                    strict=False,
                 )
             )
         callbacks.append(history)
@@ -245,7 +257,7 @@ def make_trainer(
             enable_checkpointing=False,
             **{**defaults, **given},
         )
-    except (pl.utilities.exceptions.MisconfigurationException, ValueError) as error:
+    except (pl.utilities.exceptions.MisconfigurationException, TypeError, ValueError) as error:
         if accelerator in {"auto", "cpu"}:
             raise UsageError(
                 "E-U16",

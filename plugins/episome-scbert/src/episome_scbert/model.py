@@ -108,6 +108,12 @@ class SCBERT(
         A model with such an encoder, or its folder, to start from; sizes that are not given are
         its.
 
+    Raises
+    ------
+    UsageError
+        There is no such preset (E-U23); a network that cannot be built, or an option that would
+        change nothing beside the others (E-U31).
+
     Notes
     -----
     The vocabulary, the genes and their vectors come from the data or the user: no file of the
@@ -209,6 +215,8 @@ class SCBERT(
         config["max_tokens"] = config["max_tokens"] or None
         if config["attention"] != "favor" and "appended" not in given:
             config["appended"] = False
+        if not restored:
+            _require_used(given, config["attention"], has_table=has_table)
         return config
 
     # --- set-up -----------------------------------------------------------------------------
@@ -476,3 +484,32 @@ OPTIONS = (
     "appended",
     "checkpointing",
 )
+#: Options that mean something with one kind of attention alone.
+_OF_KIND = {"nb_features": "favor", "stabilizer": "favor", "max_tokens": "exact_nonzero"}
+
+
+def _require_used(given: Mapping[str, Any], attention: str, *, has_table: bool) -> None:
+    """Refuse options that would change nothing beside the others.
+
+    Raises
+    ------
+    UsageError
+        There are some (E-U31).
+    """
+    for name, kind in _OF_KIND.items():
+        if given.get(name) and attention != kind:
+            raise UsageError(
+                "E-U31",
+                f"{name}={given[name]!r} changes nothing with attention={attention!r}",
+                where="SCBERT",
+                fix=f'leave it out, or pass attention="{kind}"',
+            )
+    start = given.get("gene_embedding", "table")
+    if has_table and start != "table":
+        raise UsageError(
+            "E-U31",
+            f"gene_embedding={start!r} beside a gene_table",
+            where="SCBERT",
+            why="genes start from one or the other",
+            fix="leave one of the two out",
+        )
