@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -213,9 +214,38 @@ def test_set_threads_sets_what_is_imported(threads_are_put_back, monkeypatch):
 
     assert resources.set_threads(3) == 3
 
-    assert called == [("torch", 3), ("numba", 2)]
+    # In this order: numba may set the threads of an OpenMP that both share.
+    assert called == [("numba", 2), ("torch", 3)]
     assert os.environ["OMP_NUM_THREADS"] == "3"
     monkeypatch.undo()
+
+
+_USES_NUMBA = """
+import torch
+from episome import resources
+{first}
+resources.set_threads(1)
+import numba
+import numpy as np
+
+@numba.njit(parallel=True)
+def total(x):
+    out = 0.0
+    for i in numba.prange(len(x)):
+        out += x[i]
+    return out
+
+assert total(np.ones(9)) == 9
+assert torch.get_num_threads() == 1, torch.get_num_threads()
+"""
+
+
+@pytest.mark.parametrize("first", ["import numba", ""])
+def test_numba_leaves_the_threads_of_torch_alone(first):
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    code = _USES_NUMBA.format(first=first)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.parametrize("n", [0, -1, True, 1.0])

@@ -87,10 +87,15 @@ def set_threads(n: int | None = None) -> int:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(threads)
     threadpool_limits(limits=threads)
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.set_num_threads(threads)
+    # Numba may share torch's OpenMP, whose threads it sets to its own number when it starts its
+    # pool: it comes first here, and gets the number by its variable where it is imported later.
+    # Once it has read the variable, a change would be an error.
+    if "numba" not in sys.modules:
+        os.environ["NUMBA_NUM_THREADS"] = str(threads)
     if (numba := sys.modules.get("numba")) is not None:
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(threads)
     _log.debug("%d threads", threads)
     return threads
 

@@ -186,7 +186,8 @@ def test_train_answers_in_json(files, tmp_path, run):
     manifest = read_manifest(tmp_path / "m")
     assert found["outputs"] == [{"path": str(tmp_path / "m")}]
     assert found["inputs"][0]["sha256"] == digests(files)["reference.h5ad"]
-    assert (found["model"], found["n_cells"], found["n_classes"]) == ("sctab", 150, 3)
+    # Not trained again on the cells of the validation.
+    assert (found["model"], found["n_cells"], found["n_classes"]) == ("sctab", 135, 3)
     assert found["fit"]["n_epochs"] == 2
     assert 0 <= found["metrics"]["validation_f1_macro"] <= 1
     assert (manifest["core"]["n_d"], manifest["core"]["mask"]) == (8, "sparsemax")

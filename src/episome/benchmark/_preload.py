@@ -7,8 +7,8 @@ import importlib
 import os
 
 # Before numpy: every run has one thread.
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"
+for _name in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
+    os.environ[f"{_name}_NUM_THREADS"] = "1"
 
 from episome.benchmark._local import MODULES  # noqa: E402 - after the threads are set
 
