@@ -30,7 +30,8 @@ def tests(session: nox.Session) -> None:
     Two processes share the files; each has one thread, or they would wait for each other. One that
     crashes ends the run: without its tests the other would wait for ever.
     """
-    session.env.setdefault("OMP_NUM_THREADS", "1")
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        session.env.setdefault(name, "1")
     if not any(Path(a.split("::")[0]).exists() for a in session.posargs):
         # 5: its package is not installed, and there is nothing to run.
         apart = [sys.executable, "-m", "pytest", *APART, *session.posargs]

@@ -14,6 +14,7 @@ from types import ModuleType
 
 # Threads that wait for each other on a busy machine make a network of ten cells 30 times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 import hypothesis
 import numpy as np
