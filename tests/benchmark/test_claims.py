@@ -190,7 +190,8 @@ def test_cells_above_a_threshold_are_counted(tmp_path):
     assert by_novelty.iloc[9][["found", "lost"]].tolist() == [0.5, 0.0]
     # A cell without confidence is as doubtful as can be.
     assert sure.iloc[-1][["found", "lost"]].tolist() == [0.0, 0.5]
-    assert "Thresholds of novelty" in report(store).markdown()
+    text = report(store).markdown()
+    assert "Thresholds of novelty\n\nPicture, on the HTML page: Cells of the type" in text
     assert threshold_curve(store, study="other").empty
 
 

@@ -132,7 +132,7 @@ class Page:
         )
 
     def markdown(self) -> str:
-        """Return the page as Markdown, without its pictures."""
+        """Return the page as Markdown, with what they show in place of pictures."""
         lines = [f"# {self.title}", ""]
         lines += [self.lead, ""] if self.lead else []
         for heading, parts in self.sections.items():
@@ -142,6 +142,8 @@ class Page:
                     lines += [part.text, ""]
                 elif isinstance(part, Table):
                     lines += [*_markdown(part), ""]
+                elif isinstance(part, Figure):
+                    lines += [f"Picture, on the HTML page: {part.alternative.rstrip('.')}.", ""]
                 elif isinstance(part, Code):
                     lines += [part.caption, "", "```", part.text, "```", ""]
         return "\n".join(lines)
