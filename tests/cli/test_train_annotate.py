@@ -286,6 +286,7 @@ FAILURES = {
     "no number for lightning": ((*SCTAB, "--set", "train.gradient_clip_val=x"), 2, "E-U16"),
     "no accumulation": ((*SCTAB, "--set", "train.accumulate_grad_batches=0"), 2, "E-U16"),
     "objects as text": ((*SCTAB, "--set", "train.callbacks=x"), 2, "E-U26"),
+    "resume as a setting": ((*SCTAB, "--set", "train.resume=x"), 2, "E-U26"),
     "settings of the optimiser as text": ((*SCTAB, "--set", "train.plan_kwargs=x"), 2, "E-U26"),
     "given twice": ((*SCTAB, "--max-epochs", "2", "--set", "train.max_epochs=3"), 2, "E-U26"),
     "settings of a training for auto": (

@@ -46,7 +46,7 @@ set_option = click.option(
 _OF_MODEL = ("preset", "init", "markers")
 #: Arguments of a training that are objects, or have an option or a name of their own here.
 _NO_TEXT = {
-    *("plan_kwargs", "datasplitter_kwargs", "datamodule", "progress", "checkpoint_dir"),
+    *("plan_kwargs", "datasplitter_kwargs", "datamodule", "progress", "checkpoint_dir", "resume"),
     *("callbacks", "logger", "plugins", "profiler", "shuffle_set_split"),
 }
 
