@@ -44,10 +44,14 @@ set_option = click.option(
 )
 #: Arguments of a model that have an option of their own.
 _OF_MODEL = ("preset", "init", "markers")
-#: Arguments of a training that are objects, or have an option or a name of their own here.
+#: Arguments of a training that are objects, or have another form here; what to do instead.
 _NO_TEXT = {
-    *("plan_kwargs", "datasplitter_kwargs", "datamodule", "progress", "checkpoint_dir", "resume"),
-    *("callbacks", "logger", "plugins", "profiler", "shuffle_set_split"),
+    **dict.fromkeys(("callbacks", "logger", "plugins", "profiler"), "train in Python"),
+    **dict.fromkeys(("datamodule", "progress", "checkpoint_dir"), "leave it out"),
+    "plan_kwargs": "use --set plan.KEY=VALUE",
+    "datasplitter_kwargs": "use --split or --sampling",
+    "shuffle_set_split": "use --split",
+    "resume": "use --resume",
 }
 
 
@@ -426,8 +430,8 @@ def given_settings(options: dict[str, Any]) -> tuple[dict[str, object], dict[str
         if kind == "train" and key in _NO_TEXT:
             raise UsageError(
                 "E-U26",
-                f"--set {name} cannot be given as text",
-                fix="use --set plan.KEY=VALUE" if key == "plan_kwargs" else "train in Python",
+                f"--set {name} cannot be given so",
+                fix=_NO_TEXT[key],
             )
         found[kind][key] = json_value(value)
     model, train = found["model"], found["train"]
