@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -107,6 +108,18 @@ def test_no_results_are_no_report(tmp_path, store):
         report(ResultStore(tmp_path))
     with pytest.raises(UsageError, match="small.*E-B13"):
         report(store, "other")
+
+
+def test_conditions_are_in_the_order_of_their_numbers(tmp_path):
+    store = ResultStore(tmp_path)
+    for share in (100, 50, 9):
+        name = f"without {share} % of the genes"
+        store.add(replace(result(f"r{share}"), scores={(name, "accuracy"): 0.5}))
+
+    text = report(store).markdown()
+
+    places = [text.index(f"without {share} %") for share in (9, 50, 100)]
+    assert places == sorted(places)
 
 
 def test_results_of_a_task_that_is_gone_are_still_shown(tmp_path):

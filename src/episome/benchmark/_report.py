@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -184,6 +185,7 @@ def _compared(found: list[Comparison], caption: str) -> Table:
         for c in found
     ]
     frame = pd.DataFrame(rows)
+    frame = frame.sort_values(["data", "split", "condition"], key=_by_number, kind="stable")
     if (frame["condition"] == "").all():
         frame = frame.drop(columns="condition")
     return Table(frame, caption)
@@ -338,8 +340,15 @@ def _best_first(frame: pd.DataFrame, main: str) -> pd.DataFrame:
     order = ["condition"] if "condition" in frame else []
     if main in frame:
         ascending = [True] * len(order) + [False]
-        return frame.sort_values([*order, main], ascending=ascending)
+        return frame.sort_values([*order, main], ascending=ascending, key=_by_number)
     return frame
+
+
+def _by_number(column: pd.Series) -> pd.Series:
+    """Return the values of a column as they are sorted: 50 % before 100 %."""
+    if pd.api.types.is_numeric_dtype(column):
+        return column
+    return column.map(lambda v: re.sub(r"\d+", lambda found: found[0].zfill(12), str(v)))
 
 
 def _overview(scores: pd.DataFrame, main: str, *, higher: bool) -> list[Text | Table | Figure]:
