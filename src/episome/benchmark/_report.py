@@ -338,10 +338,10 @@ def _best_first(frame: pd.DataFrame, main: str) -> pd.DataFrame:
     if "condition" in frame and (frame["condition"] == "").all():
         frame = frame.drop(columns="condition")
     order = ["condition"] if "condition" in frame else []
+    ascending = [True] * len(order)
     if main in frame:
-        ascending = [True] * len(order) + [False]
-        return frame.sort_values([*order, main], ascending=ascending, key=_by_number)
-    return frame
+        order, ascending = [*order, main], [*ascending, False]
+    return frame.sort_values(order, ascending=ascending, key=_by_number) if order else frame
 
 
 def _by_number(column: pd.Series) -> pd.Series:
