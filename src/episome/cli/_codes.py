@@ -467,8 +467,8 @@ CODES: dict[str, str] = {
     "E-U25": "Devices are auto, cpu, cuda, cuda:0, cuda:1 ... and mps.",
     "E-U26": (
         "--set takes KEY=VALUE, train.KEY=VALUE or plan.KEY=VALUE; the value is read as JSON, and "
-        "as text where it is none, which no number takes. What has an option of its own is given "
-        "once."
+        "as text where it is none; it has to be of the kind that the argument takes. What has an "
+        "option of its own is given once."
     ),
     "E-U27": "Values are in a layer or in raw, and a split is a file or lists of rows: not both.",
     "E-U28": (

@@ -5,15 +5,24 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from types import NoneType
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from episome.errors import UsageError, did_you_mean, with_option
 
 if TYPE_CHECKING:
     from episome.models import EpisomeModel
 
-#: Annotations that no text fits, in words.
-_SAID = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+#: Annotations that are looked at, what fits them, and in words.
+_KINDS = {
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "bool": (bool | np.bool_, "true or false"),
+    "None": (NoneType, "null"),
+}
 
 
 def known_arguments(
@@ -32,7 +41,7 @@ def known_arguments(
     Raises
     ------
     UsageError
-        E-U24, naming what it takes; text for a number (E-U26).
+        E-U24, naming what it takes; no number where it takes one (E-U26).
     """
     parameters = _parameters_of(function)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -58,16 +67,19 @@ def known_arguments(
 
 
 def _require_kind(name: str, value: object, annotation: object, where: str) -> None:
-    """Refuse text where a number, true or false is wanted: --set takes any text (E-U26)."""
-    kinds = {} if not isinstance(annotation, str) else dict.fromkeys(annotation.split(" | "))
-    kinds.pop("None", None)
-    if not kinds or not kinds.keys() <= _SAID.keys() or not isinstance(value, str):
+    """Refuse what is no number, true or false where one is wanted: --set takes anything."""
+    kinds = annotation.split(" | ") if isinstance(annotation, str) else []
+    if not kinds or not _KINDS.keys() >= {*kinds}:
+        return
+    # True is a whole number to Python.
+    asked = ["bool"] if isinstance(value, bool | np.bool_) else [*_KINDS]
+    if any(k in asked and isinstance(value, _KINDS[k][0]) for k in kinds):
         return
     raise UsageError(
         "E-U26",
         f"{with_option(name)} is {value!r}",
         where=where,
-        why=f"it is {' or '.join(_SAID[k] for k in kinds)}",
+        why=f"it is {' or '.join(_KINDS[k][1] for k in kinds if k != 'None')}",
         fix="correct it, or leave it out",
     )
 
