@@ -76,6 +76,14 @@ def test_small_references_share_the_validation_cells_and_say_so(toy, caplog):
     assert model.confidence_.facts["source"] == "validation"
     assert any("they also chose the epoch" in r.getMessage() for r in caplog.records)
 
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        model.train(max_steps=1, accelerator="cpu")  # ends before a validation
+
+    said = [r.getMessage() for r in caplog.records]
+    assert any("is calibrated on" in m for m in said)
+    assert not any("they also chose the epoch" in m for m in said)
+
 
 def test_a_refit_is_calibrated_by_what_the_first_run_said(toy):
     adata = cells(400)

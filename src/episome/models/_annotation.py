@@ -371,6 +371,7 @@ class AnnotationMixin(CallsMixin, _Base):
             values=values,
             seed=seed,
             name=type(self).__name__,
+            chose_epoch=self.fit_.get("best_epoch", 0) is not None,
         )
 
     def _calibration_size(

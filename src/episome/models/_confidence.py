@@ -84,6 +84,7 @@ def confidence_of(
     values: Callable[[NDArray[np.int64]], sparse.csr_matrix],
     seed: int,
     name: str,
+    chose_epoch: bool = True,
 ) -> Confidence:
     """Fit the confidence of a model; without enough cells it has none, and says so.
 
@@ -101,6 +102,8 @@ def confidence_of(
         Of folds and draws.
     name
         How the log calls the model.
+    chose_epoch
+        Whether validation cells chose the epoch; a training may end before it has any to choose.
     """
     if held is None or len(held.rows) < MIN_CELLS:
         n = 0 if held is None else len(held.rows)
@@ -123,7 +126,7 @@ def confidence_of(
         seed=seed,
     )
     found = replace(found, shift=shift_grid(held.shifted, found.map, codes))
-    shared = "; they also chose the epoch" if held.source == "validation" else ""
+    shared = "; they also chose the epoch" if held.source == "validation" and chose_epoch else ""
     after, before = found.facts["after"], found.facts["before"]
     logger.info(
         # The map is chosen by the second; of few cells the first is rough.
