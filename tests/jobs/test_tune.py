@@ -140,6 +140,8 @@ def test_models_say_what_is_worth_trying():
         ({"space": {"n_top_genes": (1, 2)}}, "E-U99"),
         ({"space": {"model.n_top_genes": ()}}, "E-U99"),
         ({"space": {"model.nothing": (1, 2)}}, "E-U24"),
+        ({"space": {"model.n_top_genes": (1000, "many")}}, "E-U26"),
+        ({"space": {"plan.lr": (0.01, "fast")}, "method": "mlp"}, "E-U15"),
         ({"method": "pca"}, "E-U99"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from episome import settings
+from episome import jobs, settings
 from episome.data import simulate_cells
 from episome.errors import (
     GeneMatchError,
@@ -308,6 +308,29 @@ def test_a_fresh_encoder_is_not_frozen():
     with pytest.raises(UsageError, match="E-U30"):
         SCBERT.check_train_arguments({"trainable": "none"})
     SCBERT.check_train_arguments({"trainable": "last", "max_epochs": 1, "batch_size": 3})
+
+
+def test_the_published_schedule_is_known_before_cells_are_read():
+    SCBERT.check_train_arguments({"plan_kwargs": {"restarts": True}})
+    with pytest.raises(UsageError, match=r"restarts='maybe'.*E-U15"):
+        SCBERT.check_train_arguments({"plan_kwargs": {"restarts": "maybe"}})
+
+
+def test_text_is_no_switch():
+    with pytest.raises(UsageError, match=r"mask_zeros='no'.*E-U31"):
+        made(mask_zeros="no")
+
+
+def test_arguments_that_train_hands_on_are_looked_at(tmp_path):
+    path = tmp_path / "cells.h5ad"
+    synthetic_adata(60, 40).write_h5ad(path)
+    setup, train = {"labels_key": "cell_type"}, {"train_size": "abc"}
+    request = jobs.TrainRequest(
+        method="scbert", input=path, output=tmp_path / "m", setup=setup, train=train
+    )
+
+    with pytest.raises(UsageError, match=r"train_size.*'abc'.*a number.*E-U26"):
+        jobs.train(request)
 
 
 @pytest.mark.parametrize("class_weight", [None, "balanced"])

@@ -52,6 +52,13 @@ _NO_TEXT = {
     "datasplitter_kwargs": "use --split or --sampling",
     "shuffle_set_split": "use --split",
     "resume": "use --resume",
+    "accelerator": "use --device",
+    "devices": "use --devices",
+    "seed": "use --seed",
+    "sampling": "use --sampling",
+    "split": "use --split",
+    # Every process would wait for others that nobody starts.
+    "num_nodes": "train in Python, where a launcher starts the processes",
 }
 
 
@@ -433,6 +440,8 @@ def given_settings(options: dict[str, Any]) -> tuple[dict[str, object], dict[str
                 f"--set {name} cannot be given so",
                 fix=_NO_TEXT[key],
             )
+        if key in found[kind] or (kind == "model" and key in _OF_MODEL and options.get(key)):
+            raise UsageError("E-U26", f"{name} is given twice", fix="give it once")
         found[kind][key] = json_value(value)
     model, train = found["model"], found["train"]
     model |= {name: str(options[name]) for name in _OF_MODEL if options.get(name)}

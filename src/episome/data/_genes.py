@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from episome.errors import UsageError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
@@ -28,12 +30,21 @@ def variable_genes(values: sparse.csr_matrix, n_top_genes: int | None) -> NDArra
     -------
     Sorted column numbers, int64; exactly ``n_top_genes``.
 
+    Raises
+    ------
+    UsageError
+        No gene is wanted (E-U22).
+
     Notes
     -----
     scanpy's ``highly_variable_genes`` with the binned dispersions of Seurat. Genes alone in their
     bin tie there, and scanpy takes all of them or none: here the larger dispersion comes first.
     """
     n_genes = values.shape[1]
+    if n_top_genes is not None and n_top_genes < 1:
+        raise UsageError(
+            "E-U22", f"n_top_genes={n_top_genes!r}", fix="pass a number such as 2000, or None"
+        )
     if n_top_genes is None or n_top_genes >= n_genes:
         return np.arange(n_genes, dtype=np.int64)
     import anndata

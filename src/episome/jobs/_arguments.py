@@ -32,18 +32,20 @@ def known_arguments(
     *,
     exactly: bool = False,
     option: str | None = None,
+    of: type | None = None,
 ) -> dict[str, object]:
     """Return the arguments that were given; refuse those that ``function`` does not take.
 
     With ``exactly`` its ``**kwargs`` do not count: those of a set-up are scvi-tools' own.
-    ``option`` gives on the command line what has no option of its own.
+    ``option`` gives on the command line what has no option of its own; ``of`` is the class of a
+    method that hands arguments on to that of its bases.
 
     Raises
     ------
     UsageError
         E-U24, naming what it takes; no number where it takes one (E-U26).
     """
-    parameters = _parameters_of(function)
+    parameters = _parameters_of(function, of)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     names = [
         p.name
@@ -118,14 +120,18 @@ def _words(annotation: object) -> list[object]:
     return list(found)
 
 
-def _parameters_of(function: Callable[..., object]) -> dict[str, inspect.Parameter]:
-    """Parameters of a function; of a set-up that hands some on, those of the host's too."""
+def _parameters_of(
+    function: Callable[..., object], of: type | None
+) -> dict[str, inspect.Parameter]:
+    """Parameters of a function; of a method that hands some on, those of the host's too."""
     found = dict(inspect.signature(function).parameters)
-    cls = getattr(function, "__self__", None)
+    cls = getattr(function, "__self__", of)
     for base in getattr(cls, "__mro__", ()):
         if base.__module__.partition(".")[0] == "scvi":
             break
         handed_on = base.__dict__.get(function.__name__)
         if isinstance(handed_on, classmethod):
-            found = dict(inspect.signature(handed_on.__func__).parameters) | found
+            handed_on = handed_on.__func__
+        if handed_on is not None:
+            found = dict(inspect.signature(handed_on).parameters) | found
     return found

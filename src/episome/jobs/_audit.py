@@ -184,7 +184,7 @@ def _options(request: AuditRequest) -> dict[str, Any]:
             f"threshold={request.threshold!r} (--threshold)",
             fix="pass a probability such as 0.8",
         )
-    train = known_arguments(cls.train, request.train, f"{spec.name} (train)")
+    train = known_arguments(cls.train, request.train, f"{spec.name} (train)", of=cls)
     cls.check_train_arguments(train)
     return {
         "model": cls,

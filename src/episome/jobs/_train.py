@@ -238,7 +238,7 @@ def _ready(request: TrainRequest) -> _Ready:
     translates = "translation" in spec.capabilities
     set_up = cls.setup_mudata if translates else cls.setup_anndata
     setup = known_arguments(set_up, request.setup, f"{spec.name} (set-up)", exactly=True)
-    train_args = known_arguments(cls.train, request.train, f"{spec.name} (train)")
+    train_args = known_arguments(cls.train, request.train, f"{spec.name} (train)", of=cls)
     cls.check_train_arguments(train_args)
     data, backed = _cells(request, cls, setup, in_modalities=translates)
     notes = [*_said_of_reading(request, backed=backed), *_join(data, request, setup)]

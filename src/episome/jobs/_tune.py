@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
+_NO_TIME = "not tried: the time was used up"
 #: Of the settings that are tried on one part, so many go on to the next.
 KEPT = 1 / 3
 KINDS = ("model", "train", "plan")
@@ -160,7 +161,9 @@ def _tune(request: TuneRequest, progress: Callable[[int, int], None] | None) -> 
     )
     known_arguments(cls.__init__, request.model, spec.name, option="--set")
     require_preset(cls, request.model)
-    cls.check_train_arguments(known_arguments(cls.train, request.train, f"{spec.name} (train)"))
+    cls.check_train_arguments(
+        known_arguments(cls.train, request.train, f"{spec.name} (train)", of=cls)
+    )
     has_donors = setup.get("donor_key") is not None
     space = request.space or cls.tuning_space(has_donors=has_donors)
     candidates = _candidates(cls, request, space)
@@ -228,9 +231,17 @@ def _require_space(cls: type[EpisomeModel], request: TuneRequest, space: TuningS
                 where="space",
                 fix="name model.X, train.X or plan.X, each with values or a range",
             )
-    for kind, function in (("model", cls.__init__), ("train", cls.train)):
-        keys = {n.partition(".")[2]: None for n in space if n.startswith(f"{kind}.")}
-        known_arguments(function, keys, f"space of {request.method} ({kind})")
+    functions = {"model": cls.__init__, "train": cls.train}
+    for name, values in space.items():
+        kind, _, key = name.partition(".")
+        some = [values.draw(np.random.default_rng(0))] if hasattr(values, "draw") else values
+        for value in some:
+            if kind in functions:
+                where = f"space of {request.method} ({kind})"
+                known_arguments(functions[kind], {key: value}, where, of=cls)
+            if kind != "model":
+                given = {key: value} if kind == "train" else {"plan_kwargs": {key: value}}
+                cls.check_train_arguments({**request.train, **given})
 
 
 def _arguments(
@@ -312,7 +323,7 @@ def _search(
             going_on = sorted(good, key=lambda i: -f1[i])[:n_kept]
     for trial in trials:
         if not trial.n_parts and not trial.problem:
-            trial.problem = "not tried: the time was used up"
+            trial.problem = _NO_TIME
     return trials
 
 
@@ -372,7 +383,9 @@ def _verdict(
             count=len(trials),
             total=len(trials),
             examples=problems[:3],
-            fix="raise time_budget (--time-budget), or train the model once, to see its message",
+            fix="raise time_budget (--time-budget)"
+            if problems == [_NO_TIME]
+            else "train the model once with these settings, to see its message",
         )
     most = max(trials[i].n_parts for i in done)
     rows = {i: scores_of(trials[i], truth, donors) for i in done}

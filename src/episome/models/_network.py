@@ -74,7 +74,9 @@ class NetworkModel(EpisomeModel):
     @classmethod
     def check_train_arguments(cls, arguments: Mapping[str, Any]) -> None:
         """Refuse arguments that ``train`` does not take; see the base class."""
-        named = inspect.signature(cls.train).parameters
+        # A model may name some arguments of its own, and hand the others on.
+        bases = [c for c in cls.__mro__ if issubclass(c, NetworkModel) and "train" in vars(c)]
+        named = {name for c in bases for name in inspect.signature(c.train).parameters}
         others = {k: v for k, v in arguments.items() if k not in named and k != "progress"}
         check_trainer_kwargs(others)
         check_plan_kwargs(dict(arguments.get("plan_kwargs") or {}), cls._plan_cls)

@@ -153,6 +153,13 @@ class TabNet(nn.Module):
         self._last_reason: str | None = None
         self._said_broad = False
         check_sizes(n_features, n_classes, n_d, n_a, n_steps, n_shared, n_independent)
+        if not gamma >= 1:
+            # What a gene is still worth to later steps is gamma less what it was looked at.
+            msg = f"gamma is {gamma!r}; expected a number of at least 1."
+            raise ValueError(msg)
+        if not 0 < momentum <= 1:
+            msg = f"momentum is {momentum!r}; expected a number above 0 and up to 1."
+            raise ValueError(msg)
         if mask not in ("entmax15", "sparsemax"):
             msg = f'mask is {mask!r}; expected "entmax15" or "sparsemax".'
             raise ValueError(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -58,6 +59,9 @@ class TabNetCore(TorchCore):
         super().__init__()
         n_input = n_top_genes or n_features
         self.net = TabNet(n_input, n_classes, **tabnet)  # type: ignore[arg-type]  # checked there
+        if not 0 <= lambda_sparse < math.inf:
+            msg = f"lambda_sparse is {lambda_sparse!r}; expected zero or a positive number."
+            raise ValueError(msg)
         self.lambda_sparse = lambda_sparse
         self.register_buffer("genes", torch.arange(n_input))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import numbers
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
@@ -51,6 +52,8 @@ _NUMBERS = {
     "early_stopping_patience": 0,
     "max_steps": -1,
 }
+#: Numbers of Lightning's trainer, and the least that each can be; without batches nothing learns.
+_AT_LEAST = {"gradient_clip_val": 0.0, "limit_train_batches": 1e-6}
 _REFUSED = {
     "enable_checkpointing": "the best weights are kept and restored without it",
     "checkpointing_monitor": "pass early_stopping_monitor",
@@ -96,6 +99,16 @@ def _require_numbers(trainer_kwargs: Mapping[str, object]) -> None:
                 f"{name}={value!r}",
                 where="train()",
                 fix=f"pass a whole number of at least {least}",
+            )
+    for name, least in _AT_LEAST.items():
+        value = trainer_kwargs.get(name)
+        if value is None:
+            continue
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+        # NaN is below nothing, and not at least anything.
+        if not real or not float(value) >= least:  # type: ignore[arg-type]  # a number here
+            raise UsageError(
+                "E-U16", f"{name}={value!r}", where="train()", fix=f"pass at least {least:g}"
             )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 import numbers
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, TypeGuard
 
 import lightning.pytorch as pl
 import numpy as np
@@ -440,6 +441,34 @@ def plan_keys(plan: type[CorePlan]) -> tuple[str, ...]:
     return (*known, "class_weight") if issubclass(plan, ClassifierPlan) else tuple(known)
 
 
+def _is_number(value: object) -> TypeGuard[float]:
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+    return real and math.isfinite(float(value))  # type: ignore[arg-type]  # a number here
+
+
+def _is_switch(value: object) -> bool:
+    return isinstance(value, bool | np.bool_)
+
+
+#: Settings of plans that are numbers or switches: what each can be, and in words.
+_FITS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "lr": (lambda v: _is_number(v) and v > 0, "a positive number"),
+    "weight_decay": (lambda v: _is_number(v) and v >= 0, "zero or a positive number"),
+    "label_smoothing": (lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 to below 1"),
+    "lr_decay": (lambda v: _is_number(v) and 0 < v <= 1, "a number above 0 and up to 1"),
+    "lr_patience": (
+        lambda v: _is_number(v) and isinstance(v, numbers.Integral) and v >= 0,
+        "a whole number from 0 on",
+    ),
+    "weight_average": (
+        lambda v: v is None or (_is_number(v) and 0 < v < 1),
+        "a number between 0 and 1, or None",
+    ),
+    "share_moment": (_is_switch, "True or False"),
+    "restarts": (_is_switch, "True or False"),
+}
+
+
 def check_plan_kwargs(plan_kwargs: dict[str, Any], plan: type[CorePlan] = ClassifierPlan) -> None:
     """Refuse unknown keys and impossible values before any training.
 
@@ -472,11 +501,15 @@ def check_plan_kwargs(plan_kwargs: dict[str, Any], plan: type[CorePlan] = Classi
             where="plan_kwargs",
             fix='use "class", "set" or a list of classes',
         )
-    rate = plan_kwargs.get("lr", 1.0)
-    if not isinstance(rate, numbers.Real) or not float(rate) > 0:
-        raise UsageError(
-            "E-U15", f"lr={plan_kwargs['lr']!r}", where="plan_kwargs", fix="pass a positive number"
-        )
+    for name in sorted({*plan_kwargs} & {*_FITS}):
+        fits, said = _FITS[name]
+        if not fits(plan_kwargs[name]):
+            raise UsageError(
+                "E-U15",
+                f"{name}={plan_kwargs[name]!r}",
+                where="plan_kwargs",
+                fix=f"pass {said}",
+            )
 
 
 def balanced_weights(labels: NDArray[np.int64], n_classes: int) -> NDArray[np.float32]:

@@ -74,6 +74,10 @@ class LogisticRegression(ExplanationMixin, ArrayClassifierModel):
     ) -> None:
         super().__init__(adata, registry)
         require_choice("norm", norm, ("l2", "l1"))
+        if class_weight is not None:
+            require_choice("class_weight", class_weight, ("balanced",))
+        if max_iter < 1:
+            raise UsageError("E-U22", f"max_iter={max_iter!r}", fix="pass a number such as 200")
         self.norm = norm
         self.n_top_genes, self.penalties = n_top_genes, checked_penalties(penalties)
         self.max_iter, self.class_weight = max_iter, class_weight

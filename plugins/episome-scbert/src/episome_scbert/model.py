@@ -165,6 +165,7 @@ class SCBERT(
         super().__init__(adata, registry)
         self.preset, values = values_for(preset, self.summary_stats.n_cells, len(self.features))
         given = {k: v for k, v in init_locals.items() if k in OPTIONS and v is not None}
+        _require_switches(given)
         start = None if init is None else EncoderPart.of(init)
         if start is not None:
             values |= {k: v for k, v in start.settings.items() if k in values or k in OPTIONS}
@@ -293,8 +294,7 @@ class SCBERT(
         """Refuse arguments that ``train`` does not take; see the base class."""
         if arguments.get("trainable") is not None:
             require_choice("trainable", arguments["trainable"], TRAINABLE)
-        others = {k: v for k, v in arguments.items() if k != "trainable"}
-        ClassifierModel.check_train_arguments(others)
+        super().check_train_arguments(arguments)
 
     def _training_defaults(self) -> dict[str, Any]:
         n_cells = self.summary_stats.n_cells
@@ -486,6 +486,18 @@ OPTIONS = (
 )
 #: Options that mean something with one kind of attention alone.
 _OF_KIND = {"nb_features": "favor", "stabilizer": "favor", "max_tokens": "exact_nonzero"}
+
+
+def _require_switches(given: Mapping[str, object]) -> None:
+    """Refuse what is neither true nor false where it has to be: any text would count as true."""
+    for name in ("train_genes", "mask_zeros", "appended", "checkpointing"):
+        if not isinstance(given.get(name, False), bool | np.bool_):
+            raise UsageError(
+                "E-U31",
+                f"{name}={given[name]!r}",
+                where="SCBERT",
+                fix="pass True or False",
+            )
 
 
 def _require_used(given: Mapping[str, Any], attention: str, *, has_table: bool) -> None:
