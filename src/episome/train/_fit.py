@@ -100,15 +100,15 @@ def _require_numbers(trainer_kwargs: Mapping[str, object]) -> None:
                 where="train()",
                 fix=f"pass a whole number of at least {least}",
             )
-    for name, least in _AT_LEAST.items():
+    for name, lowest in _AT_LEAST.items():
         value = trainer_kwargs.get(name)
         if value is None:
             continue
         real = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
         # NaN is below nothing, and not at least anything.
-        if not real or not float(value) >= least:  # type: ignore[arg-type]  # a number here
+        if not real or not float(value) >= lowest:  # type: ignore[arg-type]  # a number here
             raise UsageError(
-                "E-U16", f"{name}={value!r}", where="train()", fix=f"pass at least {least:g}"
+                "E-U16", f"{name}={value!r}", where="train()", fix=f"pass at least {lowest:g}"
             )
 
 
