@@ -293,7 +293,6 @@ FAILURES = {
     "clipping at no number": ((*SCTAB, "--set", "train.gradient_clip_val=NaN"), 2, "E-U16"),
     "no batch": ((*SCTAB, "--set", "train.limit_train_batches=0"), 2, "E-U16"),
     "several machines": ((*SCTAB, "--set", "train.num_nodes=2"), 2, "E-U26"),
-    "a setting twice": ((*SCTAB, "--set", "n_steps=2", "--set", "n_steps=3"), 2, "E-U26"),
     "a preset twice": ((*SCTAB, "--set", "preset=small", "--preset", "base"), 2, "E-U26"),
     "gamma below one": ((*SCTAB, "--set", "gamma=0.5"), 2, "E-U31"),
     "momentum above one": ((*SCTAB, "--set", "momentum=5"), 2, "E-U31"),

@@ -440,7 +440,8 @@ def given_settings(options: dict[str, Any]) -> tuple[dict[str, object], dict[str
                 f"--set {name} cannot be given so",
                 fix=_NO_TEXT[key],
             )
-        if key in found[kind] or (kind == "model" and key in _OF_MODEL and options.get(key)):
+        # Of --set twice the last counts, as of any option.
+        if kind == "model" and key in _OF_MODEL and options.get(key):
             raise UsageError("E-U26", f"{name} is given twice", fix="give it once")
         found[kind][key] = json_value(value)
     model, train = found["model"], found["train"]
