@@ -42,7 +42,7 @@ RUNS = {
     "impute": ("impute", "cells.h5ad", "-m", "enc", "--genes", "GENE1", "-o", "imputed.csv"),
     "audit": ("audit", "cells.h5ad", *LABELS, "--method", "centroid", "-o", "audit.csv"),
     "tune": (
-        "tune", "logreg", "cells.h5ad", *LABELS, "--space", "model.max_iter=100,200", "--trials", 2,
+        "tune", "logreg", "cells.h5ad", *LABELS, "--space", "model.max_iter=50,90", "--trials", 2,
         "-o", "tuned",
     ),
     "rerun": ("rerun", "model"),
