@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import numbers
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
@@ -20,7 +19,7 @@ from episome import settings
 from episome.errors import ResourceError, UsageError, near_names, with_option
 from episome.log import get_logger
 from episome.train._once import Fit, Once
-from episome.train._plan import ONTOLOGY_MONITOR
+from episome.train._plan import ONTOLOGY_MONITOR, is_number
 from episome.train._processes import in_processes, n_processes, place_of, strategy_of_one
 from episome.train._stop import Stopping
 from episome.train._survive import EVERY_MINUTES, warn_unwritten
@@ -102,11 +101,7 @@ def _require_numbers(trainer_kwargs: Mapping[str, object]) -> None:
             )
     for name, lowest in _AT_LEAST.items():
         value = trainer_kwargs.get(name)
-        if value is None:
-            continue
-        real = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
-        # NaN is below nothing, and not at least anything.
-        if not real or not float(value) >= lowest:  # type: ignore[arg-type]  # a number here
+        if value is not None and not (is_number(value) and value >= lowest):
             raise UsageError(
                 "E-U16", f"{name}={value!r}", where="train()", fix=f"pass at least {lowest:g}"
             )

@@ -441,7 +441,8 @@ def plan_keys(plan: type[CorePlan]) -> tuple[str, ...]:
     return (*known, "class_weight") if issubclass(plan, ClassifierPlan) else tuple(known)
 
 
-def _is_number(value: object) -> TypeGuard[float]:
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a finite number; true is none."""
     real = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
     return real and math.isfinite(float(value))  # type: ignore[arg-type]  # a number here
 
@@ -450,22 +451,20 @@ def _is_switch(value: object) -> bool:
     return isinstance(value, bool | np.bool_)
 
 
-#: Settings of plans that are numbers or switches: what each can be, and in words.
+#: Settings of plans that are numbers: what each can be, and in words.
 _FITS: dict[str, tuple[Callable[[object], bool], str]] = {
-    "lr": (lambda v: _is_number(v) and v > 0, "a positive number"),
-    "weight_decay": (lambda v: _is_number(v) and v >= 0, "zero or a positive number"),
-    "label_smoothing": (lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 to below 1"),
-    "lr_decay": (lambda v: _is_number(v) and 0 < v <= 1, "a number above 0 and up to 1"),
+    "lr": (lambda v: is_number(v) and v > 0, "a positive number"),
+    "weight_decay": (lambda v: is_number(v) and v >= 0, "zero or a positive number"),
+    "label_smoothing": (lambda v: is_number(v) and 0 <= v < 1, "a number from 0 to below 1"),
+    "lr_decay": (lambda v: is_number(v) and 0 < v <= 1, "a number above 0 and up to 1"),
     "lr_patience": (
-        lambda v: _is_number(v) and isinstance(v, numbers.Integral) and v >= 0,
+        lambda v: is_number(v) and isinstance(v, numbers.Integral) and v >= 0,
         "a whole number from 0 on",
     ),
     "weight_average": (
-        lambda v: v is None or (_is_number(v) and 0 < v < 1),
+        lambda v: v is None or (is_number(v) and 0 < v < 1),
         "a number between 0 and 1, or None",
     ),
-    "share_moment": (_is_switch, "True or False"),
-    "restarts": (_is_switch, "True or False"),
 }
 
 
@@ -501,12 +500,15 @@ def check_plan_kwargs(plan_kwargs: dict[str, Any], plan: type[CorePlan] = Classi
             where="plan_kwargs",
             fix='use "class", "set" or a list of classes',
         )
-    for name in sorted({*plan_kwargs} & {*_FITS}):
-        fits, said = _FITS[name]
-        if not fits(plan_kwargs[name]):
+    shared, own = (inspect.signature(p.__init__).parameters for p in (CorePlan, plan))
+    for name, value in plan_kwargs.items():
+        parameter = own.get(name) or shared.get(name)
+        switch = parameter is not None and parameter.annotation == "bool"
+        fits, said = (_is_switch, "True or False") if switch else _FITS.get(name, (None, ""))
+        if fits is not None and not fits(value):
             raise UsageError(
                 "E-U15",
-                f"{name}={plan_kwargs[name]!r}",
+                f"{name}={value!r}",
                 where="plan_kwargs",
                 fix=f"pass {said}",
             )
